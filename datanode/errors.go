@@ -1,0 +1,95 @@
+package datanode
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code classifies an error for the wire. Codes are never renumbered.
+type Code uint16
+
+const (
+	CodeUnknown     Code = 0
+	CodeInvalid     Code = 1
+	CodeFenced      Code = 2
+	CodePosition    Code = 3
+	CodeLogFull     Code = 4
+	CodeNoSpace     Code = 5
+	CodeNotFound    Code = 6
+	CodeGone        Code = 7
+	CodeCorrupt     Code = 8
+	CodeSpindle     Code = 9
+	CodeStaleLayout Code = 10
+	CodeConflict    Code = 11
+	CodeClosed      Code = 12
+	CodeDead        Code = 13
+	CodeStaleUpdate Code = 14
+)
+
+// Error is the only kind of error that a Node returns, besides those of the
+// context. Two errors are equal for errors.Is when their codes are.
+type Error struct {
+	Code Code
+	Text string // for people; never parsed
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Is reports whether target is an *Error of the same code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// The errors of a Node, by code. Compare with errors.Is.
+var (
+	// ErrInvalid: a request out of its stated bounds. A fault of the caller.
+	ErrInvalid = &Error{CodeInvalid, "invalid request"}
+	// ErrFenced: a newer epoch owns the disk. The caller stops serving it.
+	ErrFenced = &Error{CodeFenced, "fenced: a newer owner has the disk"}
+	// ErrPosition: an append not at the log's end. The caller reads the end.
+	ErrPosition = &Error{CodePosition, "append is not at the end of the log"}
+	// ErrLogFull: no room in the log. The caller destages, trims and retries.
+	ErrLogFull = &Error{CodeLogFull, "log is full"}
+	// ErrNoSpace: the spindles have no room left after the reserves.
+	ErrNoSpace = &Error{CodeNoSpace, "no space left on the spindles"}
+	// ErrNotFound: no such log, fragment, segment or key.
+	ErrNotFound = &Error{CodeNotFound, "not found"}
+	// ErrGone: the segment is being deleted or was. The caller looks up again.
+	ErrGone = &Error{CodeGone, "segment is gone"}
+	// ErrCorrupt: stored bytes fail their checks.
+	ErrCorrupt = &Error{CodeCorrupt, "stored data is corrupt"}
+	// ErrSpindle: the spindle has failed or is absent. The caller reconstructs,
+	// or writes to a layout without it.
+	ErrSpindle = &Error{CodeSpindle, "spindle has failed or is absent"}
+	// ErrStaleLayout: the caller must load the layouts anew.
+	ErrStaleLayout = &Error{CodeStaleLayout, "stripe layouts have changed"}
+	// ErrConflict: a compare of a registry transaction failed.
+	ErrConflict = &Error{CodeConflict, "registry has changed"}
+	// ErrClosed: the node is shutting down.
+	ErrClosed = &Error{CodeClosed, "data node is closed"}
+	// ErrDead: the log's device failed a write or a sync; nothing more is
+	// acknowledged until an operator has looked.
+	ErrDead = &Error{CodeDead, "log device has failed"}
+	// ErrStaleUpdate: a list update at or below the last (epoch, seq).
+	ErrStaleUpdate = &Error{CodeStaleUpdate, "reference list has a newer update"}
+)
+
+// Errorf returns an error of base's code with a text of its own, base's after
+// it.
+func Errorf(base *Error, format string, args ...any) *Error {
+	return &Error{base.Code, fmt.Sprintf(format, args...) + ": " + base.Text}
+}
+
+// AsError returns err as an *Error: itself where it wraps one, its text and
+// CodeUnknown otherwise; nil for nil.
+func AsError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return &Error{e.Code, err.Error()}
+	}
+	return &Error{CodeUnknown, err.Error()}
+}

@@ -1,0 +1,102 @@
+package datanode
+
+import "context"
+
+// Node is a data node as a host sees it: in process today, over a wire later.
+type Node interface {
+	LogNode
+	FragmentNode
+	IndexNode
+	RegistryNode
+	// Status describes the node. It does no I/O that can block for long.
+	Status(ctx context.Context) (*Status, error)
+}
+
+// LogNode is the fenced log. Each disk has two streams, [Ops] and [Results].
+type LogNode interface {
+	// Fence makes epoch the disk's newest, durably, creating the disk's log at
+	// the first call. From its return on, calls under lower epochs fail with
+	// ErrFenced, and so does a Fence at or below the disk's epoch.
+	Fence(ctx context.Context, r *FenceRequest) (*FenceReply, error)
+	// Append adds records at the end of a stream, all or none. When it returns
+	// nil they survive the death of this process, not yet a loss of power.
+	// Errors: ErrFenced, ErrPosition, ErrLogFull, ErrDead, ErrInvalid.
+	Append(ctx context.Context, r *AppendRequest) (*AppendReply, error)
+	// Sync returns when everything appended to the disk's streams before the
+	// call is on stable media. One fdatasync serves many callers. A failed one
+	// means a dead device (ErrDead), now and for every later call.
+	Sync(ctx context.Context, r *SyncRequest) error
+	// ReadLog returns records from a position on: at least one if there is one,
+	// then as many as fit in BytesMax.
+	ReadLog(ctx context.Context, r *ReadLogRequest) (*ReadLogReply, error)
+	// TrimLog gives up all records of a stream through a position. It is
+	// remembered no later than the next Sync; until then a crash may bring
+	// records back.
+	TrimLog(ctx context.Context, r *TrimLogRequest) error
+	// DropLog forgets a removed disk's streams and its epoch, durably.
+	DropLog(ctx context.Context, r *DropLogRequest) error
+}
+
+// FragmentNode is the spindles.
+type FragmentNode interface {
+	// WriteFragments stores fragments of one segment; those whose error is nil
+	// are on stable media at return. Error of the whole call: ErrStaleLayout,
+	// ErrInvalid. An existing fragment of that segment and index on that
+	// spindle is an error unless Replace is set; it is then replaced in one
+	// step, whatever a crash leaves.
+	WriteFragments(ctx context.Context, r *WriteFragmentsRequest) (*WriteFragmentsReply, error)
+	// ReadFragments reads ranges; each has its own error: ErrNotFound,
+	// ErrSpindle, ErrCorrupt (only the header is damaged, or I/O failed).
+	ReadFragments(ctx context.Context, r *ReadFragmentsRequest) (*ReadFragmentsReply, error)
+	// ListFragments walks a spindle's own table in (segment, index) order.
+	ListFragments(ctx context.Context, r *ListFragmentsRequest) (*ListFragmentsReply, error)
+	// Reserve sets how many bytes of fragments, over all spindles, a host may
+	// still write for what it has acknowledged, replacing its previous figure.
+	// ErrNoSpace leaves the previous figure. Force takes it whatever is free
+	// (for what was acknowledged before a restart). The figure is not durable.
+	Reserve(ctx context.Context, r *ReserveRequest) error
+}
+
+// IndexNode is the fingerprint index and the reference lists.
+type IndexNode interface {
+	// Lookup finds fingerprints and registers every hit's slot for the disk
+	// (I10) in the same step. Misses, and hits on segments that are condemned,
+	// deleting or gone, have Found false. The registrations are stable when the
+	// next Publish of the same caller returns.
+	Lookup(ctx context.Context, r *LookupRequest) (*LookupReply, error)
+	// Publish makes segments, their births and their fingerprints known, and
+	// every earlier Lookup's registrations stable. Fragments must be stable
+	// before. Publishing a segment again is harmless. An empty request only
+	// makes stable.
+	Publish(ctx context.Context, r *PublishRequest) error
+	// ListSegments walks, in order, the segments on which the disk holds slots,
+	// by registration or by birth.
+	ListSegments(ctx context.Context, r *ListSegmentsRequest) (*ListSegmentsReply, error)
+	// SetLists replaces the disk's reference lists (and births) of the named
+	// segments, durably. A segment on which no disk holds anything is then
+	// free to delete. A list whose (epoch, seq) is not below the request's is
+	// left as it is and reported in Refused.
+	SetLists(ctx context.Context, r *SetListsRequest) (*SetListsReply, error)
+	// CompleteIndex says that every disk of the pool has set its lists since
+	// this incarnation of the index began; from now on it is complete.
+	CompleteIndex(ctx context.Context, r *CompleteIndexRequest) error
+	// DescribeSegments returns what the index holds about segments: for
+	// verify, and for status.
+	DescribeSegments(ctx context.Context, r *DescribeSegmentsRequest) (*DescribeSegmentsReply, error)
+	// Reclaim deletes up to Max segments on which nothing is held: a durable
+	// tombstone, the fragments, the rows. It does nothing while the index is
+	// incomplete (I13).
+	Reclaim(ctx context.Context, r *ReclaimRequest) (*ReclaimReply, error)
+}
+
+// RegistryNode is the registry: a small key-value store with compare-and-set.
+type RegistryNode interface {
+	// RegistryGet returns a key's value, ErrNotFound without one.
+	RegistryGet(ctx context.Context, r *RegistryGetRequest) (*RegistryGetReply, error)
+	// RegistryList returns keys with a prefix, in order.
+	RegistryList(ctx context.Context, r *RegistryListRequest) (*RegistryListReply, error)
+	// RegistryCommit applies a transaction if all its compares hold,
+	// ErrConflict otherwise. It is durable at return, on this node and in
+	// copies on the spindles.
+	RegistryCommit(ctx context.Context, r *RegistryTxn) (*RegistryCommitReply, error)
+}
