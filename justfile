@@ -1,0 +1,29 @@
+# Daily commands. Each runs from the top of the repository.
+
+# list the recipes
+default:
+    @just --list
+
+# run every check, or only the stages named: just test unit lint
+test *STAGES:
+    scripts/test {{STAGES}}
+
+# format, vet and staticcheck: seconds
+lint:
+    scripts/test format vet lint
+
+# write all files as gofmt wants them
+format:
+    gofmt -w .
+
+# search for inputs that break a decoder: just fuzz internal/chunk FuzzParseHeader 60s
+fuzz PKG TARGET TIME="30s":
+    go test -run '^$' -fuzz '^{{TARGET}}$' -fuzztime {{TIME}} ./{{PKG}}
+
+# name the fuzz targets
+fuzz-list:
+    @grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's,^\./,,; s,/[^/]*:[0-9]*:func ,  ,' | sort
+
+# run the Go benchmarks of a package, and those below it: just bench internal/chunk Seal
+bench PKG="." MATCH=".":
+    go test -run '^$' -bench '{{MATCH}}' -benchmem ./{{PKG}}/...
