@@ -1,0 +1,48 @@
+// Package logrec encodes the records of a disk's log and chains their MACs.
+//
+// A disk's log has two streams. The operations stream holds every acknowledged
+// operation in order: [Write], [Part], [Zero], [Trim] and the mark [Resize].
+// The results stream holds what destaging did: [Result]. Data nodes store
+// records whole; only hosts read them.
+//
+// # Format
+//
+// Integers are big-endian. The type is a byte of its own in the data node's
+// record header; types below 128 must be understood, others may be skipped.
+//
+//	type        data
+//	1 write     u64 first LBA ‖ u32 chunks ‖ sealed chunks, each of its own length
+//	2 part      u64 byte offset ‖ u32 plaintext bytes ‖ sealed part
+//	3 zero      u64 byte offset ‖ u64 bytes
+//	4 trim      u64 byte offset ‖ u64 bytes
+//	5 snapshot  reserved: refused
+//	6 resize    u64 bytes
+//	7 rollback  reserved: refused
+//	16 result   u8 version = 1 ‖ u8 flags (1: more follow) ‖ u16 zero
+//	            ‖ u64 through ‖ 16 MAC at through ‖ u64 generation ‖ u64 disk bytes
+//	            ‖ u32 trims ‖ u32 updates
+//	            ‖ trims: u64 first LBA ‖ u64 end LBA
+//	            ‖ updates: u64 LBA ‖ 16 fingerprint ‖ u64 segment ‖ u16 slot ‖ u32 location
+//	17 patch    reserved: refused
+//
+// A zero or trimmed chunk is an update whose fingerprint, segment, slot and
+// location are all zero bytes.
+//
+// # MAC chain
+//
+// Each record's MAC is keyed BLAKE3, cut to 16 bytes, of the MAC before it in
+// its stream ‖ disk ‖ stream ‖ epoch ‖ position ‖ type ‖ the record's data. Of
+// the sealed chunks of a write only the bytes that authenticate them count
+// (package chunk, Authenticator), so that a chunk is not hashed twice. The
+// chain starts with 16 zero bytes and goes on through changes of owner; a data
+// node can neither change, drop, insert nor reorder a record unnoticed. It can
+// still withhold the newest ones, back to the chain's head in the disk's last
+// checkpoint record.
+//
+// # Bounds
+//
+// Every count and length is checked against the record's length before it is
+// used. A Result of more than [UpdatesMax] updates or trims is cut in several
+// records; all but the last say that more follow, and only a whole group moves
+// the disk's position.
+package logrec
