@@ -1,0 +1,127 @@
+package nbd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// readBufferBytes takes many small requests in one system call.
+	readBufferBytes = 256 << 10
+	// socketBufferBytes lets a client's burst in without waiting for us.
+	socketBufferBytes = 2 << 20
+	// lingerTime bounds the wait for the client to hang up after our last
+	// word, so that the kernel does not discard it with a reset.
+	lingerTime = time.Second
+)
+
+// conn is one accepted connection, owned by the goroutine of run.
+type conn struct {
+	server *Server
+	net.Conn
+
+	mu         sync.Mutex
+	draining   bool
+	handshaken bool
+	window     *window // set with handshaken
+}
+
+// run serves the connection to its end and closes it.
+func (c *conn) run() {
+	defer c.Close()
+	log := c.server.opts.Logger.With("remote", c.RemoteAddr().String())
+	c.limit()
+	ctx, cancel := context.WithTimeout(c.server.ctx, c.server.opts.HandshakeTimeout)
+	h := &handshake{server: c.server, r: bufio.NewReader(c), w: bufio.NewWriter(c)}
+	s, err := h.run(ctx)
+	cancel()
+	if err != nil {
+		if errors.Is(err, errAborted) || errors.Is(err, io.EOF) {
+			log.Debug("nbd: handshake ended", "reason", err)
+		} else {
+			log.Warn("nbd: handshake failed", "err", err)
+		}
+		return
+	}
+	defer s.release()
+	log = log.With("export", s.info.Name)
+	log.Info("nbd: attached", "bytes", s.info.Size, "readonly", s.info.ReadOnly)
+
+	setSocketBuffers(c.Conn)
+	t := newTransmission(c, s, bufio.NewReaderSize(h.r, readBufferBytes), log)
+	c.begin(t.window)
+	err = t.run()
+	switch {
+	case errors.Is(err, errDisconnected):
+		log.Info("nbd: detached")
+	case errors.Is(err, errDrained):
+		c.linger()
+		log.Info("nbd: detached by shutdown")
+	default:
+		log.Warn("nbd: connection lost", "err", err)
+	}
+}
+
+// setSocketBuffers enlarges a unix socket's buffers. TCP sizes its own, and
+// would stop to if told.
+func setSocketBuffers(nc net.Conn) {
+	if u, ok := nc.(*net.UnixConn); ok {
+		u.SetReadBuffer(socketBufferBytes)
+		u.SetWriteBuffer(socketBufferBytes)
+	}
+}
+
+// limit begins the time limit of the handshake, unless drain has set its own.
+func (c *conn) limit() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.draining {
+		c.SetDeadline(time.Now().Add(c.server.opts.HandshakeTimeout))
+	}
+}
+
+// begin ends the time limit of the handshake.
+func (c *conn) begin(w *window) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.SetDeadline(time.Time{})
+	c.handshaken, c.window = true, w
+	if c.draining {
+		w.drain()
+	}
+}
+
+// drain has the connection end soon: a handshake within lingerTime, a
+// transmission when all that it accepted is answered. It does not wait.
+func (c *conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return
+	}
+	c.draining = true
+	if c.handshaken {
+		c.window.drain()
+	} else {
+		c.SetDeadline(time.Now().Add(lingerTime))
+	}
+}
+
+// wakeReader makes the reader's next or current read of the socket fail.
+func (c *conn) wakeReader() { c.SetReadDeadline(time.Unix(1, 0)) }
+
+// linger tells the client that nothing more comes, and waits a little for it
+// to hang up.
+func (c *conn) linger() {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.SetReadDeadline(time.Now().Add(lingerTime))
+	io.Copy(io.Discard, c.Conn)
+}

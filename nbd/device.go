@@ -1,0 +1,125 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+
+	"plinth/nbd/internal/wire"
+)
+
+// Errors that devices and Exports return and the errno table knows (errno.go).
+var (
+	// ErrNoSpace is returned by a Device that has no room for a write. The
+	// client gets ENOSPC.
+	ErrNoSpace = errors.New("nbd: no space left")
+	// ErrReadOnly is returned by a Device that refuses to change. The client
+	// gets EPERM.
+	ErrReadOnly = errors.New("nbd: device is read-only")
+	// ErrOutOfRange is returned by a Device for a range beyond its size. The
+	// client gets ENOSPC for writes, EINVAL for the rest.
+	ErrOutOfRange = errors.New("nbd: out of range")
+	// ErrUnknownExport is returned by Exports for a name it does not have.
+	ErrUnknownExport = errors.New("nbd: unknown export")
+	// ErrShutdown is returned by a Device or Exports that is going away. The
+	// client gets ESHUTDOWN and should disconnect.
+	ErrShutdown = errors.New("nbd: shutting down")
+)
+
+// PayloadBytesMax is the longest read or write that a Device sees, in bytes.
+// Trim and Zero may be as long as 4 GiB - 1.
+const PayloadBytesMax = wire.PayloadBytesMax
+
+// Device is what an export serves. All methods may be called concurrently,
+// block until done, and take offsets and lengths in bytes, at any byte within
+// [0, Size()); the server checks them first. p is owned by the caller and must
+// not be kept after return. fua asks that what the call changed is on stable
+// media when it returns. The context ends when the connection breaks or the
+// server is closed; a method must then return soon, with any error.
+type Device interface {
+	// Size returns the size in bytes. It is read once per handshake: a
+	// connection keeps the size it was told.
+	Size() int64
+	// ReadAt fills p wholly, or fails.
+	ReadAt(ctx context.Context, p []byte, off int64) error
+	// WriteAt writes all of p. A later ReadAt on any connection sees it.
+	WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
+	// Trim hints that n bytes at off are no longer needed.
+	Trim(ctx context.Context, off, n int64, fua bool) error
+	// Zero makes n bytes at off read as zeros. mayTrim says that the space
+	// may be given back (NO_HOLE was not set).
+	Zero(ctx context.Context, off, n int64, mayTrim, fua bool) error
+	// Flush returns when everything that was completed before the call, on
+	// any connection, is on stable media.
+	Flush(ctx context.Context) error
+}
+
+// TryReader is an optional ability of a Device, probed once per connection:
+// reads that need no waiting. The server calls it on the goroutine that reads
+// requests, which saves two hand-overs; so it must return within
+// microseconds.
+type TryReader interface {
+	// TryReadAt fills p wholly and reports true, or reports false; then the
+	// server calls ReadAt. p may be partly written in either case.
+	TryReadAt(p []byte, off int64) bool
+}
+
+// Export is a device with its name and properties.
+type Export struct {
+	// Name is the canonical name, which may differ from the one asked for
+	// (the empty name asks for the default export). At most 4096 bytes.
+	Name string
+	// Description is shown to people. At most 4096 bytes; may be empty.
+	Description string
+	Device      Device
+	// ReadOnly exports answer EPERM to everything that would change them.
+	ReadOnly bool
+	// MultiConn is the device's word that a Flush on one connection covers
+	// writes completed on all (CAN_MULTI_CONN).
+	MultiConn bool
+	// Rotational tells clients that seeks are slow.
+	Rotational bool
+	// PreferredBlockSize is the alignment, in bytes, at which the device needs
+	// no read-modify-write: a power of two in [512, 32 MiB]. Any other value,
+	// zero too, is advertised as 4096.
+	PreferredBlockSize uint32
+}
+
+// ExportInfo is what a client may learn of an export without opening it.
+type ExportInfo struct {
+	Name               string
+	Description        string
+	Size               int64 // bytes
+	ReadOnly           bool
+	MultiConn          bool
+	Rotational         bool
+	PreferredBlockSize uint32
+}
+
+// Info returns e's description, so that what INFO and GO say is one thing.
+func (e Export) Info() ExportInfo {
+	return ExportInfo{
+		Name:               e.Name,
+		Description:        e.Description,
+		Size:               e.Device.Size(),
+		ReadOnly:           e.ReadOnly,
+		MultiConn:          e.MultiConn,
+		Rotational:         e.Rotational,
+		PreferredBlockSize: e.PreferredBlockSize,
+	}
+}
+
+// Exports says what a server offers. Its methods may be called concurrently,
+// with names of at most 4096 bytes of valid UTF-8 without NUL, as the client
+// sent them. The context ends with the time for the handshake.
+type Exports interface {
+	// List returns the exports to show, of which Name and Description are
+	// used.
+	List(ctx context.Context) ([]ExportInfo, error)
+	// Describe returns what Open's Export would say of itself, or
+	// ErrUnknownExport.
+	Describe(ctx context.Context, name string) (ExportInfo, error)
+	// Open is called once per connection that is about to enter transmission.
+	// release is called once, when that connection has ended and no call to
+	// the device is under way. A name it does not have is ErrUnknownExport.
+	Open(ctx context.Context, name string) (e Export, release func(), err error)
+}

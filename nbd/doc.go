@@ -1,0 +1,50 @@
+// Package nbd serves disks over the Network Block Device protocol: fixed
+// newstyle negotiation (LIST, INFO, GO, EXPORT_NAME, ABORT) and transmission
+// with simple replies (READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, DISC, with FUA
+// and NO_HOLE), over TCP and unix sockets.
+//
+// Nouns: a [Server] offers [Exports]; an [Export] is a [Device] with a name; a
+// connection negotiates (handshake), then carries requests (transmission). The
+// window is what a connection may have in flight, a worker a goroutine that
+// calls the device for one request at a time.
+//
+// # Invariants
+//
+//  1. A device sees only ranges within the size that the client was told, and
+//     at most PayloadBytesMax bytes of payload.
+//  2. Nothing is allocated for a length from the wire before it is judged. A
+//     connection holds at most Options.RequestsMax requests and
+//     Options.BytesInFlightMax bytes, or one request.
+//  3. Every request that was read whole is answered exactly once, with its own
+//     cookie, unless the connection breaks. A reply says success only after
+//     the device did.
+//  4. A payload leaves only for a read that succeeded: buffers are shared with
+//     other exports.
+//  5. An export that was opened is released exactly once, after the last call
+//     to its device has returned.
+//
+// # Order
+//
+// Replies go out in the order in which the device finishes. Requests in flight
+// together are not ordered, as the protocol has it: who needs an order waits
+// for a reply. FLUSH and FUA promise what Device does.
+//
+// # Concurrency
+//
+// All methods of Server may be called at once. A connection has a reader and
+// up to RequestsMax+1 workers, started as requests need them; the server owns
+// them, and Close and Shutdown wait for them. There is no writer goroutine
+// (replies.go). Lock order: Server.mu, conn.mu, window.mu. replies.mu is held
+// alone.
+//
+// # Errors
+//
+// What a device returns becomes one of the protocol's numbers in one place
+// (errno.go). A client that breaks the protocol in a request is answered
+// EINVAL where the stream is still in step, and disconnected where it is not.
+//
+// It does not do TLS, structured replies or metadata contexts, and does not
+// change an export's size under an open connection. A device call without end
+// holds its slot of the window until the server is closed: deadlines are the
+// device's.
+package nbd

@@ -1,0 +1,121 @@
+package nbdtest
+
+import (
+	"context"
+	"sync"
+
+	"plinth/nbd"
+)
+
+// pageBytes is the unit in which Memory allocates.
+const pageBytes = 64 << 10
+
+const memoryShards = 64
+
+// Memory is a sparse device in RAM of any size. It costs what was written,
+// stores nothing durably, and is an nbd.Device and an nbd.TryReader.
+type Memory struct {
+	size   int64
+	shards [memoryShards]struct {
+		mu    sync.RWMutex
+		pages map[int64]*[pageBytes]byte // by page number
+	}
+}
+
+// NewMemory returns a device of size bytes, all zeros.
+func NewMemory(size int64) *Memory {
+	m := &Memory{size: size}
+	for i := range m.shards {
+		m.shards[i].pages = map[int64]*[pageBytes]byte{}
+	}
+	return m
+}
+
+// Size returns the size in bytes.
+func (m *Memory) Size() int64 { return m.size }
+
+// TryReadAt fills p from off, always.
+func (m *Memory) TryReadAt(p []byte, off int64) bool {
+	return m.ReadAt(context.Background(), p, off) == nil
+}
+
+// ReadAt fills p from off.
+func (m *Memory) ReadAt(_ context.Context, p []byte, off int64) error {
+	if err := m.check(off, int64(len(p))); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		page, at := off/pageBytes, int(off%pageBytes)
+		n := min(len(p), pageBytes-at)
+		s := &m.shards[page%memoryShards]
+		s.mu.RLock()
+		if b := s.pages[page]; b != nil {
+			copy(p[:n], b[at:])
+		} else {
+			clear(p[:n])
+		}
+		s.mu.RUnlock()
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// WriteAt writes p at off.
+func (m *Memory) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
+	if err := m.check(off, int64(len(p))); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		page, at := off/pageBytes, int(off%pageBytes)
+		n := min(len(p), pageBytes-at)
+		s := &m.shards[page%memoryShards]
+		s.mu.Lock()
+		b := s.pages[page]
+		if b == nil {
+			b = new([pageBytes]byte)
+			s.pages[page] = b
+		}
+		copy(b[at:], p[:n])
+		s.mu.Unlock()
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// Trim zeroes.
+func (m *Memory) Trim(ctx context.Context, off, n int64, fua bool) error {
+	return m.Zero(ctx, off, n, true, fua)
+}
+
+// Zero clears the pages that exist, and drops whole ones.
+func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
+	if err := m.check(off, n); err != nil {
+		return err
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		for page, b := range s.pages {
+			from, to := max(off, page*pageBytes)-page*pageBytes, min(off+n, (page+1)*pageBytes)-page*pageBytes
+			switch {
+			case from >= to:
+			case to-from == pageBytes:
+				delete(s.pages, page)
+			default:
+				clear(b[from:to])
+			}
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// Flush does nothing.
+func (m *Memory) Flush(context.Context) error { return nil }
+
+func (m *Memory) check(off, n int64) error {
+	if off < 0 || n < 0 || off > m.size || n > m.size-off {
+		return nbd.ErrOutOfRange
+	}
+	return nil
+}

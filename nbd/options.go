@@ -1,0 +1,57 @@
+package nbd
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Options are a Server's tunables. The zero value is right; a number that is
+// zero or negative means its default.
+type Options struct {
+	// Logger gets a line per connection and per violation of the protocol.
+	// Default: slog.Default().
+	Logger *slog.Logger
+	// Errno translates errors of devices that do not use this package's
+	// sentinels. 0 means "not known", and the built-in table decides.
+	// Default: nil.
+	Errno func(error) Errno
+	// ConnectionsMax bounds the connections of all listeners together; further
+	// ones are closed at once. Default: 1024.
+	ConnectionsMax int
+	// HandshakeTimeout bounds the time from accept to transmission.
+	// Default: 10 s.
+	HandshakeTimeout time.Duration
+	// RequestsMax bounds the requests in flight on one connection; further
+	// ones are left unread. Default: 128, what the Linux client sends.
+	RequestsMax int
+	// BytesInFlightMax bounds the payload buffers of one connection; further
+	// requests are left unread, but a single request always goes.
+	// Default: 64 MiB.
+	BytesInFlightMax int64
+}
+
+const (
+	connectionsMaxDefault   = 1024
+	handshakeTimeoutDefault = 10 * time.Second
+	requestsMaxDefault      = 128
+	bytesInFlightMaxDefault = 64 << 20
+)
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.ConnectionsMax <= 0 {
+		o.ConnectionsMax = connectionsMaxDefault
+	}
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = handshakeTimeoutDefault
+	}
+	if o.RequestsMax <= 0 {
+		o.RequestsMax = requestsMaxDefault
+	}
+	if o.BytesInFlightMax <= 0 {
+		o.BytesInFlightMax = bytesInFlightMaxDefault
+	}
+	return o
+}

@@ -1,0 +1,107 @@
+package nbd
+
+import (
+	"net"
+	"sync"
+)
+
+// replies is a connection's way out. Finished requests are pushed; flush
+// writes what was pushed, gathered into as few writes as it can. There is no
+// writer goroutine: whoever flushes first writes for all who push meanwhile,
+// so that a lone reply costs no hand-over and many cost one writev. The queue
+// is bounded by the window.
+type replies struct {
+	conn   net.Conn
+	window *window
+
+	mu      sync.Mutex
+	pending []*request
+	bytes   int // of pending frames
+	writing bool
+	broken  bool // a write failed: replies are dropped, not written
+
+	// Owned by the goroutine that set writing.
+	batch []*request
+	flat  []byte
+	parts net.Buffers
+	rest  net.Buffers // parts, as WriteTo consumes them
+}
+
+const (
+	// flatBytes gathers small frames by copying; a copy of a few KiB costs
+	// less than one more entry of a writev.
+	flatBytes    = 128 << 10
+	copyBytesMax = 8 << 10
+	// flushBytes bounds what the reader lets pile up while it answers inline.
+	flushBytes = 256 << 10
+)
+
+func newReplies(conn net.Conn, w *window) *replies {
+	return &replies{conn: conn, window: w, flat: make([]byte, 0, flatBytes)}
+}
+
+// push queues r's reply and takes r over. It reports that so much is pending
+// that the caller should flush even if more is to come.
+func (q *replies) push(r *request) bool {
+	frame := r.frame()
+	q.mu.Lock()
+	q.pending = append(q.pending, r)
+	q.bytes += len(frame)
+	full := q.bytes >= flushBytes
+	q.mu.Unlock()
+	return full
+}
+
+// flush sees to it that what was pushed gets written: by this goroutine, which
+// then blocks as the network does, or by one that is writing already.
+func (q *replies) flush() {
+	q.mu.Lock()
+	if q.writing {
+		q.mu.Unlock()
+		return
+	}
+	q.writing = true
+	for len(q.pending) > 0 {
+		q.batch, q.pending = q.pending, q.batch[:0]
+		q.bytes = 0
+		broken := q.broken
+		q.mu.Unlock()
+		if !broken && !q.write() {
+			broken = true
+			q.conn.Close() // wakes the reader, which ends the connection
+		}
+		q.window.release(q.batch)
+		q.mu.Lock()
+		q.broken = broken
+	}
+	q.writing = false
+	q.mu.Unlock()
+}
+
+// write sends the batch and reports success.
+func (q *replies) write() bool {
+	q.flat, q.parts = q.flat[:0], q.parts[:0]
+	cut := 0 // flat[cut:] is not yet in parts
+	for _, r := range q.batch {
+		frame := r.frame()
+		if len(frame) <= copyBytesMax && len(q.flat)+len(frame) <= cap(q.flat) {
+			q.flat = append(q.flat, frame...)
+			continue
+		}
+		if cut < len(q.flat) {
+			q.parts = append(q.parts, q.flat[cut:])
+			cut = len(q.flat)
+		}
+		q.parts = append(q.parts, frame)
+	}
+	if cut < len(q.flat) {
+		q.parts = append(q.parts, q.flat[cut:])
+	}
+	if len(q.parts) == 1 {
+		_, err := q.conn.Write(q.parts[0])
+		return err == nil
+	}
+	q.rest = q.parts
+	_, err := q.rest.WriteTo(q.conn)
+	return err == nil
+}

@@ -1,0 +1,253 @@
+package nbd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/pojntfx/go-nbd/pkg/protocol"
+
+	"plinth/nbd/internal/wire"
+)
+
+// How transmission ends in good order.
+var (
+	errDisconnected = errors.New("client disconnected")
+	errDrained      = errors.New("drained")
+)
+
+// transmission serves the requests of one connection: the reader (run) takes
+// them off the wire, workers call the device, replies go out in the order in
+// which they are ready.
+type transmission struct {
+	conn    *conn
+	r       *bufio.Reader
+	device  Device
+	try     TryReader // nil: none
+	info    ExportInfo
+	log     *slog.Logger
+	errors  errorLog
+	window  *window
+	replies *replies
+
+	ctx    context.Context // of device calls
+	cancel context.CancelFunc
+
+	// work hands requests to workers, which are started as they are needed, up
+	// to workersMax, and live as long as the connection.
+	work       chan *request
+	workers    sync.WaitGroup
+	started    int // by the reader
+	workersMax int
+}
+
+func newTransmission(c *conn, s *session, r *bufio.Reader, log *slog.Logger) *transmission {
+	o := c.server.opts
+	t := &transmission{conn: c, r: r, device: s.export.Device, info: s.info, log: log}
+	t.try, _ = s.export.Device.(TryReader)
+	t.window = newWindow(o.RequestsMax, o.BytesInFlightMax, c.wakeReader)
+	t.replies = newReplies(c.Conn, t.window)
+	t.ctx, t.cancel = context.WithCancel(c.server.ctx)
+	t.work = make(chan *request)
+	// One may be busy writing replies whose requests are already released.
+	t.workersMax = o.RequestsMax + 1
+	return t
+}
+
+// run serves until the client disconnects (errDisconnected), shutdown has
+// drained the connection (errDrained), or the connection fails. When it
+// returns no device call is under way, and every reply is written or lost.
+func (t *transmission) run() error {
+	err := t.read()
+	if !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) {
+		t.cancel() // nobody waits for the answers
+	}
+	close(t.work)
+	t.workers.Wait()
+	t.replies.flush()
+	t.cancel()
+	return err
+}
+
+// read is the loop of the reader.
+func (t *transmission) read() error {
+	for {
+		h, err := t.header()
+		if err != nil {
+			return err
+		}
+		if h.RequestMagic != wire.MagicRequest {
+			return fmt.Errorf("request magic %#x: the stream is out of step", h.RequestMagic)
+		}
+		if h.Type == wire.CmdDisc {
+			return errDisconnected
+		}
+		if err := t.accept(h); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *transmission) header() (h protocol.TransmissionRequestHeader, err error) {
+	if t.r.Buffered() < wire.RequestBytes {
+		t.replies.flush() // about to block
+	}
+	b, err := t.r.Peek(wire.RequestBytes)
+	if err != nil {
+		return h, t.readError(err)
+	}
+	h = wire.DecodeRequest(b)
+	t.r.Discard(wire.RequestBytes)
+	return h, nil
+}
+
+// readError tells the deadline that shutdown sets from a broken connection.
+func (t *transmission) readError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errDrained
+	}
+	return fmt.Errorf("read request: %w", err)
+}
+
+// accept takes a request in: refused ones are answered at once, others go to
+// a worker, or are answered inline where the device can.
+func (t *transmission) accept(h protocol.TransmissionRequestHeader) error {
+	errno := check(h, t.info.Size, t.info.ReadOnly)
+	held := 0
+	if errno == 0 {
+		held = payloadHeld(h)
+	}
+	r := t.acquire(held)
+	r.TransmissionRequestHeader = h
+	if r.refused && errno == 0 {
+		errno = ESHUTDOWN
+	}
+	if errno != 0 {
+		r.errno = errno
+		err := t.skip(payloadIn(h))
+		t.answer(r)
+		return err
+	}
+	if held > 0 {
+		r.buf = getBuffer(held)
+	}
+	if h.Type == wire.CmdWrite {
+		if err := t.fill(r); err != nil {
+			return err
+		}
+	}
+	if t.tryInline(r) {
+		t.answer(r)
+		return nil
+	}
+	t.dispatch(r)
+	return nil
+}
+
+func (t *transmission) acquire(held int) *request {
+	var n int64
+	if held > 0 {
+		n = bufferBytes(held)
+	}
+	if r := t.window.tryAcquire(n); r != nil {
+		return r
+	}
+	t.replies.flush() // about to block
+	return t.window.acquire(n)
+}
+
+// skip reads past the payload of a refused write, whatever its length: that
+// costs no memory, and the client gets its error.
+func (t *transmission) skip(n int) error {
+	if t.r.Buffered() < n {
+		t.replies.flush() // about to block
+	}
+	if _, err := t.r.Discard(n); err != nil {
+		return t.readError(err)
+	}
+	return nil
+}
+
+// fill reads a write's payload. On error r is released unanswered.
+func (t *transmission) fill(r *request) error {
+	if r.buf == nil {
+		return nil // a write of no bytes
+	}
+	if t.r.Buffered() < r.buf.n {
+		t.replies.flush() // about to block
+	}
+	if _, err := io.ReadFull(t.r, r.buf.data()); err != nil {
+		t.window.release([]*request{r})
+		return t.readError(err)
+	}
+	return nil
+}
+
+// inlineBytesMax bounds the reads that are tried on the reader's goroutine:
+// copying more would hold up the requests behind.
+const inlineBytesMax = 128 << 10
+
+func (t *transmission) tryInline(r *request) bool {
+	return t.try != nil && r.Type == wire.CmdRead && r.buf != nil && r.buf.n <= inlineBytesMax &&
+		t.try.TryReadAt(r.buf.data(), int64(r.Offset))
+}
+
+// answer queues a reply on the reader's goroutine. It is written when the
+// input runs dry.
+func (t *transmission) answer(r *request) {
+	if t.replies.push(r) {
+		t.replies.flush()
+	}
+}
+
+// dispatch hands r to a worker. It does not block for long: there is a worker
+// for every request that the window admits.
+func (t *transmission) dispatch(r *request) {
+	select {
+	case t.work <- r:
+		return
+	default:
+	}
+	if t.started < t.workersMax {
+		t.started++
+		t.workers.Go(t.worker)
+	}
+	t.work <- r
+}
+
+func (t *transmission) worker() {
+	for r := range t.work {
+		if err := t.perform(r); err != nil {
+			r.errno = errnoOf(err, r.Type, t.conn.server.opts.Errno)
+			t.errors.add(t, r, err)
+		}
+		t.replies.push(r)
+		t.replies.flush()
+	}
+}
+
+// perform calls the device for a request that check has passed.
+func (t *transmission) perform(r *request) error {
+	off, n := int64(r.Offset), int64(r.Length)
+	switch r.Type {
+	case wire.CmdFlush:
+		return t.device.Flush(t.ctx)
+	case wire.CmdTrim:
+		return t.device.Trim(t.ctx, off, n, r.fua())
+	case wire.CmdWriteZeroes:
+		mayTrim := r.CommandFlags&wire.CmdFlagNoHole == 0
+		return t.device.Zero(t.ctx, off, n, mayTrim, r.fua())
+	}
+	if n == 0 {
+		return nil // the protocol leaves it open; nothing to do is done
+	}
+	if r.Type == wire.CmdRead {
+		return t.device.ReadAt(t.ctx, r.buf.data(), off)
+	}
+	return t.device.WriteAt(t.ctx, r.buf.data(), off, r.fua())
+}
