@@ -3,7 +3,9 @@ package nbdtest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -166,11 +168,10 @@ func (s suite) readOnly(t *testing.T) {
 
 // pattern returns n bytes that differ between seeds and do not repeat soon.
 func pattern(n int, seed uint64) []byte {
-	b := make([]byte, n)
-	x := seed*0x9e3779b97f4a7c15 + 1
-	for i := range b {
-		x = x*6364136223846793005 + 1442695040888963407
-		b[i] = byte(x >> 56)
+	rng := rand.NewPCG(seed, 0)
+	b := make([]byte, 0, n+8)
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, rng.Uint64())
 	}
-	return b
+	return b[:n]
 }
