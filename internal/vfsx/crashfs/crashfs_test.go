@@ -1,0 +1,162 @@
+package crashfs_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/internal/vfsx"
+	"plinth/internal/vfsx/crashfs"
+)
+
+const category = vfs.WriteCategoryUnspecified
+
+func seeded(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
+
+func TestSyncedStaysAndEachUnsyncedSectorIsKeptOrGoesBack(t *testing.T) {
+	old, young := bytes.Repeat([]byte{1}, 8*crashfs.SectorBytes), bytes.Repeat([]byte{2}, 8*crashfs.SectorBytes)
+	fs := crashfs.New()
+	f := create(t, fs, "f")
+	write(t, f, old, 0)
+	ok(t, f.Sync())
+	ok(t, vfsx.SyncDir(fs, "/"))
+	write(t, f, young, 2*crashfs.SectorBytes) // the last two sectors are growth
+	kept, lost, grown := 0, 0, 0
+	for seed := range uint64(50) {
+		got := read(t, fs.Crash(seeded(seed), 50), "f")
+		if !bytes.Equal(got[:2*crashfs.SectorBytes], old[:2*crashfs.SectorBytes]) {
+			t.Fatal("synced bytes changed")
+		}
+		if len(got) == 10*crashfs.SectorBytes {
+			grown++
+		}
+		for s := 2; s < 8; s++ {
+			switch sector := got[s*crashfs.SectorBytes : (s+1)*crashfs.SectorBytes]; {
+			case bytes.Equal(sector, old[:crashfs.SectorBytes]):
+				lost++
+			case bytes.Equal(sector, young[:crashfs.SectorBytes]):
+				kept++
+			default:
+				t.Fatalf("seed %d: sector %d is torn", seed, s)
+			}
+		}
+	}
+	if kept < 50 || lost < 50 || grown < 10 || grown > 40 {
+		t.Errorf("of 300 sectors %d kept, %d lost; grown %d times of 50", kept, lost, grown)
+	}
+	if got := read(t, fs.Crash(seeded(0), 0), "f"); !bytes.Equal(got, old) {
+		t.Error("keeping nothing, the file is not as synced")
+	}
+	if got := read(t, fs.Crash(seeded(0), 100), "f"); !bytes.Equal(got[2*crashfs.SectorBytes:], young) {
+		t.Error("keeping all, the file is not as written")
+	}
+}
+
+func TestNamesAreStableOnceTheirDirectoryIsSynced(t *testing.T) {
+	fs := crashfs.New()
+	ok(t, fs.MkdirAll("d/e", 0o755))
+	ok(t, vfsx.SyncDir(fs, "/"))
+	ok(t, vfsx.SyncDir(fs, "d"))
+	write(t, create(t, fs, "d/a"), []byte("a"), 0)
+	ok(t, vfsx.SyncDir(fs, "d"))
+	ok(t, fs.Rename("d/a", "d/b"))
+	create(t, fs, "d/c")
+	for seed := range uint64(50) {
+		after := fs.Crash(seeded(seed), 50)
+		_, errA := after.Stat("d/a")
+		_, errB := after.Stat("d/b")
+		if (errA == nil) == (errB == nil) {
+			t.Fatalf("seed %d: a rename arrives in part: %v, %v", seed, errA, errB)
+		}
+	}
+	after := fs.Crash(seeded(0), 0)
+	if _, err := after.Stat("d/c"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an unsynced name: %v", err)
+	}
+	if _, err := after.Stat("d/e"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKillKeepsAllAndEndsHandlesAndLocks(t *testing.T) {
+	fs := crashfs.New()
+	f := create(t, fs, "f")
+	write(t, f, []byte("content"), 0)
+	held, err := fs.Lock("LOCK")
+	ok(t, err)
+	if _, err := fs.Lock("LOCK"); err == nil {
+		t.Error("locked twice")
+	}
+	after := fs.Kill()
+	if got := read(t, after, "f"); string(got) != "content" {
+		t.Errorf("killed: %q", got)
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, crashfs.ErrCrashed) {
+		t.Errorf("write to a dead handle: %v", err)
+	}
+	if _, err := fs.Open("f"); !errors.Is(err, crashfs.ErrCrashed) {
+		t.Errorf("open on a dead file system: %v", err)
+	}
+	again, err := after.Lock("LOCK")
+	ok(t, err)
+	ok(t, again.Close())
+	ok(t, held.Close())
+	// What was not synced is still not.
+	if _, err := after.Crash(seeded(0), 0).Stat("f"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a kill makes nothing durable: %v", err)
+	}
+}
+
+func TestLimitTearsTheWriteThatExceedsIt(t *testing.T) {
+	fs := crashfs.New()
+	f := create(t, fs, "f")
+	fs.Limit(1000 + crashfs.OpCost)
+	write(t, f, make([]byte, 700), 0)
+	ok(t, f.Sync())
+	n, err := f.WriteAt(bytes.Repeat([]byte{7}, 700), 700)
+	if n != 300 || !errors.Is(err, crashfs.ErrCrashed) || !fs.Crashed() {
+		t.Fatalf("wrote %d of the last 300: %v", n, err)
+	}
+	if err := f.Sync(); !errors.Is(err, crashfs.ErrCrashed) {
+		t.Errorf("sync after the crash: %v", err)
+	}
+	if got := read(t, fs.Kill(), "f"); len(got) != 1000 || got[999] != 7 {
+		t.Errorf("%d bytes left", len(got))
+	}
+}
+
+func create(t *testing.T, fs vfs.FS, name string) vfs.File {
+	t.Helper()
+	f, err := fs.Create(name, category)
+	ok(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func write(t *testing.T, f vfs.File, p []byte, off int64) {
+	t.Helper()
+	_, err := f.WriteAt(p, off)
+	ok(t, err)
+}
+
+func read(t *testing.T, fs vfs.FS, name string) []byte {
+	t.Helper()
+	f, err := fs.Open(name)
+	ok(t, err)
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	ok(t, err)
+	return b
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
