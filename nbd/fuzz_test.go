@@ -50,16 +50,16 @@ func (o one) List(context.Context) ([]ExportInfo, error) {
 	return []ExportInfo{o.export().Info()}, nil
 }
 func (o one) Describe(_ context.Context, name string) (ExportInfo, error) {
-	e, _, err := o.Open(nil, name)
-	*o.opened--
-	return e.Info(), err
+	if name != "disk" {
+		return ExportInfo{}, ErrUnknownExport
+	}
+	return o.export().Info(), nil
 }
 func (o one) Open(_ context.Context, name string) (Export, func(), error) {
-	*o.opened++
 	if name != "disk" {
-		*o.opened--
-		return Export{Device: zeros{}}, nil, ErrUnknownExport
+		return Export{}, nil, ErrUnknownExport
 	}
+	*o.opened++
 	return o.export(), func() { *o.opened-- }, nil
 }
 

@@ -41,7 +41,7 @@ type OptionError struct {
 }
 
 func (e *OptionError) Error() string {
-	return fmt.Sprintf("server refused option %d: error %d: %q", e.Option, e.Type&^wire.RepError, e.Message)
+	return fmt.Sprintf("server refused option %d: error %d: %.256q", e.Option, e.Type&^wire.RepError, e.Message)
 }
 
 // Is makes an unknown export errors.Is nbd.ErrUnknownExport, and a server that
