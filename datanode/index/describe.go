@@ -1,0 +1,127 @@
+package index
+
+import (
+	"context"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+const (
+	describePage = 256
+	// describeMax bounds a page without slots, and the segments that may be
+	// named; describeSlotsMax one with slots: some 20 MB.
+	describeMax      = 4096
+	describeSlotsMax = 256
+)
+
+// DescribeSegments says what the index holds about segments. Unknown ones that
+// are named have Known false. A description is of one instant only where nobody
+// changes the segment meanwhile. Errors: ErrInvalid.
+func (x *Index) DescribeSegments(ctx context.Context, r *datanode.DescribeSegmentsRequest) (*datanode.DescribeSegmentsReply, error) {
+	largest := describeMax
+	if r.Slots {
+		largest = describeSlotsMax
+	}
+	max, err := page(r.Max, describePage, largest)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Segments) > describeMax {
+		return nil, invalid("%d segments", len(r.Segments))
+	}
+	if err := x.store.Enter(); err != nil {
+		return nil, err
+	}
+	defer x.store.Leave()
+	named, more := r.Segments, false
+	if len(named) == 0 {
+		_, upper := span([]byte{keySegment})
+		err := x.scan(append(segmentKey(keySegment, r.After), 0), upper, func(key, _ []byte) (bool, error) {
+			more = len(named) == max
+			if !more {
+				named = append(named, id.Segment(lastNumber(key)))
+			}
+			return !more, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	reply := &datanode.DescribeSegmentsReply{More: more}
+	for _, s := range named {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		d, err := x.describe(s, r.Slots)
+		if err != nil {
+			return nil, err
+		}
+		reply.Segments = append(reply.Segments, *d)
+	}
+	return reply, nil
+}
+
+func (x *Index) describe(s id.Segment, slots bool) (*datanode.SegmentDescription, error) {
+	d := &datanode.SegmentDescription{Segment: s}
+	row, err := x.segment(s)
+	if err != nil || row == nil {
+		return d, err
+	}
+	d.Known, d.State, d.Kind = true, row.state, row.kind
+	d.FragmentBytes, d.K, d.M = row.fragmentBytes, row.k, row.m
+	d.SlotCount, d.Births = row.slotCount(), row.births
+	d.SealedBytes, d.PlainBytes = row.sealedBytes, row.plainBytes
+	if !slots {
+		return d, nil
+	}
+	if d.Slots, err = x.slots(s); err != nil {
+		return nil, err
+	}
+	for i := range d.Slots {
+		found, err := x.store.View(printKey(d.Slots[i].Fingerprint), nil)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			d.Dangling = append(d.Dangling, d.Slots[i].Slot)
+		}
+	}
+	d.Lists, err = x.holders(s, row)
+	return d, err
+}
+
+// holders returns what each disk holds of a segment, births that no list has
+// replaced included, by disk: those with lists, then those with births only.
+func (x *Index) holders(s id.Segment, row *segmentRow) ([]datanode.DiskList, error) {
+	var out []datanode.DiskList
+	cleared := map[id.Disk]id.Epoch{}
+	at := map[id.Disk]int{} // place in out
+	err := x.lists(s, func(d id.Disk, l *listRow) bool {
+		cleared[d] = l.set.epoch
+		if len(l.bits) > 0 || row.bornTo(d, l.set.epoch) {
+			at[d] = len(out)
+			out = append(out, datanode.DiskList{Disk: d, Epoch: l.last.epoch, Seq: l.last.seq, Bits: l.bits})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	slot := id.Slot(0)
+	for _, b := range row.births {
+		if b.Epoch > cleared[b.Disk] {
+			i, ok := at[b.Disk]
+			if !ok {
+				i = len(out)
+				at[b.Disk] = i
+				out = append(out, datanode.DiskList{Disk: b.Disk, Epoch: b.Epoch})
+			}
+			for n := range id.Slot(b.Slots) {
+				out[i].Bits = setBit(out[i].Bits, slot+n)
+			}
+		}
+		slot += id.Slot(b.Slots)
+	}
+	return out, nil
+}

@@ -1,0 +1,207 @@
+package index
+
+import (
+	"context"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// segmentsPage bounds a page of ListSegments.
+const segmentsPage = 4096
+
+// ListSegments walks the segments of which the disk holds slots. Errors:
+// ErrInvalid, ErrFenced.
+func (x *Index) ListSegments(_ context.Context, r *datanode.ListSegmentsRequest) (*datanode.ListSegmentsReply, error) {
+	if err := checkOwner(r.Disk, r.Epoch); err != nil {
+		return nil, err
+	}
+	max, err := page(r.Max, segmentsPage, segmentsPage)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.store.Enter(); err != nil {
+		return nil, err
+	}
+	defer x.store.Leave()
+	if err := x.deps.CheckEpoch(r.Disk, r.Epoch); err != nil {
+		return nil, err
+	}
+	_, upper := span(key64(keyDisk, uint64(r.Disk)))
+	reply := &datanode.ListSegmentsReply{}
+	after := append(diskKey(r.Disk, r.After), 0)
+	err = x.scan(after, upper, func(key, _ []byte) (bool, error) {
+		reply.More = len(reply.Segments) == max
+		if !reply.More {
+			reply.Segments = append(reply.Segments, id.Segment(lastNumber(key)))
+		}
+		return !reply.More, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return reply, nil
+}
+
+// SetLists replaces the disk's lists, and its births up to the request's epoch,
+// of the named segments. A list of a segment that the index does not know is
+// kept for when it does. It blocks for a sync. Errors: ErrInvalid, ErrFenced,
+// ErrGone (a list has slots of a segment that is deleted, which its owner cannot
+// have held; nothing is set).
+func (x *Index) SetLists(_ context.Context, r *datanode.SetListsRequest) (*datanode.SetListsReply, error) {
+	if err := checkOwner(r.Disk, r.Epoch); err != nil {
+		return nil, err
+	}
+	if err := checkLists(r.Lists); err != nil {
+		return nil, err
+	}
+	if err := x.store.Enter(); err != nil {
+		return nil, err
+	}
+	defer x.store.Leave()
+	if err := x.deps.CheckEpoch(r.Disk, r.Epoch); err != nil {
+		return nil, err
+	}
+	refused, err := x.setAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.store.Sync(); err != nil {
+		return nil, err
+	}
+	return &datanode.SetListsReply{Refused: refused}, nil
+}
+
+func (x *Index) setAll(r *datanode.SetListsRequest) ([]id.Segment, error) {
+	x.rows.Lock()
+	defer x.rows.Unlock()
+	c := x.change()
+	rows := make([]*segmentRow, len(r.Lists))
+	for i := range r.Lists {
+		var err error
+		if rows[i], err = c.named(&r.Lists[i]); err != nil {
+			c.drop()
+			return nil, err
+		}
+	}
+	x.holds.Lock()
+	defer x.holds.Unlock()
+	var refused []id.Segment
+	for i := range r.Lists {
+		ok, err := c.setList(r.Disk, update{r.Epoch, r.Seq}, &r.Lists[i], rows[i])
+		if err != nil {
+			c.drop()
+			return nil, err
+		}
+		if !ok {
+			refused = append(refused, r.Lists[i].Segment)
+		}
+	}
+	return refused, c.commit()
+}
+
+// named returns the row of a list's segment, nil if it is unknown or deleted,
+// and takes in the list's slots.
+func (c *change) named(l *datanode.List) (*segmentRow, error) {
+	row, err := c.x.segment(l.Segment)
+	if err != nil {
+		return nil, err
+	}
+	bits := trimBits(l.Bits)
+	if row == nil || row.state == datanode.StateDeleting {
+		gone, err := c.x.gone(l.Segment)
+		if err == nil && (gone || row != nil) && len(bits) > 0 {
+			err = datanode.Errorf(datanode.ErrGone, "set list of segment %s", l.Segment)
+		}
+		return nil, err
+	}
+	count := row.slotCount()
+	if n := len(bits); n > 0 && (n > (count+7)/8 || n == (count+7)/8 && count%8 != 0 && bits[n-1]>>(count%8) != 0) {
+		return nil, invalid("list of segment %s has a slot above its %d", l.Segment, count)
+	}
+	if row.kind == datanode.KindObject {
+		return row, nil
+	}
+	return row, c.fill(l.Segment, row, l.Slots)
+}
+
+// setList replaces one list, under holds. It reports false for a list that is
+// newer. Of a segment that is unknown the row is nil.
+func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow) (bool, error) {
+	old, err := c.x.list(l.Segment, d)
+	if err != nil {
+		return false, err
+	}
+	if old != nil && !old.last.less(at) {
+		return false, nil
+	}
+	bits := trimBits(l.Bits)
+	born := row != nil && row.bornTo(d, 0)
+	if old == nil && !born && len(bits) == 0 {
+		return true, nil
+	}
+	// An empty row stays where it is what replaces a birth.
+	if len(bits) > 0 || born {
+		set(c.batch, listKey(l.Segment, d), (&listRow{last: at, set: at, bits: bits}).encode())
+	} else {
+		del(c.batch, listKey(l.Segment, d))
+	}
+	if len(bits) > 0 || born && row.bornTo(d, at.epoch) {
+		set(c.batch, diskKey(d, l.Segment), nil)
+		return true, nil
+	}
+	del(c.batch, diskKey(d, l.Segment))
+	if row == nil {
+		return true, nil
+	}
+	held, err := c.x.held(l.Segment, row, d)
+	if err == nil && !held {
+		set(c.batch, segmentKey(keyFree, l.Segment), nil)
+	}
+	return true, err
+}
+
+// held reports whether any disk but one holds slots of a segment. It is called
+// under holds, as what it says is true only there.
+func (x *Index) held(s id.Segment, row *segmentRow, except id.Disk) (bool, error) {
+	cleared := map[id.Disk]id.Epoch{}
+	held := false
+	err := x.lists(s, func(d id.Disk, l *listRow) bool {
+		cleared[d] = l.set.epoch
+		held = d != except && len(l.bits) > 0
+		return !held
+	})
+	if err != nil || held {
+		return held, err
+	}
+	return slices.ContainsFunc(row.births, func(b datanode.Birth) bool {
+		return b.Disk != except && b.Epoch > cleared[b.Disk]
+	}), nil
+}
+
+// lists calls f with the lists of a segment, by disk, until f returns false.
+func (x *Index) lists(s id.Segment, f func(id.Disk, *listRow) bool) error {
+	lower, upper := span(segmentKey(keyList, s))
+	return x.scan(lower, upper, func(key, value []byte) (bool, error) {
+		row, err := decodeList(value)
+		if err != nil {
+			return false, err
+		}
+		return f(id.Disk(lastNumber(key)), row), nil
+	})
+}
+
+// forget removes all lists of a segment.
+func (x *Index) forget(b *pebble.Batch, s id.Segment, row *segmentRow) error {
+	for _, birth := range row.births {
+		del(b, diskKey(birth.Disk, s))
+	}
+	return x.lists(s, func(d id.Disk, _ *listRow) bool {
+		del(b, listKey(s, d))
+		del(b, diskKey(d, s))
+		return true
+	})
+}

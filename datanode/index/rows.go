@@ -1,0 +1,230 @@
+package index
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// rowVersion begins each value. Another one is refused.
+const rowVersion = 1
+
+const (
+	segmentRowBytes = 32 // without births
+	birthBytes      = 18
+	slotBytes       = 26
+	printRowBytes   = 15
+	listRowBytes    = 33 // without bits
+	bitsBytesMax    = id.SlotsMax / 8
+	countersBytes   = 41
+)
+
+var le = binary.LittleEndian
+
+// segmentRow is a segment's header and state.
+type segmentRow struct {
+	state         datanode.State
+	kind          datanode.Kind
+	k, m          uint8
+	dataBytes     uint32
+	fragmentBytes uint32
+	// sealedBytes and plainBytes sum the slot table.
+	sealedBytes, plainBytes int64
+	births                  []datanode.Birth
+}
+
+func (r *segmentRow) encode() []byte {
+	b := make([]byte, 0, segmentRowBytes+len(r.births)*birthBytes)
+	b = append(b, rowVersion, byte(r.state), byte(r.kind), r.k, r.m, 0, 0)
+	b = append(b, byte(len(r.births)))
+	b = le.AppendUint32(b, r.dataBytes)
+	b = le.AppendUint32(b, r.fragmentBytes)
+	b = le.AppendUint64(b, uint64(r.sealedBytes))
+	b = le.AppendUint64(b, uint64(r.plainBytes))
+	for _, birth := range r.births {
+		b = le.AppendUint64(b, uint64(birth.Disk))
+		b = le.AppendUint64(b, uint64(birth.Epoch))
+		b = le.AppendUint16(b, birth.Slots)
+	}
+	return b
+}
+
+func corrupt(what string) error {
+	return datanode.Errorf(datanode.ErrCorrupt, "index: %s", what)
+}
+
+func decodeSegment(b []byte) (*segmentRow, error) {
+	if len(b) < segmentRowBytes || b[0] != rowVersion || b[5] != 0 || b[6] != 0 {
+		return nil, corrupt("segment row")
+	}
+	r := &segmentRow{
+		state: datanode.State(b[1]), kind: datanode.Kind(b[2]), k: b[3], m: b[4],
+		dataBytes: le.Uint32(b[8:]), fragmentBytes: le.Uint32(b[12:]),
+		sealedBytes: int64(le.Uint64(b[16:])), plainBytes: int64(le.Uint64(b[24:])),
+	}
+	n := int(b[7])
+	if len(b) != segmentRowBytes+n*birthBytes || r.state < datanode.StateLive || r.state > datanode.StateDeleting {
+		return nil, corrupt("segment row")
+	}
+	r.births = make([]datanode.Birth, n)
+	for i := range r.births {
+		p := b[segmentRowBytes+i*birthBytes:]
+		r.births[i] = datanode.Birth{Disk: id.Disk(le.Uint64(p)), Epoch: id.Epoch(le.Uint64(p[8:])), Slots: le.Uint16(p[16:])}
+	}
+	if checkBirths(r.births) != nil {
+		return nil, corrupt("segment row")
+	}
+	return r, nil
+}
+
+func (r *segmentRow) slotCount() int { return slotCount(r.births) }
+
+func slotCount(births []datanode.Birth) int {
+	n := 0
+	for _, b := range births {
+		n += int(b.Slots)
+	}
+	return n
+}
+
+// bornTo reports whether the disk has a birth above an epoch.
+func (r *segmentRow) bornTo(d id.Disk, above id.Epoch) bool {
+	return slices.ContainsFunc(r.births, func(b datanode.Birth) bool { return b.Disk == d && b.Epoch > above })
+}
+
+// encodeSlots writes a slot table, whose slots ascend.
+func encodeSlots(slots []datanode.SlotEntry) []byte {
+	b := make([]byte, 0, 1+len(slots)*slotBytes)
+	b = append(b, rowVersion)
+	for i := range slots {
+		s := &slots[i]
+		b = le.AppendUint16(b, uint16(s.Slot))
+		b = append(b, s.Fingerprint[:]...)
+		b = le.AppendUint32(b, uint32(s.Location))
+		b = le.AppendUint32(b, s.PlainBytes)
+	}
+	return b
+}
+
+func decodeSlots(b []byte) ([]datanode.SlotEntry, error) {
+	if len(b) < 1 || b[0] != rowVersion || (len(b)-1)%slotBytes != 0 || (len(b)-1)/slotBytes > id.SlotsMax {
+		return nil, corrupt("slot table")
+	}
+	slots := make([]datanode.SlotEntry, (len(b)-1)/slotBytes)
+	for i := range slots {
+		p := b[1+i*slotBytes:]
+		slots[i] = datanode.SlotEntry{
+			Slot: id.Slot(le.Uint16(p)), Fingerprint: id.Fingerprint(p[2:18]),
+			Location: id.Location(le.Uint32(p[18:])), PlainBytes: le.Uint32(p[22:]),
+		}
+		if slots[i].Slot >= id.SlotsMax || i > 0 && slots[i].Slot <= slots[i-1].Slot {
+			return nil, corrupt("slot table")
+		}
+	}
+	return slots, nil
+}
+
+func encodePrint(r id.Ref) []byte {
+	b := append(make([]byte, 0, printRowBytes), rowVersion)
+	b = le.AppendUint64(b, uint64(r.Segment))
+	b = le.AppendUint16(b, uint16(r.Slot))
+	return le.AppendUint32(b, uint32(r.Location))
+}
+
+func decodePrint(b []byte) (id.Ref, error) {
+	if len(b) != printRowBytes || b[0] != rowVersion || le.Uint16(b[9:]) >= id.SlotsMax {
+		return id.Ref{}, corrupt("fingerprint row")
+	}
+	return id.Ref{
+		Segment: id.Segment(le.Uint64(b[1:])), Slot: id.Slot(le.Uint16(b[9:])), Location: id.Location(le.Uint32(b[11:])),
+	}, nil
+}
+
+// update orders the changes of one list.
+type update struct {
+	epoch id.Epoch
+	seq   id.Seq
+}
+
+func (u update) less(v update) bool {
+	return u.epoch < v.epoch || u.epoch == v.epoch && u.seq < v.seq
+}
+
+// listRow is a disk's reference list of one segment.
+type listRow struct {
+	last update // of anything that changed it
+	set  update // of the last SetLists, zero if there was none
+	bits []byte // without zero bytes at the end
+}
+
+func (r *listRow) encode() []byte {
+	b := append(make([]byte, 0, listRowBytes+len(r.bits)), rowVersion)
+	for _, u := range []update{r.last, r.set} {
+		b = le.AppendUint64(b, uint64(u.epoch))
+		b = le.AppendUint64(b, uint64(u.seq))
+	}
+	return append(b, r.bits...)
+}
+
+// decodeList returns a row of its own: the bits are a copy.
+func decodeList(b []byte) (*listRow, error) {
+	if len(b) < listRowBytes || b[0] != rowVersion || len(b) > listRowBytes+bitsBytesMax {
+		return nil, corrupt("reference list")
+	}
+	r := &listRow{
+		last: update{id.Epoch(le.Uint64(b[1:])), id.Seq(le.Uint64(b[9:]))},
+		set:  update{id.Epoch(le.Uint64(b[17:])), id.Seq(le.Uint64(b[25:]))},
+		bits: slices.Clone(b[listRowBytes:]),
+	}
+	if r.last.less(r.set) || len(r.bits) > 0 && r.bits[len(r.bits)-1] == 0 {
+		return nil, corrupt("reference list")
+	}
+	return r, nil
+}
+
+// setBit returns bits with one more set, longer if need be.
+func setBit(bits []byte, s id.Slot) []byte {
+	for len(bits) <= int(s>>3) {
+		bits = append(bits, 0)
+	}
+	bits[s>>3] |= 1 << (s & 7)
+	return bits
+}
+
+// trimBits cuts zero bytes off the end.
+func trimBits(bits []byte) []byte {
+	for len(bits) > 0 && bits[len(bits)-1] == 0 {
+		bits = bits[:len(bits)-1]
+	}
+	return bits
+}
+
+// counters are what Status tells, kept with each change.
+type counters struct {
+	segments, fingerprints, plainBytes, sealedBytes, objectBytes int64
+}
+
+func (c *counters) fields() [5]*int64 {
+	return [5]*int64{&c.segments, &c.fingerprints, &c.plainBytes, &c.sealedBytes, &c.objectBytes}
+}
+
+func (c *counters) encode() []byte {
+	b := append(make([]byte, 0, countersBytes), rowVersion)
+	for _, f := range c.fields() {
+		b = le.AppendUint64(b, uint64(*f))
+	}
+	return b
+}
+
+func decodeCounters(b []byte) (counters, error) {
+	var c counters
+	if len(b) != countersBytes || b[0] != rowVersion {
+		return c, corrupt("counters")
+	}
+	for i, f := range c.fields() {
+		*f = int64(le.Uint64(b[1+8*i:]))
+	}
+	return c, nil
+}
