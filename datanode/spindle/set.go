@@ -1,0 +1,281 @@
+package spindle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/vfsx"
+)
+
+// Set is the spindles of a data node. It implements datanode.FragmentNode, and
+// its methods may be called at once.
+type Set struct {
+	spindles []*spindle // by number
+	width    int
+	layout   atomic.Uint64
+	probes   sync.WaitGroup
+
+	life   sync.RWMutex // held for reading by each call, for writing by Close
+	closed bool
+
+	spaceMu      sync.Mutex
+	reservations map[string]int64
+}
+
+var _ datanode.FragmentNode = (*Set)(nil)
+
+// Create makes new spindles: dirs[i], created if need be, becomes spindle i. It
+// refuses a directory that is one already, and sizes that were chosen and that
+// the file systems do not have.
+func Create(fs vfs.FS, dirs []string, opts Options) error {
+	if err := opts.Validate(); err != nil {
+		return fmt.Errorf("create spindles: %w", err)
+	}
+	if err := checkDirs(dirs); err != nil {
+		return fmt.Errorf("create spindles: %w", err)
+	}
+	for _, dir := range dirs {
+		if err := fs.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create spindle: %w", err)
+		}
+		path := fs.PathJoin(dir, superName)
+		if _, err := fs.Stat(path); err == nil {
+			return fmt.Errorf("create spindle in %s: it is one already: remove it first if nothing in it is needed", dir)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("create spindle in %s: %w", dir, err)
+		}
+	}
+	size, slab := opts.sizes()
+	if opts.SizeBytes != 0 {
+		if err := checkRoom(fs, dirs, size); err != nil {
+			return fmt.Errorf("create spindles: %w", err)
+		}
+	}
+	for i, dir := range dirs {
+		s := super{pool: opts.PoolID, spindle: id.Spindle(i), sizeBytes: size, slabBytes: slab}
+		if err := writeFile(fs, fs.PathJoin(dir, superName), s.encode()); err != nil {
+			return fmt.Errorf("create spindle in %s: %w", dir, err)
+		}
+		for _, d := range []string{dir, fs.PathDir(dir)} {
+			if err := vfsx.SyncDir(fs, d); err != nil {
+				return fmt.Errorf("create spindle in %s: %w", dir, err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkDirs(dirs []string) error {
+	if len(dirs) == 0 || len(dirs) > SpindlesMax {
+		return fmt.Errorf("%d spindles: not 1 to %d", len(dirs), SpindlesMax)
+	}
+	seen := map[string]bool{}
+	for _, d := range dirs {
+		if seen[d] {
+			return fmt.Errorf("%s is named twice", d)
+		}
+		seen[d] = true
+	}
+	return nil
+}
+
+// checkRoom tests the sum of sizes on each file system.
+func checkRoom(fs vfs.FS, dirs []string, size int64) error {
+	on := map[vfs.DeviceID]int64{}
+	for _, dir := range dirs {
+		info, err := fs.Stat(dir)
+		if err != nil {
+			return err
+		}
+		on[info.DeviceID()]++
+		has, err := vfsx.Available(fs, dir)
+		if err != nil {
+			return err
+		}
+		if n := on[info.DeviceID()]; has/n < size {
+			return fmt.Errorf("the file system of %s has %d bytes left, %d spindles of %d bytes need %d: choose a smaller size",
+				dir, has, n, size, n*size)
+		}
+	}
+	return nil
+}
+
+// writeFile creates a file durably; its name is the directory's to make so.
+func writeFile(fs vfs.FS, path string, pieces ...[]byte) error {
+	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		if _, err := f.Write(p); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Open opens the spindles that Create made in these directories, in this order.
+// A directory that is missing, or is another pool's or another spindle, becomes
+// an absent spindle, and one with damage or I/O errors a failed one: Status
+// says so, and the caller decides. Errors: ErrVersion.
+func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("open spindles: %w", err)
+	}
+	if err := checkDirs(dirs); err != nil {
+		return nil, fmt.Errorf("open spindles: %w", err)
+	}
+	s := &Set{
+		spindles: make([]*spindle, len(dirs)), width: opts.Width, reservations: map[string]int64{},
+	}
+	if s.width == 0 {
+		s.width = len(dirs)
+	}
+	errs := make([]error, len(dirs))
+	turns := make(chan struct{}, opensMax)
+	var wg sync.WaitGroup
+	for i, dir := range dirs {
+		wg.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			s.spindles[i], errs[i] = openSpindle(fs, dir, id.Spindle(i), opts.PoolID, opts.logger())
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		for _, sp := range s.spindles {
+			if sp != nil {
+				sp.close()
+			}
+		}
+		return nil, err
+	}
+	s.measure()
+	return s, nil
+}
+
+// opensMax bounds the spindles whose tables are read at once.
+const opensMax = 16
+
+// Close waits for calls under way and closes all files. It may be repeated.
+func (s *Set) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.probes.Wait()
+	var errs []error
+	for _, sp := range s.spindles {
+		errs = append(errs, sp.close())
+	}
+	return errors.Join(errs...)
+}
+
+// enter begins a call, which s.life.RUnlock ends if there is no error.
+func (s *Set) enter() error {
+	s.life.RLock()
+	if s.closed {
+		s.life.RUnlock()
+		return datanode.Errorf(datanode.ErrClosed, "spindles")
+	}
+	return nil
+}
+
+// Status describes all spindles, by number. It does no I/O.
+func (s *Set) Status() []datanode.SpindleStatus {
+	out := make([]datanode.SpindleStatus, len(s.spindles))
+	for i, sp := range s.spindles {
+		out[i] = sp.status()
+	}
+	return out
+}
+
+// SetLayoutVersion refuses writes under layouts older than v from now on. It
+// never goes back.
+func (s *Set) SetLayoutVersion(v uint64) {
+	for {
+		old := s.layout.Load()
+		if old >= v || s.layout.CompareAndSwap(old, v) {
+			return
+		}
+	}
+}
+
+// LayoutVersion returns the version that SetLayoutVersion set.
+func (s *Set) LayoutVersion() uint64 { return s.layout.Load() }
+
+// Check tests that each spindle that serves is still there, by its path, and
+// takes those out of service that are not. It returns when all have answered,
+// or with the context's error.
+func (s *Set) Check(ctx context.Context) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.life.RUnlock()
+	done := make(chan struct{}, len(s.spindles))
+	for _, sp := range s.spindles {
+		// One probe of a spindle at a time, however long its drive hangs.
+		if !sp.probing.CompareAndSwap(false, true) {
+			done <- struct{}{}
+			continue
+		}
+		s.probes.Go(func() {
+			defer func() {
+				sp.probing.Store(false)
+				done <- struct{}{}
+			}()
+			sp.probe()
+		})
+	}
+	for range s.spindles {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.measure()
+	return nil
+}
+
+// Delete removes all fragments of a segment from the spindles that serve,
+// durably. Those that come back later have an orphan, which Segments lists. It
+// may be repeated. Error: ErrSpindle if a spindle failed over it.
+func (s *Set) Delete(ctx context.Context, segment id.Segment) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.life.RUnlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	errs := make([]error, len(s.spindles))
+	var wg sync.WaitGroup
+	for i, sp := range s.spindles {
+		if !sp.holds(segment) {
+			continue
+		}
+		wg.Go(func() {
+			if err := sp.remove(segment); err != nil {
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
