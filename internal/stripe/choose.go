@@ -77,19 +77,24 @@ func binomial(n, k, limit int) int {
 // combinations returns all sets of size numbers below n, in order.
 func combinations(n, size int) [][]int {
 	var all [][]int
-	eachCombination(n, size, func(c []int) { all = append(all, slices.Clone(c)) })
+	eachCombination(n, size, func(c []int) bool {
+		all = append(all, slices.Clone(c))
+		return true
+	})
 	return all
 }
 
-// eachCombination calls f with every set of size numbers below n, ascending. f
-// does not keep its argument.
-func eachCombination(n, size int, f func([]int)) {
+// eachCombination calls f with every set of size numbers below n, ascending,
+// until it reports false. f does not keep its argument.
+func eachCombination(n, size int, f func([]int) bool) {
 	c := make([]int, size)
 	for i := range c {
 		c[i] = i
 	}
 	for {
-		f(c)
+		if !f(c) {
+			return
+		}
 		i := size - 1
 		for i >= 0 && c[i] == n-size+i {
 			i--
@@ -141,10 +146,7 @@ func coverLosses(rng *rand.Rand, sets [][]int, n, width, m int) [][]int {
 	for i := range sets {
 		note(i)
 	}
-	eachCombination(n, m, func(lost []int) {
-		if len(sets) == LayoutsMax {
-			return
-		}
+	eachCombination(n, m, func(lost []int) bool {
 		var all [LayoutsMax / 64]uint64
 		for _, member := range lost {
 			for w := range all {
@@ -153,12 +155,13 @@ func coverLosses(rng *rand.Rand, sets [][]int, n, width, m int) [][]int {
 		}
 		for i := range sets {
 			if all[i/64]&(1<<(i%64)) == 0 {
-				return
+				return true
 			}
 		}
 		rest := slices.DeleteFunc(rng.Perm(n), func(member int) bool { return slices.Contains(lost, member) })
 		sets = append(sets, leastUsed(uses, rest, width))
 		note(len(sets) - 1)
+		return len(sets) < LayoutsMax
 	})
 	return sets
 }

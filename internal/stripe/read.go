@@ -1,0 +1,248 @@
+package stripe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+const (
+	// gapBytesMax is the largest hole between two ranges that are still read as
+	// one: its bytes cost less than another request or seek.
+	gapBytesMax = 16 << 10
+	// recoverBytesMax bounds the memory of the ranges that one Read reconstructs
+	// at a time, unless a single one takes more.
+	recoverBytesMax = 64 << 20
+)
+
+// Data answers one range. Bytes shares memory with that of neighbours: who keeps
+// it for long copies it.
+type Data struct {
+	Bytes []byte
+	Err   error
+}
+
+// Read reads ranges with one call to the node, neighbours in one fragment
+// together. Ranges that the node cannot give are computed from k other
+// fragments, read under their checksums. What comes from the fragment itself is
+// not tested: the caller authenticates it and calls Reconstruct if that fails.
+// Answers are in the order of ranges. It blocks for the node.
+//
+// Errors, per range: ErrNotFound if no fragment of the segment is left,
+// ErrSpindle or ErrCorrupt if fewer than k are readable, ErrInvalid,
+// ErrStaleLayout for a layout that is not known, and those of a whole call.
+func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
+	out := make([]Data, len(ranges))
+	reads := s.plan(ranges, out)
+	if len(reads) == 0 {
+		return out
+	}
+	request := &datanode.ReadFragmentsRequest{Ranges: make([]datanode.FragmentRange, len(reads))}
+	for i, r := range reads {
+		request.Ranges[i] = datanode.FragmentRange{
+			Spindle: r.list[r.Index], Segment: r.Segment, Index: r.Index, Offset: r.Offset, Length: r.Length,
+		}
+	}
+	reply, err := s.node.ReadFragments(ctx, request)
+	if err == nil {
+		err = answers("read", len(reply.Results), len(reads))
+	}
+	var failed []*recovery
+	for i := range reads {
+		r := &reads[i]
+		switch {
+		case err != nil:
+			r.fail(out, fmt.Errorf("read %s: %w", r.Range, err))
+		case reply.Results[i].Err != nil:
+			if e := reply.Results[i].Err; e.Code == datanode.CodeClosed {
+				r.fail(out, fmt.Errorf("read %s: %w", r.Range, e))
+			} else {
+				failed = append(failed, newRecovery(s.layouts.Geometry, r, stateOf(e)))
+			}
+		case len(reply.Results[i].Data) != int(r.Length):
+			failed = append(failed, newRecovery(s.layouts.Geometry, r, unreadable))
+		default:
+			r.give(ranges, out, reply.Results[i].Data)
+		}
+	}
+	s.recover(ctx, failed, ranges, out)
+	return out
+}
+
+// read is a run of ranges in one fragment, read as one.
+type read struct {
+	Range
+	list    []id.Spindle
+	members []int // of the caller's ranges
+}
+
+func (r *read) give(ranges []Range, out []Data, data []byte) {
+	for _, m := range r.members {
+		from := ranges[m].Offset - r.Offset
+		to := from + ranges[m].Length
+		out[m].Bytes = data[from:to:to]
+	}
+}
+
+func (r *read) fail(out []Data, err error) {
+	for _, m := range r.members {
+		out[m].Err = err
+	}
+}
+
+// plan joins neighbours. Ranges that cannot be read get their error in out.
+func (s *Store) plan(ranges []Range, out []Data) []read {
+	order := make([]int, 0, len(ranges))
+	for i, r := range ranges {
+		if _, err := s.list(r.Segment); err != nil {
+			out[i].Err = err
+		} else if int(r.Index) >= s.layouts.Geometry.Width() || r.Length == 0 || r.end() > uint64(s.layouts.Geometry.NominalBytes()) {
+			out[i].Err = datanode.Errorf(datanode.ErrInvalid, "read %s", r)
+		} else {
+			order = append(order, i)
+		}
+	}
+	if len(order) > 1 {
+		slices.SortFunc(order, func(a, b int) int { return compare(ranges[a], ranges[b]) })
+	}
+	reads := make([]read, 0, len(order))
+	for at, i := range order {
+		r := ranges[i]
+		if n := len(reads) - 1; n >= 0 {
+			last := &reads[n]
+			if last.Segment == r.Segment && last.Index == r.Index && uint64(r.Offset) <= last.end()+gapBytesMax {
+				last.Length = uint32(max(last.end(), r.end()) - uint64(last.Offset))
+				last.members = order[at-len(last.members) : at+1]
+				continue
+			}
+		}
+		reads = append(reads, read{Range: r, list: s.layouts.Lists[r.Segment.Layout()], members: order[at : at+1]})
+	}
+	return reads
+}
+
+func compare(a, b Range) int {
+	switch {
+	case a.Segment != b.Segment:
+		if a.Segment < b.Segment {
+			return -1
+		}
+		return 1
+	case a.Index != b.Index:
+		return int(a.Index) - int(b.Index)
+	}
+	return int(int64(a.Offset) - int64(b.Offset))
+}
+
+// recovery computes one read from other fragments.
+type recovery struct {
+	*read
+	*stripe
+	from, to int // blocks of the fragment
+}
+
+func newRecovery(g Geometry, r *read, s state) *recovery {
+	v := &recovery{read: r, stripe: newStripe(g, r.Segment, r.list)}
+	v.from, v.to = r.blocks()
+	v.stripe.first, v.stripe.blocks = v.from, v.to-v.from
+	v.parts[r.Index].state = s
+	return v
+}
+
+// recover reconstructs what could not be read, in batches of bounded memory.
+func (s *Store) recover(ctx context.Context, all []*recovery, ranges []Range, out []Data) {
+	for len(all) > 0 {
+		n, memory := 0, 0
+		for n < len(all) && (n == 0 || memory < recoverBytesMax) {
+			memory += all[n].stripe.blocks * blockBytes * s.layouts.Geometry.Width()
+			n++
+		}
+		s.recoverBatch(ctx, all[:n], ranges, out)
+		all = all[n:]
+	}
+}
+
+// recoverBatch reads k others of each, and all others where these are not
+// enough.
+func (s *Store) recoverBatch(ctx context.Context, batch []*recovery, ranges []Range, out []Data) {
+	for attempt := range 2 {
+		most := s.layouts.Geometry.K
+		if attempt > 0 {
+			most = s.layouts.Geometry.Width()
+		}
+		err := s.readOthers(ctx, batch, most)
+		var rest []*recovery
+		for _, v := range batch {
+			if err != nil {
+				v.fail(out, fmt.Errorf("reconstruct %s: %w", v.Range, err))
+			} else if data, ok := v.decode(int(v.Index), 0, v.stripe.blocks, v.good); ok {
+				skip := v.Offset % blockBytes
+				v.give(ranges, out, data[skip:skip+v.Length])
+				s.reconstructed.Add(uint64(len(v.members)))
+				if s.opts.Suspect != nil && v.parts[v.Index].state != unreachable {
+					s.opts.Suspect(v.Range.Segment)
+				}
+			} else {
+				rest = append(rest, v)
+			}
+		}
+		batch = rest
+	}
+	for _, v := range batch {
+		v.fail(out, v.failure("reconstruct "+v.Range.String(), true))
+	}
+}
+
+// readOthers reads, under their checksums, up to most unread fragments of each
+// stripe, those on spindles that work first.
+func (s *Store) readOthers(ctx context.Context, batch []*recovery, most int) error {
+	type answer struct {
+		of    *recovery
+		index int
+	}
+	var asked []answer
+	request := &datanode.ReadFragmentsRequest{Verify: true}
+	for _, v := range batch {
+		var order, last []int
+		for i := range v.parts {
+			if v.parts[i].state != unread {
+				continue
+			}
+			if s.isFailed(v.stripe.list[i]) {
+				last = append(last, i)
+			} else {
+				order = append(order, i)
+			}
+		}
+		order = append(order, last...)
+		for _, i := range order[:min(most, len(order))] {
+			asked = append(asked, answer{v, i})
+			request.Ranges = append(request.Ranges, datanode.FragmentRange{
+				Spindle: v.stripe.list[i], Segment: v.Range.Segment, Index: uint8(i),
+				Offset: uint32(v.from * blockBytes), Length: uint32(v.stripe.blocks * blockBytes),
+			})
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	reply, err := s.node.ReadFragments(ctx, request)
+	if err == nil {
+		err = answers("read", len(reply.Results), len(asked))
+	}
+	if err != nil {
+		return err
+	}
+	for i, a := range asked {
+		d := &reply.Results[i]
+		if d.Err != nil && errors.Is(d.Err, datanode.ErrClosed) {
+			return d.Err
+		}
+		a.of.take(a.index, d)
+	}
+	return nil
+}

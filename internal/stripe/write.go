@@ -1,0 +1,113 @@
+package stripe
+
+import (
+	"context"
+	"fmt"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// writeAttemptsMax bounds the layouts that one Write tries. Each attempt finds
+// at least one more bad spindle, and the next Write remembers them.
+const writeAttemptsMax = 8
+
+// Write stores all fragments of a segment, which are on stable media when it
+// returns nil, and sets seg.Header.Segment. It takes the layouts whose spindles
+// all work in turn. number returns a segment number that was never used; when a
+// spindle fails or is full, Write goes on with another layout and another
+// number, and the fragments already written belong to nobody. It blocks for the
+// node and for number.
+//
+// Errors: ErrNoSpace and ErrSpindle when no layout is left, those of number,
+// and any other of the node (ErrStaleLayout, ErrClosed) at once.
+func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Context) (uint64, error)) error {
+	g := s.layouts.Geometry
+	if int(seg.Header.K) != g.K || int(seg.Header.M) != g.M || len(seg.Fragments) != g.Width() {
+		return datanode.Errorf(datanode.ErrInvalid, "write segment of geometry %d+%d with %d fragments under layouts of %s",
+			seg.Header.K, seg.Header.M, len(seg.Fragments), g)
+	}
+	full := make(map[id.Spindle]bool)
+	var last *datanode.Error
+	for range writeAttemptsMax {
+		layout, ok := s.pick(full)
+		if !ok {
+			break
+		}
+		n, err := number(ctx)
+		if err != nil {
+			return fmt.Errorf("write segment: take a number: %w", err)
+		}
+		if n == 0 || n > id.SegmentNumberMax {
+			return datanode.Errorf(datanode.ErrInvalid, "write segment: number %d is out of range", n)
+		}
+		seg.Header.Segment = id.MakeSegment(layout, n)
+		failure, err := s.writeOnce(ctx, seg, full)
+		if err != nil {
+			return fmt.Errorf("write segment %s: %w", seg.Header.Segment, err)
+		}
+		if failure == nil {
+			return nil
+		}
+		last = failure
+	}
+	base := datanode.ErrSpindle
+	if len(full) > 0 {
+		base = datanode.ErrNoSpace
+	}
+	if last == nil {
+		return datanode.Errorf(base, "write segment: each of %d layouts has a failed spindle", len(s.layouts.Lists))
+	}
+	return datanode.Errorf(base, "write segment: no layout is left after %q", last.Text)
+}
+
+// writeOnce writes all fragments under the segment's number. A failure is of a
+// spindle, which is then avoided; err is of anything else.
+func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle]bool) (failure *datanode.Error, err error) {
+	list := s.layouts.Lists[seg.Header.Segment.Layout()]
+	r := &datanode.WriteFragmentsRequest{Header: seg.Header, LayoutVersion: s.layouts.Version}
+	for i, data := range seg.Fragments {
+		r.Fragments = append(r.Fragments, datanode.Fragment{Spindle: list[i], Index: uint8(i), Data: data})
+	}
+	reply, err := s.node.WriteFragments(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := answers("write", len(reply.Errors), len(list)); err != nil {
+		return nil, err
+	}
+	for i, e := range reply.Errors {
+		if e == nil {
+			continue
+		}
+		switch e.Code {
+		case datanode.CodeNoSpace:
+			full[list[i]] = true
+		case datanode.CodeSpindle, datanode.CodeCorrupt, datanode.CodeUnknown:
+			s.markFailed(list[i])
+		default:
+			return nil, fmt.Errorf("fragment %d on spindle %d: %w", i, list[i], e)
+		}
+		failure = e
+	}
+	return failure, nil
+}
+
+// pick returns the next layout without a failed spindle or one in avoid.
+func (s *Store) pick(avoid map[id.Spindle]bool) (id.Layout, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lists := s.layouts.Lists
+	start := s.next.Add(1) - 1
+	for i := range lists {
+		l := int((start + uint64(i)) % uint64(len(lists)))
+		usable := true
+		for _, spindle := range lists[l] {
+			usable = usable && !s.failed[spindle] && !avoid[spindle]
+		}
+		if usable {
+			return id.Layout(l), true
+		}
+	}
+	return 0, false
+}
