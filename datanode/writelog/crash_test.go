@@ -1,0 +1,199 @@
+package writelog
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/vfsx/crashfs"
+)
+
+// crasher works on a log and knows which states a crash may leave.
+type crasher struct {
+	*testing.T
+	rng   *rand.Rand
+	log   *Log
+	epoch id.Epoch // the last one given to any disk
+	lives int
+	// states that the log had or may have had, one after each step; acknowledged
+	// and synced are the last ones of which that was said.
+	states               []model
+	acknowledged, synced int
+	full                 int
+}
+
+func (c *crasher) now() model { return c.states[c.acknowledged] }
+
+// pick returns a disk of the log.
+func (c *crasher) pick() (id.Disk, modelDisk) {
+	m := c.now()
+	start := c.rng.IntN(5)
+	for i := range 5 {
+		number := id.Disk(1 + (start+i)%5)
+		if d, found := m[number]; found {
+			return number, d
+		}
+	}
+	return 0, modelDisk{}
+}
+
+// step does one random operation. It returns false after a crash.
+func (c *crasher) step() bool {
+	number, d := c.pick()
+	next := c.now().clone()
+	ctx := context.Background()
+	stream := datanode.Stream(c.rng.IntN(datanode.Streams))
+	var err error
+	stable := false
+	switch n := c.rng.IntN(100); {
+	case number == 0 || n < 6:
+		number = id.Disk(1 + c.rng.IntN(5))
+		c.epoch++
+		d, found := next[number]
+		if !found {
+			c.lives++
+			d = modelDisk{life: c.lives, first: [2]id.Pos{1, 1}, end: [2]id.Pos{1, 1}}
+		}
+		d.epoch = c.epoch
+		var floor [datanode.Streams]id.Pos
+		if c.rng.IntN(4) == 0 {
+			floor[stream] = d.end[stream] + id.Pos(c.rng.IntN(5))
+			if floor[stream] > d.end[stream] {
+				d.first[stream], d.end[stream] = floor[stream], floor[stream]
+			}
+		}
+		next[number] = d
+		c.states = append(c.states, next)
+		_, err = c.log.Fence(ctx, &datanode.FenceRequest{Disk: number, Epoch: c.epoch, Floor: floor})
+		stable = true
+	case n < 8:
+		delete(next, number)
+		c.states = append(c.states, next)
+		err = c.log.DropLog(ctx, &datanode.DropLogRequest{Disk: number, Epoch: d.epoch})
+		stable = true
+	case n < 22:
+		c.states = append(c.states, next)
+		err = c.log.testSync(number, d.epoch)
+		stable = true
+	case n < 40:
+		d.first[stream] += id.Pos(c.rng.IntN(int(d.end[stream]-d.first[stream]) + 1))
+		next[number] = d
+		c.states = append(c.states, next)
+		err = c.log.testTrim(number, d.epoch, stream, d.first[stream]-1)
+	default:
+		count := 1 + c.rng.IntN(6)
+		rs := contents(number, d.life, stream, d.end[stream], count)
+		for range count {
+			d.end[stream]++
+			next = next.clone()
+			next[number] = d
+			c.states = append(c.states, next)
+		}
+		_, err = c.log.Append(ctx, &datanode.AppendRequest{
+			Disk: number, Epoch: d.epoch, Stream: stream, Class: datanode.Class(c.rng.IntN(2)), Records: rs})
+	}
+	switch {
+	case errors.Is(err, datanode.ErrLogFull):
+		c.full++
+		c.states = c.states[:c.acknowledged+1]
+		for s := range datanode.Stream(datanode.Streams) {
+			d := c.now()[number]
+			if d.end[s] > d.first[s] {
+				d.first[s] = d.end[s]
+				next := c.now().clone()
+				next[number] = d
+				c.states = append(c.states, next)
+				if c.log.testTrim(number, d.epoch, s, d.end[s]-1) != nil {
+					return false
+				}
+				c.acknowledged = len(c.states) - 1
+			}
+		}
+		return true
+	case errors.Is(err, datanode.ErrDead):
+		return false
+	case err != nil:
+		c.Fatal(err)
+	}
+	c.acknowledged = len(c.states) - 1
+	if stable {
+		c.synced = c.acknowledged
+	}
+	return true
+}
+
+// reopened finds the state that the log came back in among those it may.
+func (c *crasher) reopened(oldest int) {
+	got := modelOf(c.log).String()
+	for i := len(c.states) - 1; i >= oldest; i-- {
+		if c.states[i].String() != got {
+			continue
+		}
+		if err := c.states[i].verify(c.log); err != nil {
+			c.Fatal(err)
+		}
+		c.states, c.acknowledged, c.synced = []model{c.states[i]}, 0, 0
+		return
+	}
+	c.Fatalf("log came back as\n%s\nlast acknowledged\n%s\nlast synced\n%s", got, c.now(), c.states[c.synced])
+}
+
+func (c *crasher) run(points int, power bool) {
+	fs := crashfs.New()
+	var err error
+	c.log, err = Open(fs, small)
+	ok(c, err)
+	c.states = []model{{}}
+	for range points {
+		fs.Limit(int64(c.rng.IntN(60_000)))
+		for c.step() {
+		}
+		if !fs.Crashed() {
+			c.Fatal("a failure without a crash")
+		}
+		oldest := c.acknowledged
+		for {
+			_ = c.log.Close() // fails, since the device has
+			if power {
+				fs, oldest = fs.Crash(c.rng, c.rng.IntN(5)*25), c.synced
+			} else {
+				fs = fs.Kill()
+			}
+			if c.rng.IntN(3) == 0 {
+				fs.Limit(int64(c.rng.IntN(20_000)))
+			}
+			l, err := Open(fs, small)
+			if err == nil {
+				c.log = l
+				break
+			}
+			if !fs.Crashed() {
+				c.Fatal(err)
+			}
+		}
+		c.reopened(oldest)
+	}
+	ok(c, c.log.Close())
+	if c.full == 0 {
+		c.Error("the log was never full")
+	}
+}
+
+func crash(t *testing.T, points int, power bool) {
+	seed := rand.Uint64()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d", seed)
+		}
+	})
+	(&crasher{T: t, rng: rand.New(rand.NewPCG(seed, 0))}).run(points, power)
+}
+
+// What comes back is what the log held at one instant, not before the last sync.
+func TestCrashPowerLoss(t *testing.T) { crash(t, 600, true) }
+
+// What comes back is all that was acknowledged.
+func TestCrashKill(t *testing.T) { crash(t, 400, false) }

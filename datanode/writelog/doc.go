@@ -1,0 +1,48 @@
+// Package writelog is the log of a data node: it acknowledges writes. One
+// physical log holds the streams of all disks, so that one fdatasync serves
+// many waiters. [Log] implements datanode.LogNode.
+//
+// Nouns: a slot is one preallocated file of the log. A file is one use of a
+// slot, numbered by its sequence; the head is the newest. A frame is a framed
+// record, or a control frame: fence, trim, drop, snapshot, mark. A record is
+// live from its append to its trim. A file is pinned while it holds live
+// records. Docs: docs/format/log.md has the bytes.
+//
+// # Invariants
+//
+//   - W1: A file begins with a snapshot: every disk's epoch and positions, and
+//     which older files are pinned and how far each is valid. Only those files,
+//     the snapshot and what follows it are needed after a crash.
+//   - W2: Everything before a file is stable before the file's header is
+//     written. So only the newest file can have a torn tail.
+//   - W3: A slot is used again only if the head's snapshot, which is stable
+//     before the head takes a record, does not name it.
+//   - W4: At most slots-2 files are pinned. So there is always a slot for a new
+//     head, and trims and fences work in a log that is full.
+//   - W5: A frame counts only with its file's salt, which is drawn anew for each
+//     use of a slot: old bytes of a slot never look valid.
+//
+// # What a crash leaves
+//
+// Open reads the newest file whose snapshot is whole, then the files it names.
+// Every frame tells how many bytes of its file were stable when it was written,
+// and a mark follows each sync to tell it. A bad frame that some later frame
+// proves to have been stable is damage: Open fails with ErrCorrupt and names
+// file and offset. A bad frame without such proof is the torn tail: it is cut
+// there, once, because Open goes on in a new file.
+//
+// # Concurrency
+//
+// All methods may be called concurrently. Lock order: life, writing, mu. One
+// goroutine starts syncs when much is unsynced; Close ends it.
+//
+// # Errors
+//
+// *datanode.Error from the contract's methods. After the first failed write or
+// sync every method that changes or syncs returns ErrDead; reads go on.
+//
+// # What it does not do
+//
+// It does not copy aside the records of an idle disk that pin an old file, does
+// not change the size of an existing log, and knows no replicas.
+package writelog
