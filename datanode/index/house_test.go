@@ -57,7 +57,7 @@ func (h *house) deps() Deps {
 func (h *house) open(opts Options) {
 	h.Helper()
 	opts.CacheBytes = 1 << 20
-	x, err := Open(h.fs, "node/index", h.deps(), opts)
+	x, err := Open(h.fs, "/node/index", h.deps(), opts)
 	h.ok(err)
 	h.Index = x
 }

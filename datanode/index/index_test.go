@@ -132,12 +132,12 @@ func TestRebuild(t *testing.T) {
 		}
 	}
 	broken := errors.New("walk")
-	_, err := Rebuild(ctx, h.fs, "node/index", h.deps(), Options{}, func(f func(datanode.SegmentEntry) error) error { return broken })
+	_, err := Rebuild(ctx, h.fs, "/node/index", h.deps(), Options{}, func(f func(datanode.SegmentEntry) error) error { return broken })
 	h.fails(err, broken)
-	_, err = Open(h.fs, "node/index", h.deps(), Options{Create: true})
+	_, err = Open(h.fs, "/node/index", h.deps(), Options{Create: true})
 	h.fails(err, ErrInterrupted)
 
-	x, err := Rebuild(ctx, h.fs, "node/index", h.deps(), Options{}, walk(pack(1, []int{1, 2}), pack(2, []int{3}), pack(3, []int{4}, datanode.Birth{Disk: 9, Epoch: 1, Slots: 1})))
+	x, err := Rebuild(ctx, h.fs, "/node/index", h.deps(), Options{}, walk(pack(1, []int{1, 2}), pack(2, []int{3}), pack(3, []int{4}, datanode.Birth{Disk: 9, Epoch: 1, Slots: 1})))
 	h.ok(err)
 	h.Index = x
 	st := h.Status()
@@ -190,7 +190,7 @@ func TestOpenRefuses(t *testing.T) {
 	h.ok(h.store.Commit(b))
 	h.ok(h.Index.Close())
 	h.ok(h.Index.Close())
-	_, err = Open(fs, "node/index", h.deps(), Options{})
+	_, err = Open(fs, "/node/index", h.deps(), Options{})
 	h.fails(err, kv.ErrForeign) // the checksum is wrong, too
 	_, err = h.Lookup(context.Background(), &datanode.LookupRequest{Disk: 1, Epoch: 1})
 	h.fails(err, datanode.ErrClosed)

@@ -215,18 +215,25 @@ func (l *logger) Fatalf(format string, args ...any) {
 	(*Store)(l).kill(fmt.Sprintf(format, args...))
 }
 
-// makeDir makes a directory whose name is stable in its parent.
+// makeDir makes a directory, and those above it that are missing, whose names
+// are stable.
 func makeDir(fs vfs.FS, dir string) error {
+	parent := fs.PathDir(dir)
+	if _, err := fs.Stat(parent); errors.Is(err, iofs.ErrNotExist) && parent != dir {
+		if err := makeDir(fs, parent); err != nil {
+			return err
+		}
+	}
 	if err := fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return vfsx.SyncDir(fs, fs.PathDir(dir))
+	return vfsx.SyncDir(fs, parent)
 }
 
 // Remove removes a store's directory, durably: files that came back later would
 // mix with those of a new store.
 func Remove(fs vfs.FS, dir string) error {
-	if err := fs.MkdirAll(fs.PathDir(dir), 0o755); err != nil {
+	if err := makeDir(fs, fs.PathDir(dir)); err != nil {
 		return err
 	}
 	if err := fs.RemoveAll(dir); err != nil {

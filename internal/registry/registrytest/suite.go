@@ -1,0 +1,351 @@
+// Package registrytest tests any datanode.RegistryNode against its contract:
+// the Pebble of one node, and whatever several nodes will share.
+package registrytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// Open gives an empty registry, and a function that closes it and opens the same
+// one again. checkEpoch is what guards ask. It arranges the final close by
+// t.Cleanup.
+type Open func(t *testing.T, checkEpoch func(id.Disk, id.Epoch) error) (node datanode.RegistryNode, reopen func() datanode.RegistryNode)
+
+// Run tests each rule of the contract on a registry of its own.
+func Run(t *testing.T, open Open) {
+	for _, rule := range rules {
+		t.Run(rule.name, func(t *testing.T) {
+			e := &env{T: t}
+			e.node, e.again = open(t, func(_ id.Disk, epoch id.Epoch) error {
+				if epoch < fencedAt {
+					return datanode.ErrFenced
+				}
+				return nil
+			})
+			rule.test(e)
+		})
+	}
+}
+
+// fencedAt is the newest epoch of every disk.
+const fencedAt = 5
+
+type env struct {
+	*testing.T
+	node  datanode.RegistryNode
+	again func() datanode.RegistryNode
+}
+
+func (e *env) fails(err error, want *datanode.Error) {
+	e.Helper()
+	if !errors.Is(err, want) {
+		e.Fatalf("got %v, want %v", err, want)
+	}
+}
+
+func (e *env) commit(t datanode.RegistryTxn) uint64 {
+	e.Helper()
+	reply, err := e.node.RegistryCommit(e.Context(), &t)
+	if err != nil {
+		e.Fatal(err)
+	}
+	return reply.Revision
+}
+
+func (e *env) put(key, value string) uint64 {
+	e.Helper()
+	return e.commit(datanode.RegistryTxn{Puts: []datanode.Put{{Key: key, Value: []byte(value)}}})
+}
+
+// has fails the test unless the key has that value and revision.
+func (e *env) has(key, value string, revision uint64) {
+	e.Helper()
+	reply, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
+	if err != nil {
+		e.Fatal(err)
+	}
+	if string(reply.Value) != value || reply.Revision != revision {
+		e.Fatalf("key %q is %q at %d, want %q at %d", key, reply.Value, reply.Revision, value, revision)
+	}
+}
+
+func (e *env) lacks(key string) {
+	e.Helper()
+	_, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
+	e.fails(err, datanode.ErrNotFound)
+}
+
+func (e *env) list(prefix string, max int) []datanode.RegistryEntry {
+	e.Helper()
+	var all []datanode.RegistryEntry
+	r := &datanode.RegistryListRequest{Prefix: prefix, Max: max}
+	for {
+		reply, err := e.node.RegistryList(e.Context(), r)
+		if err != nil {
+			e.Fatal(err)
+		}
+		if max > 0 && len(reply.Entries) > max {
+			e.Fatalf("a page of %d, asked for at most %d", len(reply.Entries), max)
+		}
+		all = append(all, reply.Entries...)
+		if !reply.More {
+			return all
+		}
+		r.After = all[len(all)-1].Key
+	}
+}
+
+var rules = []struct {
+	name string
+	test func(e *env)
+}{
+	{"what is put is there, under a rising revision", func(e *env) {
+		e.lacks("a")
+		first := e.put("a", "1")
+		second := e.put("b", "")
+		if first == 0 || second <= first {
+			e.Fatalf("revisions %d, %d", first, second)
+		}
+		e.has("a", "1", first)
+		e.has("b", "", second)
+		third := e.put("a", "2")
+		e.has("a", "2", third)
+		e.has("b", "", second)
+	}},
+	{"a commit survives its registry, and so does the revision", func(e *env) {
+		first := e.put("a", "1")
+		gone := e.put("b", "2")
+		e.commit(datanode.RegistryTxn{Deletes: []string{"b"}})
+		e.node = e.again()
+		e.has("a", "1", first)
+		e.lacks("b")
+		if next := e.put("b", "3"); next <= gone {
+			e.Fatalf("revision %d after %d", next, gone)
+		}
+	}},
+	{"compares decide, and a failed one changes nothing", func(e *env) {
+		txn := func(key string, revision uint64) error {
+			_, err := e.node.RegistryCommit(e.Context(), &datanode.RegistryTxn{
+				Compares: []datanode.Compare{{Key: key, Revision: revision}, {Key: "never", Revision: 0}},
+				Puts:     []datanode.Put{{Key: "x", Value: []byte("new")}, {Key: "y", Value: []byte("new")}},
+				Deletes:  []string{"a"},
+			})
+			return err
+		}
+		a := e.put("a", "1")
+		e.fails(txn("a", 0), datanode.ErrConflict)
+		e.fails(txn("a", a+1), datanode.ErrConflict)
+		e.fails(txn("b", a), datanode.ErrConflict)
+		e.has("a", "1", a)
+		e.lacks("x")
+		if err := txn("a", a); err != nil {
+			e.Fatal(err)
+		}
+		e.lacks("a")
+		e.fails(txn("a", a), datanode.ErrConflict)
+		e.fails(txn("never", 1), datanode.ErrConflict)
+	}},
+	{"a transaction without changes compares", func(e *env) {
+		a := e.put("a", "1")
+		e.commit(datanode.RegistryTxn{Compares: []datanode.Compare{{Key: "a", Revision: a}}})
+		_, err := e.node.RegistryCommit(e.Context(), &datanode.RegistryTxn{Compares: []datanode.Compare{{Key: "a", Revision: a + 9}}})
+		e.fails(err, datanode.ErrConflict)
+		e.has("a", "1", a)
+	}},
+	{"a fenced guard stops all", func(e *env) {
+		txn := func(epochs ...id.Epoch) error {
+			r := &datanode.RegistryTxn{Puts: []datanode.Put{{Key: "a"}}}
+			for i, epoch := range epochs {
+				r.Guards = append(r.Guards, datanode.Guard{Disk: id.Disk(i + 1), Epoch: epoch})
+			}
+			_, err := e.node.RegistryCommit(e.Context(), r)
+			return err
+		}
+		e.fails(txn(fencedAt, fencedAt-1), datanode.ErrFenced)
+		e.lacks("a")
+		if err := txn(fencedAt, fencedAt+1); err != nil {
+			e.Fatal(err)
+		}
+	}},
+	{"lists are in order, by prefix, in pages", func(e *env) {
+		keys := []string{"p/", "p/\x00", "p/a", "p/a/b", "p/b", "p/\xff\xff", "p0", "o/z", "\xff\xff"}
+		for _, k := range keys {
+			e.put(k, "value of "+k)
+		}
+		for _, prefix := range []string{"", "p", "p/", "p/a", "p/\xff", "\xff", "q"} {
+			var want []string
+			for _, k := range keys {
+				if strings.HasPrefix(k, prefix) {
+					want = append(want, k)
+				}
+			}
+			slices.Sort(want)
+			for _, max := range []int{0, 1, 2, 100} {
+				var got []string
+				for _, entry := range e.list(prefix, max) {
+					got = append(got, entry.Key)
+					e.has(entry.Key, "value of "+entry.Key, entry.Revision)
+				}
+				if !slices.Equal(got, want) {
+					e.Fatalf("prefix %q in pages of %d: %q, want %q", prefix, max, got, want)
+				}
+			}
+		}
+		for after, want := range map[string]int{"a": 6, "p/b": 1, "p0": 0, "z": 0} {
+			reply, err := e.node.RegistryList(e.Context(), &datanode.RegistryListRequest{Prefix: "p/", After: after})
+			if err != nil || len(reply.Entries) != want || reply.More {
+				e.Fatalf("after %q: %+v, %v, want %d", after, reply, err, want)
+			}
+		}
+	}},
+	{"the largest entry and transaction fit, larger ones are refused", func(e *env) {
+		key, value := strings.Repeat("k", datanode.RegistryKeyBytesMax), strings.Repeat("v", datanode.RegistryValueBytesMax)
+		e.has(key, value, e.put(key, value))
+		full := datanode.RegistryTxn{}
+		for i := range datanode.RegistryOpsMax {
+			full.Puts = append(full.Puts, datanode.Put{Key: fmt.Sprint(i)})
+		}
+		e.commit(full)
+		over := full
+		over.Puts = append(slices.Clone(full.Puts), datanode.Put{Key: "over"})
+		for _, r := range []datanode.RegistryTxn{
+			over,
+			{Puts: []datanode.Put{{Key: key + "k"}}},
+			{Puts: []datanode.Put{{Key: ""}}},
+			{Puts: []datanode.Put{{Key: "a", Value: []byte(value + "v")}}},
+			{Puts: []datanode.Put{{Key: "a"}, {Key: "a"}}},
+			{Puts: []datanode.Put{{Key: "a"}}, Deletes: []string{"a"}},
+			{Deletes: []string{""}},
+			{Compares: make([]datanode.Compare, datanode.RegistryOpsMax+1)},
+		} {
+			_, err := e.node.RegistryCommit(e.Context(), &r)
+			e.fails(err, datanode.ErrInvalid)
+		}
+		_, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{})
+		e.fails(err, datanode.ErrInvalid)
+		_, err = e.node.RegistryList(e.Context(), &datanode.RegistryListRequest{Max: -1})
+		e.fails(err, datanode.ErrInvalid)
+	}},
+	{"no slice of a request is kept, and a reply is the caller's", func(e *env) {
+		value := []byte("mine")
+		revision := e.commit(datanode.RegistryTxn{Puts: []datanode.Put{{Key: "a", Value: value}}})
+		copy(value, "####")
+		e.has("a", "mine", revision)
+		reply, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: "a"})
+		if err != nil {
+			e.Fatal(err)
+		}
+		copy(reply.Value, "####")
+		e.list("", 0)[0].Value[0] = '#'
+		e.has("a", "mine", revision)
+	}},
+	{"of racing transactions with one compare, one wins", func(e *env) {
+		const racers, rounds = 4, 12
+		var won [racers]int
+		var failed [racers]error
+		var running sync.WaitGroup
+		for i := range racers {
+			running.Go(func() {
+				for won[i] < rounds && failed[i] == nil {
+					failed[i] = increment(e.node, &won[i])
+				}
+			})
+		}
+		running.Wait()
+		if err := errors.Join(failed[:]...); err != nil {
+			e.Fatal(err)
+		}
+		if got := string(e.list("n", 0)[0].Value); got != fmt.Sprint(racers*rounds) {
+			e.Fatalf("counted to %s, want %d", got, racers*rounds)
+		}
+	}},
+	{"random transactions do what a model does", testModel},
+}
+
+// increment tries once to count key n up, and counts success.
+func increment(node datanode.RegistryNode, won *int) error {
+	n, revision := 0, uint64(0)
+	reply, err := node.RegistryGet(context.Background(), &datanode.RegistryGetRequest{Key: "n"})
+	if err == nil {
+		revision = reply.Revision
+		fmt.Sscan(string(reply.Value), &n)
+	} else if !errors.Is(err, datanode.ErrNotFound) {
+		return err
+	}
+	_, err = node.RegistryCommit(context.Background(), &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: "n", Revision: revision}},
+		Puts:     []datanode.Put{{Key: "n", Value: fmt.Append(nil, n+1)}},
+	})
+	if errors.Is(err, datanode.ErrConflict) {
+		return nil
+	}
+	if err == nil {
+		*won++
+	}
+	return err
+}
+
+func testModel(e *env) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	defer func() {
+		if e.Failed() {
+			e.Logf("seed %d", seed)
+		}
+	}()
+	model := map[string]datanode.RegistryEntry{}
+	for range 300 {
+		if rng.IntN(60) == 0 {
+			e.node = e.again()
+		}
+		var r datanode.RegistryTxn
+		holds := true
+		for _, n := range rng.Perm(12)[:rng.IntN(5)] {
+			key := fmt.Sprintf("key/%d", n)
+			switch rng.IntN(4) {
+			case 0:
+				r.Deletes = append(r.Deletes, key)
+			case 1:
+				c := datanode.Compare{Key: key, Revision: model[key].Revision}
+				if rng.IntN(4) == 0 {
+					c.Revision++
+					holds = false
+				}
+				r.Compares = append(r.Compares, c)
+			default:
+				r.Puts = append(r.Puts, datanode.Put{Key: key, Value: fmt.Append(nil, rng.Uint64())})
+			}
+		}
+		reply, err := e.node.RegistryCommit(e.Context(), &r)
+		if holds != (err == nil) {
+			e.Fatalf("commit of %+v: %v, compares hold: %t", r, err, holds)
+		}
+		if err == nil {
+			for _, p := range r.Puts {
+				model[p.Key] = datanode.RegistryEntry{Key: p.Key, Value: p.Value, Revision: reply.Revision}
+			}
+			for _, k := range r.Deletes {
+				delete(model, k)
+			}
+		}
+		entries := e.list("", 0)
+		if len(entries) != len(model) {
+			e.Fatalf("%d entries, want %d", len(entries), len(model))
+		}
+		for _, got := range entries {
+			if want := model[got.Key]; string(got.Value) != string(want.Value) || got.Revision != want.Revision {
+				e.Fatalf("%+v, want %+v", got, want)
+			}
+		}
+	}
+}
