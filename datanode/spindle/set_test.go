@@ -191,7 +191,7 @@ func TestWriteReadReplaceDelete(t *testing.T) {
 	places(t, func(t *testing.T, fs vfs.FS, base string) {
 		r := newRig(t, fs, base, 2, Options{SizeBytes: 8 << 20, SlabBytes: 1 << 20})
 		// The last two do not fit one slab's data, and have long headers.
-		for i, blocks := range []int{1, 2, 200, 719, 720, 1000} {
+		for i, blocks := range []int{1, 2, 200, 720, 721, 1000} {
 			s := id.MakeSegment(3, uint64(i+1))
 			data := r.noise(blocks)
 			r.mustWrite(1, s, 4, data)
