@@ -1,0 +1,124 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// CheckpointRecord is the registry's word on a disk's newest checkpoint, as
+// JSON under [CheckpointKey]. It names the manifest and says where the results
+// that follow begin.
+type CheckpointRecord struct {
+	Version  int             `json:"version"` // 1
+	Epoch    id.Epoch        `json:"epoch"`
+	Manifest blockmap.Object `json:"manifest"`
+	// ManifestBytes is the manifest's length.
+	ManifestBytes int64 `json:"manifest_bytes"`
+	// State is the map's state in the checkpoint (package disk): the heads of
+	// both MAC chains are in it, so that a log rolled back behind it is found.
+	State []byte `json:"state"`
+}
+
+const (
+	checkpointVersion = 1
+	manifestBytesMax  = 256 << 20
+)
+
+// CheckpointKey is the registry key of a disk's checkpoint record.
+func CheckpointKey(d id.Disk) string { return fmt.Sprintf("ckpt/%016x", uint64(d)) }
+
+// checkpointState is what a disk knows of its newest checkpoint.
+type checkpointState struct {
+	revision uint64            // of the registry record, 0: none
+	objects  []blockmap.Object // the manifest and all that it names
+	result   id.Pos            // results through here are in it
+}
+
+// parseCheckpoint decodes a record and its state.
+func parseCheckpoint(b []byte) (*CheckpointRecord, state, error) {
+	var rec CheckpointRecord
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, state{}, fmt.Errorf("checkpoint record: %w: %w", ErrCorrupt, err)
+	}
+	if rec.Version != checkpointVersion {
+		return nil, state{}, fmt.Errorf("checkpoint record of version %d: a newer plinth wrote it", rec.Version)
+	}
+	if rec.ManifestBytes <= 0 || rec.ManifestBytes > manifestBytesMax {
+		return nil, state{}, fmt.Errorf("checkpoint record: manifest of %d bytes: %w", rec.ManifestBytes, ErrCorrupt)
+	}
+	s, err := unmarshalState(rec.State)
+	return &rec, s, err
+}
+
+// CheckpointDue returns how many map updates no checkpoint has, and the number
+// of results that only the log has.
+func (d *Disk) CheckpointDue() (updates int64, results uint64) {
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if d.usable() != nil {
+		return 0, 0
+	}
+	s, err := unmarshalState(d.m.State())
+	if err != nil {
+		return 0, 0 // a new map
+	}
+	return int64(d.m.Stats().UpdatesSinceCheckpoint), uint64(s.result - d.checkpoint.result)
+}
+
+// Checkpoint makes the map durable and then gives up the results that it
+// contains: tables, manifest, record, trim, in this order. It is harmless at any
+// time; what a failure leaves is garbage that a pass frees.
+func (d *Disk) Checkpoint(ctx context.Context) error {
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if err := d.usable(); err != nil {
+		return err
+	}
+	c, err := d.m.Checkpoint(ctx)
+	if err != nil {
+		return fmt.Errorf("checkpoint of disk %s: %w", d.cfg.Name, err)
+	}
+	if len(c.State) == 0 {
+		return nil // nothing was ever applied
+	}
+	s, err := unmarshalState(c.State)
+	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 {
+		return err
+	}
+	manifest, err := d.objects.Put(ctx, "manifest", int64(len(c.Manifest)), bytes.NewReader(c.Manifest))
+	if err != nil {
+		return fmt.Errorf("checkpoint of disk %s: store the manifest: %w", d.cfg.Name, err)
+	}
+	value, err := json.Marshal(&CheckpointRecord{
+		Version: checkpointVersion, Epoch: d.cfg.Epoch, Manifest: manifest,
+		ManifestBytes: int64(len(c.Manifest)), State: c.State,
+	})
+	if err != nil {
+		return err
+	}
+	key := CheckpointKey(d.cfg.ID)
+	reply, err := d.pool.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
+		Guards:   []datanode.Guard{{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}},
+		Compares: []datanode.Compare{{Key: key, Revision: d.checkpoint.revision}},
+		Puts:     []datanode.Put{{Key: key, Value: value}},
+	})
+	if err != nil {
+		err = fmt.Errorf("record the checkpoint of disk %s: %w", d.cfg.Name, err)
+		if errors.Is(err, datanode.ErrConflict) { // another owner, or our own commit whose reply was lost
+			return d.fail(err)
+		}
+		return d.outcome(err)
+	}
+	d.checkpoint = checkpointState{reply.Revision, append(c.Objects, manifest), s.result}
+	d.stats.saves.Add(1)
+	return d.outcome(d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
+		Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Results, Through: s.result,
+	}))
+}

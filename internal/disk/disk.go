@@ -1,0 +1,186 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/chunk"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+	"plinth/internal/object"
+)
+
+// Disk is an open disk. [Open] makes one.
+type Disk struct {
+	pool    *Pool
+	cfg     Config
+	size    chunk.Size
+	m       *blockmap.Map
+	objects *object.Owner
+	stats   counters
+
+	// ctx ends when the disk is closed: for work that serves many callers.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// destageMu guards what a round changes: results and state. A round holds
+	// it from freezing a layer to dropping it.
+	destageMu sync.Mutex
+	results   *logrec.Chain
+	state     state
+
+	checkpointMu sync.Mutex
+	checkpoint   checkpointState
+
+	passMu sync.Mutex // one pass at a time
+
+	// appendMu is the order of the log.
+	appendMu sync.Mutex
+	ops      *logrec.Chain
+	next     id.Pos
+
+	queueMu sync.Mutex
+	queue   []*commit
+
+	mu      sync.RWMutex
+	layers  []*layer // oldest first; the last one takes writes
+	bytes   int64    // size of the disk
+	err     error    // why it serves no more
+	closing bool
+	calls   sync.WaitGroup // entered under mu, only while not closing
+
+	// listMu orders the updates of this disk's reference lists.
+	listMu     sync.Mutex
+	seq        id.Seq
+	registered map[id.Segment]bitmap // since the running pass began; else nil
+}
+
+// ID returns the disk's number.
+func (d *Disk) ID() id.Disk { return d.cfg.ID }
+
+// Epoch returns the epoch under which it is open.
+func (d *Disk) Epoch() id.Epoch { return d.cfg.Epoch }
+
+// ChunkSize returns the unit of deduplication in bytes.
+func (d *Disk) ChunkSize() chunk.Size { return d.size }
+
+// Size returns the disk's size in bytes.
+func (d *Disk) Size() int64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.bytes
+}
+
+// Err returns why the disk serves no more, nil while it does.
+func (d *Disk) Err() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.err
+}
+
+// usable returns why background work on the disk must stop, nil if it may go on.
+func (d *Disk) usable() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.err == nil && d.closing {
+		return ErrClosed
+	}
+	return d.err
+}
+
+// enter admits a call for a range of bytes; leave ends it.
+func (d *Disk) enter(off, n int64) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	switch {
+	case d.err != nil:
+		return d.err
+	case d.closing:
+		return ErrClosed
+	case off < 0 || n < 0 || off > d.bytes || n > d.bytes-off:
+		return fmt.Errorf("%d bytes at %d of disk %s: %w", n, off, d.cfg.Name, ErrOutOfRange)
+	}
+	d.calls.Add(1)
+	return nil
+}
+
+func (d *Disk) leave() { d.calls.Done() }
+
+// fail makes every later call return err, the first one given.
+func (d *Disk) fail(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.err = fmt.Errorf("disk %s (%d): %w: %w", d.cfg.Name, d.cfg.ID, ErrFailed, err)
+		d.pool.Logger.Error("disk has failed", "disk", d.cfg.Name, "id", d.cfg.ID, "err", err)
+	}
+	return d.err
+}
+
+// settle ends a call that changed the disk: stable if that was asked for, and
+// allowed to reply.
+func (d *Disk) settle(ctx context.Context, stable bool) error {
+	if stable || d.cfg.Stable {
+		if err := d.sync(ctx); err != nil {
+			return err
+		}
+	}
+	return d.pool.MayReply()
+}
+
+func (d *Disk) sync(ctx context.Context) error {
+	err := d.pool.Node.Sync(ctx, &datanode.SyncRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch})
+	return d.outcome(err)
+}
+
+// outcome passes on an error of the log; one that ends this owner's or the
+// log's life fails the disk.
+func (d *Disk) outcome(err error) error {
+	if errors.Is(err, datanode.ErrFenced) || errors.Is(err, datanode.ErrDead) || errors.Is(err, datanode.ErrPosition) {
+		return d.fail(err)
+	}
+	return err
+}
+
+// Flush returns when every call that returned before it is on stable media.
+func (d *Disk) Flush(ctx context.Context) error {
+	if err := d.enter(0, 0); err != nil {
+		return err
+	}
+	defer d.leave()
+	return d.settle(ctx, true)
+}
+
+// Close ends serving: it waits for calls under way, whose writes stay in the
+// log, and releases the map. It neither destages nor makes a checkpoint. It may
+// be called again.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	closed := d.closing
+	d.closing = true
+	d.mu.Unlock()
+	if closed {
+		return nil
+	}
+	d.calls.Wait()
+	d.cancel()
+	d.passMu.Lock()
+	defer d.passMu.Unlock()
+	d.destageMu.Lock()
+	defer d.destageMu.Unlock()
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	d.mu.Lock()
+	var charge int64
+	for _, l := range d.layers {
+		charge += l.charge
+	}
+	d.layers = nil
+	d.mu.Unlock()
+	d.pool.Space.Release(context.WithoutCancel(d.ctx), charge)
+	return d.m.Close()
+}

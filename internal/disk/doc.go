@@ -1,0 +1,51 @@
+// Package disk is one open disk: reads and writes at any byte, an ordered log
+// that acknowledges them, and the way of what was written into segments.
+//
+// Nouns: a [Pool] is what the disks of one host session share: the data node,
+// stripes, keys and admission ([Space]). A [Disk] is open under one epoch. Its
+// write buffer is a list of layers, each the newest state of the chunks that a
+// run of log operations touched; the last one takes writes, the older are
+// frozen and wait to be destaged. A round ([Destage]) moves the oldest layer of
+// each of several disks into segments. A checkpoint makes the map durable. A
+// pass is the owner's scan that states what of the spindles the disk needs.
+//
+// # The order of things
+//
+//	write:   admit → seal → log append → layer → (sync) → reply
+//	read:    layers, newest first → map → fragment range → verify → reply
+//	round:   sync log → look up, pack, write fragments → publish → results
+//	         append and sync → map → drop layer → trim operations (I7)
+//	checkpoint: tables → manifest → record in the registry → trim results
+//	pass:    snapshot of the map and of the lists together, no round under way →
+//	         live bits ∪ what was registered since → lists
+//
+// # Invariants
+//
+//   - I2, I6: nothing replies before its record is appended, and where asked
+//     synced, and the pool's MayReply has agreed.
+//   - I3: operations enter the layer in the order of the log. A resize has a
+//     layer of its own, so that no result crosses it.
+//   - I4: a round destages only what it has synced before.
+//   - I14: what does not open under its fingerprint is reconstructed or is an
+//     error that names disk, chunk and segment.
+//
+// # Concurrency
+//
+// All methods may be called at once. Locks are taken in the order Pool.round,
+// destageMu, checkpointMu, appendMu, mu, listMu; queueMu is a leaf. Freezing a
+// layer takes mu alone, so that a writer that waits for room in the log, holding
+// appendMu, cannot block the round that makes room. A Disk starts no goroutine.
+//
+// A crash leaves the log and the last checkpoint, from which [Open] makes the
+// same disk again.
+//
+// # Durable records
+//
+// The map's state, kept in each of its batches (64 bytes, big-endian): version 1
+// (u8), 7 zero bytes, operations destaged through (u64), their chain's MAC (16),
+// last result applied (u64), its chain's MAC (16), the disk's size in bytes
+// (u64). The checkpoint record is JSON: see [CheckpointRecord].
+//
+// Errors: [ErrNoSpace], [ErrOutOfRange], [ErrClosed], [ErrFailed],
+// [ErrCorrupt].
+package disk

@@ -1,0 +1,228 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/chunk"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+)
+
+// Open takes the disk over: it fences older owners, attaches the newest
+// checkpoint, replays results and operations, and serves. Errors: ErrCorrupt
+// for a log or checkpoint that does not verify, logrec.ErrUnsupported, and those
+// of the data node; nothing is changed then but the epoch.
+func Open(ctx context.Context, p *Pool, cfg Config) (*Disk, error) {
+	d := &Disk{pool: p, cfg: cfg, size: cfg.Chunk, objects: p.Objects.Owner(cfg.ID, cfg.Epoch)}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.openLog(ctx); err != nil {
+		d.cancel()
+		return nil, fmt.Errorf("open disk %s (%d): %w", cfg.Name, cfg.ID, err)
+	}
+	return d, nil
+}
+
+func (d *Disk) openLog(ctx context.Context) error {
+	fence, err := d.pool.Node.Fence(ctx, &datanode.FenceRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch})
+	if err != nil {
+		return err
+	}
+	if err := d.attach(ctx); err != nil {
+		return err
+	}
+	err = d.replay(ctx, fence)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, d.m.Close())
+}
+
+// attach opens the map at the newest checkpoint, or a new one.
+func (d *Disk) attach(ctx context.Context) error {
+	d.state.bytes = d.cfg.Bytes
+	opts := d.cfg.Map
+	opts.Objects = d.objects
+	opts.Failed = func(err error) { d.fail(fmt.Errorf("map: %w", err)) }
+	reply, err := d.pool.Node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: CheckpointKey(d.cfg.ID)})
+	if errors.Is(err, datanode.ErrNotFound) {
+		d.m, err = blockmap.Create(opts)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	rec, s, err := parseCheckpoint(reply.Value)
+	if err != nil {
+		return err
+	}
+	manifest := make([]byte, rec.ManifestBytes)
+	if err := d.objects.ReadAt(ctx, rec.Manifest, manifest, 0); err != nil {
+		return fmt.Errorf("read the checkpoint's manifest: %w", err)
+	}
+	objects, err := blockmap.ManifestObjects(manifest)
+	if err != nil {
+		return err
+	}
+	if d.m, err = blockmap.Attach(ctx, manifest, opts); err != nil {
+		return fmt.Errorf("attach the checkpoint: %w", err)
+	}
+	d.state = s
+	d.checkpoint = checkpointState{reply.Revision, append(objects, rec.Manifest), s.result}
+	return nil
+}
+
+// replay brings map and write buffer to the end of the log.
+func (d *Disk) replay(ctx context.Context, fence *datanode.FenceReply) error {
+	if err := covers(fence, datanode.Results, d.state.result+1); err != nil {
+		return err
+	}
+	key := d.cfg.MACKey.Reveal()
+	d.results = logrec.NewChain(key, d.cfg.ID, datanode.Results, d.state.resultMAC)
+	if err := d.replayResults(ctx); err != nil {
+		return err
+	}
+	d.bytes = d.state.bytes
+	d.layers = []*layer{newLayer(d.size)}
+	d.ops = logrec.NewChain(key, d.cfg.ID, datanode.Ops, d.state.throughMAC)
+	if err := covers(fence, datanode.Ops, d.state.through+1); err != nil {
+		return err
+	}
+	return d.replayOps(ctx)
+}
+
+// covers checks that a stream has all from a position on. It lacks some only if
+// the log lost what was stable when the checkpoint, or a result, was recorded.
+func covers(fence *datanode.FenceReply, stream datanode.Stream, from id.Pos) error {
+	first, end := fence.First[stream], fence.End[stream]
+	if first <= from && from <= end {
+		return nil
+	}
+	return fmt.Errorf("log stream %d begins at position %d and ends before %d, but what is needed begins at %d: "+
+		"the log was lost or rolled back: %w", stream, first, end, from, ErrCorrupt)
+}
+
+// eachRecord reads a stream from a position to its end and verifies it.
+func (d *Disk) eachRecord(ctx context.Context, stream datanode.Stream, from id.Pos, chain *logrec.Chain, f func(r *datanode.Record) error) error {
+	for {
+		reply, err := d.pool.Node.ReadLog(ctx, &datanode.ReadLogRequest{
+			Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: stream, From: from,
+		})
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+		if len(reply.Records) == 0 {
+			return nil
+		}
+		for i := range reply.Records {
+			r := &reply.Records[i]
+			if r.Pos != from {
+				return fmt.Errorf("the log gave position %d for %d: %w", r.Pos, from, ErrCorrupt)
+			}
+			if err := chain.Verify(r); err != nil {
+				return fmt.Errorf("%w: %w", ErrCorrupt, err)
+			}
+			if err := f(r); err != nil {
+				return err
+			}
+			from++
+		}
+	}
+}
+
+// replayResults applies what the checkpoint does not have. A commit of several
+// records of which an owner appended only the first is discarded: it is
+// recognised by the next record's epoch, or by the end.
+func (d *Disk) replayResults(ctx context.Context) error {
+	var group *logrec.Result
+	var epoch id.Epoch
+	last := d.state
+	err := d.eachRecord(ctx, datanode.Results, d.state.result+1, d.results, func(r *datanode.Record) error {
+		if logrec.Type(r.Type) != logrec.TypeResult {
+			if logrec.Type(r.Type).Optional() {
+				return nil
+			}
+			return fmt.Errorf("result of type %d: %w", r.Type, logrec.ErrUnsupported)
+		}
+		res, err := logrec.DecodeResult(r.Data)
+		if err != nil {
+			return fmt.Errorf("result %d: %w", r.Pos, err)
+		}
+		if group != nil && epoch == r.Epoch {
+			group.Trims = append(group.Trims, res.Trims...)
+			group.Updates = append(group.Updates, res.Updates...)
+			group.More = res.More
+		} else {
+			group, epoch = res, r.Epoch
+		}
+		last.result, last.resultMAC = r.Pos, r.MAC
+		if group.More {
+			return nil
+		}
+		last.through, last.throughMAC, last.bytes = group.Through, group.MAC, group.SizeBytes
+		if err := d.applyResult(group, last); err != nil {
+			return err
+		}
+		d.state, group = last, nil
+		return nil
+	})
+	// Positions continue behind a discarded group; the next result covers it.
+	d.state.result, d.state.resultMAC = last.result, last.resultMAC
+	return err
+}
+
+// replayOps applies the operations that no result covers to the write buffer.
+func (d *Disk) replayOps(ctx context.Context) error {
+	d.next = d.state.through + 1
+	err := d.eachRecord(ctx, datanode.Ops, d.next, d.ops, func(r *datanode.Record) error {
+		d.next = r.Pos + 1
+		typ := logrec.Type(r.Type)
+		if typ.Optional() {
+			return nil
+		}
+		op, err := logrec.DecodeOp(typ, r.Data)
+		if err != nil {
+			return fmt.Errorf("operation %d: %w", r.Pos, err)
+		}
+		plain, charge, err := d.replayed(&op, r)
+		if err != nil {
+			return fmt.Errorf("operation %d: %w: %w", r.Pos, ErrCorrupt, err)
+		}
+		if err := d.pool.Space.Force(ctx, charge); err != nil {
+			return err
+		}
+		err = d.apply(op, plain, r)
+		d.active().charge += charge
+		return err
+	})
+	if err != nil {
+		var charge int64
+		for _, l := range d.layers {
+			charge += l.charge
+		}
+		d.pool.Space.Release(ctx, charge)
+	}
+	return err
+}
+
+// replayed returns a part's plaintext, and what the operation is charged.
+func (d *Disk) replayed(op *logrec.Op, r *datanode.Record) (plain []byte, charge int64, err error) {
+	size := int64(d.size)
+	switch op.Type {
+	case logrec.TypeWrite:
+		return nil, int64(len(op.Chunks)) * d.chunkCharge(), nil
+	case logrec.TypePart:
+		ad := chunk.PartAD{Disk: d.cfg.ID, Epoch: r.Epoch, Pos: r.Pos, Offset: uint64(op.Off)}
+		plain, err = d.pool.Opener.OpenPart(nil, op.Sealed, ad)
+		if err == nil && (int64(len(plain)) != op.Len || op.Off%size+op.Len > size) {
+			err = fmt.Errorf("a part of %d bytes at %d", len(plain), op.Off)
+		}
+		return plain, d.chunkCharge(), err
+	case logrec.TypeZero:
+		return nil, 2 * d.chunkCharge(), nil
+	}
+	return nil, 0, nil
+}

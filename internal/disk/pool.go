@@ -1,0 +1,51 @@
+package disk
+
+import (
+	"log/slog"
+	"sync"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/chunk"
+	"plinth/internal/id"
+	"plinth/internal/object"
+	"plinth/internal/stripe"
+)
+
+// Pool is what the disks of one host session share. Its fields are set before
+// the first Open and do not change.
+type Pool struct {
+	Node    datanode.Node
+	Stripes *stripe.Store
+	Objects *object.Store
+	Sealer  *chunk.Sealer
+	Opener  *chunk.Opener
+	Hasher  *chunk.Hasher
+	Space   *Space
+	Logger  *slog.Logger
+	// Geometry is the stripes'.
+	Geometry stripe.Geometry
+	// Number returns a segment number that was never used.
+	Number object.Number
+	// MayReply is asked before each reply to a read or write (I6); its error is
+	// the reply instead.
+	MayReply func() error
+
+	round sync.Mutex // one Destage at a time
+}
+
+// Config is a disk as the catalog has it.
+type Config struct {
+	ID    id.Disk
+	Name  string // for messages
+	Bytes int64  // size at creation; the log knows later ones
+	Chunk chunk.Size
+	Suite chunk.Suite
+	// Stable makes every write wait for stable media.
+	Stable bool
+	// Epoch was claimed for this Open in the registry.
+	Epoch  id.Epoch
+	MACKey *chunk.Secret
+	// Map says where the map's disposable directory is.
+	Map blockmap.Options
+}

@@ -1,0 +1,128 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+)
+
+// finish makes a work's result stable, applies it to the map, and lets go of
+// the layer and of its part of the log, in this order (I7). destageMu is held.
+func (w *work) finish(ctx context.Context) error {
+	d, l := w.d, w.layer
+	gen := d.m.Gen()
+	if len(w.trims) > 0 {
+		gen++
+	}
+	res := logrec.Result{
+		Through: l.through, MAC: l.mac, Gen: gen, SizeBytes: l.diskBytes,
+		Trims: w.trims, Updates: w.updates,
+	}
+	next := d.state
+	next.through, next.throughMAC, next.bytes = l.through, l.mac, l.diskBytes
+	var err error
+	if next.result, next.resultMAC, err = d.appendResult(ctx, &res); err != nil {
+		return err
+	}
+	if err := d.applyResult(&res, next); err != nil {
+		return d.fail(err)
+	}
+	d.state = next
+	d.stats.rounds.Add(1)
+	d.mu.Lock()
+	d.layers = d.layers[1:]
+	d.mu.Unlock()
+	d.pool.Space.Release(ctx, l.charge)
+	err = d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
+		Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Ops, Through: l.through,
+	})
+	if err != nil {
+		return d.outcome(fmt.Errorf("trim the log of disk %s: %w", d.cfg.Name, err))
+	}
+	d.stats.trimmed.Add(1)
+	return nil
+}
+
+// applyResult puts a whole result into the map.
+func (d *Disk) applyResult(r *logrec.Result, next state) error {
+	b := blockmap.Batch{Gen: r.Gen}
+	for _, t := range r.Trims {
+		b.Trims = append(b.Trims, blockmap.Extent{First: t.First, End: t.End})
+	}
+	b.Updates = make([]blockmap.Update, len(r.Updates))
+	for i, u := range r.Updates {
+		b.Updates[i] = blockmap.Update{LBA: u.LBA, Entry: blockmap.Entry{Fingerprint: u.Fingerprint, Ref: u.Ref}}
+	}
+	if err := d.m.Apply(&b, next.marshal()); err != nil {
+		return fmt.Errorf("apply result %d to the map: %w", next.result, err)
+	}
+	return nil
+}
+
+// appendResult appends a result and makes it stable. It returns the last
+// record's position and MAC. If only some of its records could be appended the
+// disk fails: a new owner discards them.
+func (d *Disk) appendResult(ctx context.Context, res *logrec.Result) (pos id.Pos, mac logrec.MAC, err error) {
+	pos = d.state.result
+	var recs []datanode.Record
+	bytes, appended := 0, false
+	flush := func() error {
+		if len(recs) == 0 {
+			return nil
+		}
+		err := d.appendResults(ctx, recs)
+		appended = appended || err == nil
+		recs, bytes = nil, 0
+		return err
+	}
+	head := d.results.Head()
+	for _, part := range res.Cut() {
+		data := part.Append(nil)
+		if bytes+len(data) > datanode.AppendBytesMax {
+			if err = flush(); err != nil {
+				break
+			}
+		}
+		pos++
+		mac = d.results.Next(d.cfg.Epoch, pos, logrec.TypeResult, data)
+		recs = append(recs, datanode.Record{Pos: pos, Type: uint8(logrec.TypeResult), MAC: mac, Data: data})
+		bytes += len(data)
+	}
+	if err == nil {
+		err = flush()
+	}
+	if err == nil {
+		err = d.sync(ctx)
+		appended = true
+	}
+	if err == nil {
+		return pos, mac, nil
+	}
+	err = fmt.Errorf("append the result of disk %s: %w", d.cfg.Name, err)
+	if appended || !errors.Is(err, datanode.ErrLogFull) {
+		return 0, mac, d.fail(err)
+	}
+	d.results = logrec.NewChain(d.cfg.MACKey.Reveal(), d.cfg.ID, datanode.Results, head)
+	return 0, mac, err
+}
+
+// appendResults appends records; if the log is full even for results, a
+// checkpoint gives up the older ones.
+func (d *Disk) appendResults(ctx context.Context, recs []datanode.Record) error {
+	req := &datanode.AppendRequest{
+		Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Results, Class: datanode.ClassMark, Records: recs,
+	}
+	_, err := d.pool.Node.Append(ctx, req)
+	if errors.Is(err, datanode.ErrLogFull) {
+		if cerr := d.Checkpoint(ctx); cerr != nil {
+			return errors.Join(err, cerr)
+		}
+		_, err = d.pool.Node.Append(ctx, req)
+	}
+	return err
+}

@@ -1,0 +1,181 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"plinth/datanode"
+)
+
+// Space admits what a host acknowledges: it keeps the sum of all charges, which
+// is the spindle space that acknowledged and not yet destaged writes may need
+// at worst, reserved on the data node, and the same sum below a limit that
+// fits the host's RAM and the log. ENOSPC appears here or nowhere.
+type Space struct {
+	node   datanode.FragmentNode
+	opts   SpaceOptions
+	closed chan struct{}
+	once   sync.Once
+
+	mu       sync.Mutex
+	charged  int64
+	reserved int64
+	freed    chan struct{} // closed and replaced when charged falls
+}
+
+// SpaceOptions says how charges become reservations.
+type SpaceOptions struct {
+	Host string // the session's name at the data node
+	// ChargedBytesMax bounds the sum of charges: admission waits at it.
+	ChargedBytesMax int64
+	// K and M are the stripe's: a charge is reserved (K+M)/K times, and an
+	// eighth for fragments that are cut short.
+	K, M int
+	// Nudge starts destaging soon and does not wait.
+	Nudge func()
+	// Relieve is called when space or log is short: it destages what is there,
+	// collects what is dead, and returns when that is done or ctx ends.
+	Relieve func(ctx context.Context) error
+}
+
+// reserveStep is the granularity of reservations, so that few writes ask the
+// data node.
+const reserveStep = 64 << 20
+
+// NewSpace returns an admission that has charged nothing.
+func NewSpace(node datanode.FragmentNode, o SpaceOptions) *Space {
+	return &Space{node: node, opts: o, freed: make(chan struct{}), closed: make(chan struct{})}
+}
+
+// Close makes every waiting and later Acquire fail with ErrClosed.
+func (s *Space) Close() { s.once.Do(func() { close(s.closed) }) }
+
+// need returns what must be reserved for charged bytes. The constant covers the
+// short last segments of a destage round and their headers.
+func (s *Space) need(charged int64) int64 {
+	if charged == 0 {
+		return 0
+	}
+	width := int64(s.opts.K + s.opts.M)
+	return (charged+charged/8)*width/int64(s.opts.K) + 8*width*4*datanode.BlockBytes
+}
+
+// Acquire charges n bytes, at worst after waiting for destaging to make room.
+// Errors: ErrNoSpace, ErrClosed, and the context's.
+func (s *Space) Acquire(ctx context.Context, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	for relieved := false; ; {
+		s.mu.Lock()
+		if s.charged > 0 && s.charged+n > s.opts.ChargedBytesMax {
+			freed := s.freed
+			s.mu.Unlock()
+			if err := s.wait(ctx, freed); err != nil {
+				return err
+			}
+			continue
+		}
+		err := s.reserve(ctx, s.charged+n)
+		if err == nil {
+			s.charged += n
+		}
+		s.mu.Unlock()
+		if !errors.Is(err, datanode.ErrNoSpace) {
+			return err
+		}
+		if relieved {
+			return ErrNoSpace
+		}
+		// What is charged is the worst case; destaging it may show that it
+		// takes less, and space may be dead but not collected.
+		relieved = true
+		if err := s.opts.Relieve(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// wait asks for destaging and waits for charges to fall.
+func (s *Space) wait(ctx context.Context, freed chan struct{}) error {
+	s.opts.Nudge()
+	select {
+	case <-freed:
+		return nil
+	case <-s.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// reserve makes the reservation fit a sum of charges; s.mu is held.
+func (s *Space) reserve(ctx context.Context, charged int64) error {
+	need := s.need(charged)
+	if need <= s.reserved {
+		return nil
+	}
+	want := (need + reserveStep - 1) / reserveStep * reserveStep
+	for _, bytes := range []int64{want, need} {
+		err := s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: bytes})
+		if err == nil {
+			s.reserved = bytes
+			return nil
+		}
+		if !errors.Is(err, datanode.ErrNoSpace) || bytes == need {
+			return err
+		}
+	}
+	return nil
+}
+
+// Force charges n bytes for what was acknowledged before a restart, whatever
+// is free.
+func (s *Space) Force(ctx context.Context, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	need := s.need(s.charged + n)
+	if need > s.reserved {
+		if err := s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: need, Force: true}); err != nil {
+			return err
+		}
+		s.reserved = need
+	}
+	s.charged += n
+	return nil
+}
+
+// Release takes a charge back: the write failed or is in segments. A
+// reservation that has become more than a step too large is lowered.
+func (s *Space) Release(ctx context.Context, n int64) {
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.charged -= n
+	if s.charged < 0 {
+		panic("space: released more than was charged")
+	}
+	close(s.freed)
+	s.freed = make(chan struct{})
+	keep := s.need(s.charged)
+	if s.reserved-keep <= reserveStep && s.charged > 0 {
+		return
+	}
+	// A failure leaves too much reserved, which the next change corrects.
+	if s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: keep}) == nil {
+		s.reserved = keep
+	}
+}
+
+// Charged returns the sum of charges in bytes.
+func (s *Space) Charged() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.charged
+}
+
+// ChargedBytesMax returns the limit at which admission waits.
+func (s *Space) ChargedBytesMax() int64 { return s.opts.ChargedBytesMax }

@@ -1,0 +1,55 @@
+package disk
+
+import "sync/atomic"
+
+type counters struct {
+	logged     atomic.Int64
+	logFull    atomic.Int64
+	chunkReads atomic.Int64
+	chunksBad  atomic.Int64
+	rounds     atomic.Int64
+	hits       atomic.Int64
+	misses     atomic.Int64
+	trimmed    atomic.Int64
+	passes     atomic.Int64
+	saves      atomic.Int64
+}
+
+// Stats counts what a disk has done since it was opened.
+type Stats struct {
+	RecordsLogged int64 // operations appended to the log
+	LogFull       int64 // appends that found the log full
+	ChunkReads    int64 // chunks read from segments
+	ChunksBad     int64 // of these, those that did not verify at first
+	Destages      int64 // rounds whose result is stable
+	DedupeHits    int64 // chunks that the index knew
+	DedupeMisses  int64 // chunks that were stored
+	LogTrims      int64
+	Passes        int64
+	Checkpoints   int64
+	BufferedBytes int64 // of log records not yet destaged
+	Layers        int
+}
+
+// Stats returns the disk's counters.
+func (d *Disk) Stats() Stats {
+	s := Stats{
+		RecordsLogged: d.stats.logged.Load(),
+		LogFull:       d.stats.logFull.Load(),
+		ChunkReads:    d.stats.chunkReads.Load(),
+		ChunksBad:     d.stats.chunksBad.Load(),
+		Destages:      d.stats.rounds.Load(),
+		DedupeHits:    d.stats.hits.Load(),
+		DedupeMisses:  d.stats.misses.Load(),
+		LogTrims:      d.stats.trimmed.Load(),
+		Passes:        d.stats.passes.Load(),
+		Checkpoints:   d.stats.saves.Load(),
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	s.Layers = len(d.layers)
+	for _, l := range d.layers {
+		s.BufferedBytes += l.bytes
+	}
+	return s
+}

@@ -1,0 +1,243 @@
+package disk
+
+import (
+	"context"
+	"sync"
+
+	"plinth/internal/chunk"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+)
+
+const (
+	// portionBytesMax cuts a long call, so that it admits, seals and appends
+	// piece by piece: half an append.
+	portionBytesMax = 4 << 20
+	// recordPlainBytesMax bounds the chunks of one write record: long enough
+	// that headers are nothing, short enough for little scratch.
+	recordPlainBytesMax = 256 << 10
+	// slotChargeBytes is charged for a chunk beside its own bytes: header
+	// blocks and tables.
+	slotChargeBytes = 64
+)
+
+// WriteAt writes p at byte off. When it returns nil the write survives the death
+// of this process, and with fua (or a disk that is always stable) a loss of
+// power. p is not kept. It may wait for destaging to make room. Errors:
+// ErrNoSpace (a prefix may be written), ErrOutOfRange, ErrClosed, ErrFailed.
+func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	if err := d.enter(off, int64(len(p))); err != nil {
+		return err
+	}
+	defer d.leave()
+	for len(p) > 0 {
+		n := min(len(p), portionBytesMax-int(off%int64(d.size)))
+		if err := d.write(ctx, p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return d.settle(ctx, fua)
+}
+
+// Zero makes n bytes at off read as zeros; whole chunks give their space back.
+// Durability and errors are WriteAt's.
+func (d *Disk) Zero(ctx context.Context, off, n int64, fua bool) error {
+	if err := d.enter(off, n); err != nil {
+		return err
+	}
+	defer d.leave()
+	if n > 0 {
+		size := int64(d.size)
+		edges := int64(0)
+		if off%size != 0 {
+			edges++
+		}
+		if (off+n)%size != 0 {
+			edges++
+		}
+		op := logrec.Op{Type: logrec.TypeZero, Off: off, Len: n}
+		if err := d.submit(ctx, edges*d.chunkCharge(), pending{op: op, data: logrec.AppendRange(nil, off, n)}); err != nil {
+			return err
+		}
+	}
+	return d.settle(ctx, fua)
+}
+
+// Trim gives up n bytes at off: those chunks that lie wholly in the range read
+// as zeros from now on, the rest is unchanged. Durability and errors are
+// WriteAt's, without ErrNoSpace.
+func (d *Disk) Trim(ctx context.Context, off, n int64, fua bool) error {
+	if err := d.enter(off, n); err != nil {
+		return err
+	}
+	defer d.leave()
+	size := int64(d.size)
+	end := off + n
+	if end < d.Size() { // the end of the disk ends its last chunk too
+		end = end / size * size
+	}
+	if off = (off + size - 1) / size * size; off < end {
+		op := logrec.Op{Type: logrec.TypeTrim, Off: off, Len: end - off}
+		if err := d.submit(ctx, 0, pending{op: op, data: logrec.AppendRange(nil, off, end-off)}); err != nil {
+			return err
+		}
+	}
+	return d.settle(ctx, fua)
+}
+
+// Resize makes the disk larger, durably. A size below the present one is
+// ErrOutOfRange.
+func (d *Disk) Resize(ctx context.Context, bytes int64) error {
+	if err := d.enter(0, 0); err != nil {
+		return err
+	}
+	defer d.leave()
+	if bytes < d.Size() || bytes > logrec.DiskBytesMax {
+		return ErrOutOfRange
+	}
+	op := logrec.Op{Type: logrec.TypeResize, Len: bytes}
+	if err := d.submit(ctx, 0, pending{op: op, data: logrec.AppendResize(nil, bytes)}); err != nil {
+		return err
+	}
+	return d.settle(ctx, true)
+}
+
+// chunkCharge is the most that one chunk may take in a segment.
+func (d *Disk) chunkCharge() int64 { return int64(chunk.SealedCap(int(d.size))) + slotChargeBytes }
+
+// write logs one portion.
+func (d *Disk) write(ctx context.Context, p []byte, off int64) error {
+	var charge int64
+	rest := p
+	for pc := range d.size.Split(off, int64(len(p))) {
+		if pc.Len < int(d.size) || !chunk.IsZero(rest[:pc.Len]) {
+			charge += d.chunkCharge()
+		}
+		rest = rest[pc.Len:]
+	}
+	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
+		return err
+	}
+	recs, err := d.encode(p, off)
+	if err == nil {
+		err = d.commit(&commit{recs: recs, charge: charge})
+	}
+	if err != nil {
+		d.pool.Space.Release(d.ctx, charge)
+	}
+	return err
+}
+
+// submit admits and commits one record.
+func (d *Disk) submit(ctx context.Context, charge int64, rec pending) error {
+	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
+		return err
+	}
+	err := d.commit(&commit{recs: []pending{rec}, charge: charge})
+	if err != nil {
+		d.pool.Space.Release(d.ctx, charge)
+	}
+	return err
+}
+
+// encode makes the records of a write: runs of whole chunks sealed, runs of zero
+// chunks, and parts, which are sealed when their position is known.
+func (d *Disk) encode(p []byte, off int64) ([]pending, error) {
+	scratch := scratchPool.Get().(*[]byte)
+	defer scratchPool.Put(scratch)
+	runMax := recordPlainBytesMax / int(d.size)
+	var recs []pending
+	var run sealedRun
+	for pc := range d.size.Split(off, int64(len(p))) {
+		plain := p[:pc.Len]
+		p = p[pc.Len:]
+		at := int64(pc.LBA)*int64(d.size) + int64(pc.Off)
+		whole := pc.Len == int(d.size)
+		if whole && !chunk.IsZero(plain) {
+			if run.n == 0 {
+				run = sealedRun{first: pc.LBA, buf: (*scratch)[:0]}
+			}
+			var err error
+			if run.buf, err = d.pool.Sealer.SealChunk(run.buf, d.cfg.Suite, d.pool.Hasher.Sum(plain), plain); err != nil {
+				return nil, err
+			}
+			run.ends[run.n] = len(run.buf)
+			if run.n++; run.n == runMax {
+				recs = run.appendTo(recs)
+			}
+			*scratch = run.buf[:0]
+			continue
+		}
+		recs = run.appendTo(recs)
+		if !whole {
+			op := logrec.Op{Type: logrec.TypePart, Off: at, Len: int64(pc.Len)}
+			recs = append(recs, pending{op: op, plain: plain})
+			continue
+		}
+		if n := len(recs); n > 0 && recs[n-1].op.Type == logrec.TypeZero && recs[n-1].op.Off+recs[n-1].op.Len == at {
+			recs[n-1].op.Len += int64(pc.Len)
+			continue
+		}
+		recs = append(recs, pending{op: logrec.Op{Type: logrec.TypeZero, Off: at, Len: int64(pc.Len)}})
+	}
+	recs = run.appendTo(recs)
+	for i := range recs {
+		if recs[i].op.Type == logrec.TypeZero {
+			recs[i].data = logrec.AppendRange(nil, recs[i].op.Off, recs[i].op.Len)
+		}
+	}
+	return recs, nil
+}
+
+// sealedRun collects the sealed chunks of one write record.
+type sealedRun struct {
+	first id.LBA
+	n     int
+	buf   []byte
+	ends  [recordPlainBytesMax / int(chunk.SizeMin)]int
+}
+
+// appendTo ends the run: its bytes move to a record of just their size, in
+// which they stay until they are destaged.
+func (r *sealedRun) appendTo(recs []pending) []pending {
+	if r.n == 0 {
+		return recs
+	}
+	data := logrec.AppendWrite(make([]byte, 0, writeHeaderCap+len(r.buf)), r.first, r.n)
+	head := len(data)
+	data = append(data, r.buf...)
+	op := logrec.Op{Type: logrec.TypeWrite, First: r.first, Chunks: make([][]byte, r.n)}
+	start := head
+	for i := range r.n {
+		end := head + r.ends[i]
+		op.Chunks[i] = data[start:end:end]
+		start = end
+	}
+	r.n = 0
+	return append(recs, pending{op: op, data: data})
+}
+
+// writeHeaderCap is room for a write record's header.
+const writeHeaderCap = 16
+
+var scratchPool = sync.Pool{New: func() any {
+	b := make([]byte, 0, recordPlainBytesMax+recordPlainBytesMax/16)
+	return &b
+}}
+
+// plainPool holds buffers for one chunk's plaintext.
+var plainPool = sync.Pool{New: func() any {
+	b := make([]byte, 0, chunk.SizeMax)
+	return &b
+}}
+
+// partRecord seals a part for its position.
+func (d *Disk) partRecord(r *pending, pos id.Pos) error {
+	data := make([]byte, 0, writeHeaderCap+chunk.SealedCap(len(r.plain)))
+	data = logrec.AppendPart(data, r.op.Off, len(r.plain))
+	ad := chunk.PartAD{Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Pos: pos, Offset: uint64(r.op.Off)}
+	data, err := d.pool.Sealer.SealPart(data, d.cfg.Suite, ad, r.plain)
+	r.data = data
+	return err
+}

@@ -1,0 +1,182 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/chunk"
+	"plinth/internal/disk"
+	"plinth/internal/id"
+)
+
+const (
+	keyPool    = "pool"
+	keyLayouts = "layouts"
+	nextDisk   = "next/disk"
+	nextSeg    = "next/segment"
+	nextKey    = "next/key"
+	diskPrefix = "disk/"
+	namePrefix = "name/"
+)
+
+func diskKey(d id.Disk) string  { return fmt.Sprintf("%s%016x", diskPrefix, uint64(d)) }
+func epochKey(d id.Disk) string { return fmt.Sprintf("epoch/%016x", uint64(d)) }
+func dataKey(k id.Key) string   { return fmt.Sprintf("key/%016x", uint64(k)) }
+func nameKey(n string) string   { return namePrefix + n }
+
+// DiskRecord is a disk in the catalog, as JSON.
+type DiskRecord struct {
+	Version int       `json:"version"` // 1
+	ID      id.Disk   `json:"id"`
+	Name    string    `json:"name"`
+	Bytes   int64     `json:"bytes"` // at creation; the disk's log knows later sizes
+	Chunk   uint32    `json:"chunk"`
+	Cipher  string    `json:"cipher"`
+	Stable  bool      `json:"stable,omitempty"`
+	Created time.Time `json:"created"`
+	// Removing: the name is free again and the space is being given back.
+	Removing bool `json:"removing,omitempty"`
+}
+
+const diskRecordVersion = 1
+
+// catalog reads and changes what the registry says of the pool.
+type catalog struct {
+	node datanode.RegistryNode
+}
+
+// get returns a value and its revision, nil and 0 for none.
+func (c catalog) get(ctx context.Context, key string) ([]byte, uint64, error) {
+	reply, err := c.node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: key})
+	if errors.Is(err, datanode.ErrNotFound) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s of the registry: %w", key, err)
+	}
+	return reply.Value, reply.Revision, nil
+}
+
+func (c catalog) commit(ctx context.Context, txn *datanode.RegistryTxn) error {
+	_, err := c.node.RegistryCommit(ctx, txn)
+	return err
+}
+
+// takesMax bounds how often take tries again against other takers.
+const takesMax = 64
+
+// take advances a counter by n and returns its value before: the first of n
+// numbers that are the caller's alone. Counters begin at 1.
+func (c catalog) take(ctx context.Context, key string, n uint64) (uint64, error) {
+	for range takesMax {
+		value, revision, err := c.get(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		first := uint64(1)
+		if revision != 0 {
+			if first, err = strconv.ParseUint(string(value), 10, 63); err != nil {
+				return 0, fmt.Errorf("counter %s of the registry: %w", key, err)
+			}
+		}
+		err = c.commit(ctx, &datanode.RegistryTxn{
+			Compares: []datanode.Compare{{Key: key, Revision: revision}},
+			Puts:     []datanode.Put{{Key: key, Value: strconv.AppendUint(nil, first+n, 10)}},
+		})
+		if !errors.Is(err, datanode.ErrConflict) {
+			return first, err
+		}
+	}
+	return 0, fmt.Errorf("counter %s of the registry: %w", key, datanode.ErrConflict)
+}
+
+// claimEpoch makes a new epoch of a disk, above every earlier one.
+func (c catalog) claimEpoch(ctx context.Context, d id.Disk) (id.Epoch, error) {
+	n, err := c.take(ctx, epochKey(d), 1)
+	return id.Epoch(n), err
+}
+
+// disks lists all disks, those being removed too.
+func (c catalog) disks(ctx context.Context) ([]DiskRecord, error) {
+	var out []DiskRecord
+	for after := ""; ; {
+		reply, err := c.node.RegistryList(ctx, &datanode.RegistryListRequest{Prefix: diskPrefix, After: after})
+		if err != nil {
+			return nil, fmt.Errorf("list the disks of the registry: %w", err)
+		}
+		for _, e := range reply.Entries {
+			rec, err := parseDiskRecord(e.Value)
+			if err != nil {
+				return nil, fmt.Errorf("%s of the registry: %w", e.Key, err)
+			}
+			out = append(out, *rec)
+			after = e.Key
+		}
+		if !reply.More || len(reply.Entries) == 0 {
+			return out, nil
+		}
+	}
+}
+
+func parseDiskRecord(b []byte) (*DiskRecord, error) {
+	var rec DiskRecord
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, err
+	}
+	if rec.Version != diskRecordVersion {
+		return nil, fmt.Errorf("disk record of version %d: a newer plinth wrote it", rec.Version)
+	}
+	if _, err := chunk.ParseSuite(rec.Cipher); err != nil {
+		return nil, err
+	}
+	return &rec, chunk.Size(rec.Chunk).Validate()
+}
+
+// addDisk records a new disk under a free name.
+func (c catalog) addDisk(ctx context.Context, rec *DiskRecord) error {
+	n, err := c.take(ctx, nextDisk, 1)
+	if err != nil {
+		return err
+	}
+	rec.ID = id.Disk(n)
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	err = c.commit(ctx, &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: nameKey(rec.Name)}, {Key: diskKey(rec.ID)}},
+		Puts: []datanode.Put{
+			{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, n, 10)},
+			{Key: diskKey(rec.ID), Value: value},
+		},
+	})
+	if errors.Is(err, datanode.ErrConflict) {
+		return fmt.Errorf("disk %q: %w", rec.Name, ErrExists)
+	}
+	return err
+}
+
+// markRemoving frees the disk's name and marks it for removal, in one step.
+func (c catalog) markRemoving(ctx context.Context, rec DiskRecord) error {
+	rec.Removing = true
+	value, err := json.Marshal(&rec)
+	if err != nil {
+		return err
+	}
+	return c.commit(ctx, &datanode.RegistryTxn{
+		Deletes: []string{nameKey(rec.Name)},
+		Puts:    []datanode.Put{{Key: diskKey(rec.ID), Value: value}},
+	})
+}
+
+// forgetDisk ends a removal.
+func (c catalog) forgetDisk(ctx context.Context, d id.Disk) error {
+	return c.commit(ctx, &datanode.RegistryTxn{
+		Deletes: []string{diskKey(d), epochKey(d), disk.CheckpointKey(d)},
+	})
+}

@@ -1,0 +1,99 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"plinth/internal/disk"
+	"plinth/nbd"
+)
+
+// Exports serves the host's disks over NBD: the export's name is the disk's. It
+// implements nbd.Exports.
+type Exports struct{ Host *Host }
+
+// List implements nbd.Exports.
+func (x Exports) List(context.Context) ([]nbd.ExportInfo, error) {
+	var out []nbd.ExportInfo
+	for _, e := range x.Host.exports() {
+		if e.disk != nil && e.disk.Err() == nil {
+			out = append(out, x.export(e).Info())
+		}
+	}
+	return out, nil
+}
+
+// Describe implements nbd.Exports.
+func (x Exports) Describe(_ context.Context, name string) (nbd.ExportInfo, error) {
+	e, err := x.Host.find(name)
+	if err != nil {
+		return nbd.ExportInfo{}, nbdError(err)
+	}
+	return x.export(e).Info(), nil
+}
+
+// Open implements nbd.Exports.
+func (x Exports) Open(_ context.Context, name string) (nbd.Export, func(), error) {
+	e, err := x.Host.find(name)
+	if err != nil {
+		return nbd.Export{}, nil, nbdError(err)
+	}
+	h := x.Host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closing || h.byName[e.rec.Name] != e {
+		return nbd.Export{}, nil, nbd.ErrShutdown
+	}
+	e.clients++
+	return x.export(e), func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		e.clients--
+	}, nil
+}
+
+// find is open, and for the empty name the only disk: the default export.
+func (h *Host) find(name string) (*export, error) {
+	if all := h.exports(); name == "" && len(all) == 1 {
+		name = all[0].rec.Name
+	}
+	return h.open(name)
+}
+
+func (x Exports) export(e *export) nbd.Export {
+	return nbd.Export{
+		Name: e.rec.Name, Description: fmt.Sprintf("plinth disk %d", e.rec.ID), Device: device{e.disk},
+		MultiConn: true, PreferredBlockSize: e.rec.Chunk,
+	}
+}
+
+// device is a disk as NBD sees it.
+type device struct{ *disk.Disk }
+
+func (d device) Zero(ctx context.Context, off, n int64, _, fua bool) error {
+	return d.Disk.Zero(ctx, off, n, fua)
+}
+
+func nbdError(err error) error {
+	switch {
+	case errors.Is(err, ErrUnknownDisk):
+		return fmt.Errorf("%w: %w", nbd.ErrUnknownExport, err)
+	case errors.Is(err, ErrClosed):
+		return fmt.Errorf("%w: %w", nbd.ErrShutdown, err)
+	}
+	return err
+}
+
+// Errno translates what disks return: for nbd.Options.
+func Errno(err error) nbd.Errno {
+	switch {
+	case errors.Is(err, disk.ErrNoSpace):
+		return nbd.ENOSPC
+	case errors.Is(err, disk.ErrClosed), errors.Is(err, ErrClosed):
+		return nbd.ESHUTDOWN
+	case errors.Is(err, disk.ErrOutOfRange):
+		return nbd.EINVAL
+	}
+	return 0
+}

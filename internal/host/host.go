@@ -1,0 +1,247 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/chunk"
+	"plinth/internal/disk"
+	"plinth/internal/id"
+	"plinth/internal/keyring"
+	"plinth/internal/object"
+	"plinth/internal/stripe"
+)
+
+// Host is a running agent. [Open] makes one.
+type Host struct {
+	node    datanode.Node
+	opts    Options
+	log     *slog.Logger
+	catalog catalog
+	keys    *keyring.Pool
+	layouts *stripe.Layouts
+	pool    *disk.Pool
+	cache   *blockmap.Cache
+
+	life   context.Context // ends at Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	nudge  chan struct{} // destage soon
+	sweep  chan struct{} // pass and reclaim soon
+	// suspects are segments of which a read missed a fragment, to be repaired.
+	suspects chan id.Segment
+
+	// changeMu serialises changes of the catalog.
+	changeMu sync.Mutex
+
+	// reliefMu guards relief: one at a time serves all who wait.
+	reliefMu sync.Mutex
+	relieved time.Time
+
+	sweepMu sync.Mutex // one sweep at a time
+
+	mu      sync.Mutex
+	byName  map[string]*export
+	byID    map[id.Disk]*export // those being removed too
+	closing bool
+}
+
+// export is a disk of the catalog, open unless err says why not.
+type export struct {
+	rec  DiskRecord
+	disk *disk.Disk
+	err  error
+
+	// Guarded by Host.mu:
+	clients   int
+	logical   int64     // mapped bytes at the last pass
+	passed    uint64    // incarnation of the index in which it has passed, plus 1
+	destages  int64     // at the last pass or checkpoint
+	quietFrom time.Time // since when destages has not changed
+	sweptAt   int64     // destages at the last pass
+}
+
+// mapCacheFiles bounds the open tables of all maps together; map.md: above the
+// number of files, or a get costs five times as much.
+const mapCacheFiles = 10000
+
+// suspectsMax bounds the segments that wait for repair. More are found again by
+// the next read or verify.
+const suspectsMax = 256
+
+// Open starts an agent on a pool. Disks that cannot be opened are served as
+// failed; anything else that is wrong is an error: ErrNoPool, keyring.ErrWrongRoot
+// and those of the data node.
+func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Options) (*Host, error) {
+	st, err := node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	opts = opts.withDefaults(st.Log.CapacityBytes)
+	if opts.Dir == "" {
+		return nil, fmt.Errorf("%w: the agent needs a directory", ErrInvalid)
+	}
+	h := &Host{
+		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
+		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
+	}
+	h.life, h.cancel = context.WithCancel(context.Background())
+	if err := h.openSession(ctx, root, st); err != nil {
+		h.cancel()
+		return nil, fmt.Errorf("open the pool: %w", err)
+	}
+	if err := h.openDisks(ctx); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	h.work.Add(2)
+	go h.destageLoop()
+	go h.sweepLoop()
+	return h, nil
+}
+
+// openSession makes what all disks share.
+func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode.Status) error {
+	var err error
+	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
+		return err
+	}
+	g := h.layouts.Geometry
+	stripes, err := stripe.NewStore(h.node, h.layouts, stripe.Options{Suspect: h.suspected})
+	if err != nil {
+		return err
+	}
+	stripes.UpdateHealth(st.Spindles)
+	sealer, err := newSealer(ctx, h.life, h.catalog, h.keys)
+	if err != nil {
+		return err
+	}
+	hasher := chunk.NewHasher(h.keys.FingerprintKey())
+	opener := chunk.NewOpener(keyring.NewRing(h.life, h.keys, h.catalog.loadKey), hasher, chunk.OpenerOptions{})
+	seq := &numbers{catalog: h.catalog}
+	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
+	h.pool = &disk.Pool{
+		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher,
+		Logger: h.log, Geometry: g, Number: seq.take, MayReply: h.opts.MayReply,
+		Objects: &object.Store{
+			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
+		},
+		Space: disk.NewSpace(h.node, disk.SpaceOptions{
+			Host: "host", ChargedBytesMax: h.opts.BufferBytesMax, K: g.K, M: g.M,
+			Nudge: func() { wake(h.nudge) }, Relieve: h.relieve,
+		}),
+	}
+	return nil
+}
+
+// openDisks opens every disk of the catalog, and goes on with removals.
+func (h *Host) openDisks(ctx context.Context) error {
+	recs, err := h.catalog.disks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, rec := range recs {
+		if rec.Removing {
+			if err := h.release(ctx, rec); err != nil {
+				return err
+			}
+			continue
+		}
+		h.add(ctx, rec)
+	}
+	return nil
+}
+
+// add opens a disk and makes it known, with its error if it does not open.
+func (h *Host) add(ctx context.Context, rec DiskRecord) *export {
+	e := &export{rec: rec, quietFrom: time.Now()}
+	if e.disk, e.err = h.openDisk(ctx, rec); e.err != nil {
+		h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.byName[rec.Name], h.byID[rec.ID] = e, e
+	return e
+}
+
+func (h *Host) openDisk(ctx context.Context, rec DiskRecord) (*disk.Disk, error) {
+	suite, err := chunk.ParseSuite(rec.Cipher)
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := h.catalog.claimEpoch(ctx, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	return disk.Open(ctx, h.pool, disk.Config{
+		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
+		Stable: rec.Stable, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
+		Map: blockmap.Options{
+			FS: h.opts.FS, Dir: h.mapDir(rec.ID), Cache: h.cache, Logger: h.log,
+		},
+	})
+}
+
+func (h *Host) mapDir(d id.Disk) string {
+	return h.opts.FS.PathJoin(h.opts.Dir, fmt.Sprintf("map-%016x", uint64(d)))
+}
+
+// exports returns all disks in the order of their names.
+func (h *Host) exports() []*export {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]*export, 0, len(h.byName))
+	for _, e := range h.byName {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *export) int { return cmp.Compare(a.rec.Name, b.rec.Name) })
+	return out
+}
+
+// disks returns those that are open.
+func (h *Host) disks() []*disk.Disk {
+	var out []*disk.Disk
+	for _, e := range h.exports() {
+		if e.disk != nil {
+			out = append(out, e.disk)
+		}
+	}
+	return out
+}
+
+// Close stops serving: calls under way end, background work stops, disks close.
+// What is acknowledged is in the log; Quiesce before makes the next start fast.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	closed := h.closing
+	h.closing = true
+	h.mu.Unlock()
+	if closed {
+		return nil
+	}
+	h.cancel()
+	h.pool.Space.Close()
+	h.work.Wait()
+	var errs []error
+	for _, d := range h.disks() {
+		errs = append(errs, d.Close())
+	}
+	h.cache.Close()
+	return errors.Join(errs...)
+}
+
+// wake sends a signal that need not be sent twice.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,73 @@
+package host
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Options are an agent's tunables. The zero value is right: 0 means the default.
+type Options struct {
+	Logger *slog.Logger
+	// FS and Dir are where the maps' disposable files lie. Default: the
+	// operating system's; Dir has none.
+	FS  vfs.FS
+	Dir string
+	// MayReply is asked before each reply to a read or write (I6): nil while
+	// the host may serve. Default: always.
+	MayReply func() error
+	// DestageInterval is how long a write waits at most, about, before it is
+	// destaged. Default: 2 s.
+	DestageInterval time.Duration
+	// BufferBytesMax bounds what is acknowledged and not destaged, over all
+	// disks. Default: 1 GiB or half the log, whichever is less.
+	BufferBytesMax int64
+	// CheckpointUpdates is the number of map updates after which a checkpoint
+	// is made. Default: 1 M, where uploads cost about 8 % of random 4 KiB writes.
+	CheckpointUpdates int64
+	// IdleTime is how long a disk must have been quiet for its remaining
+	// updates to be checkpointed and for a pass. Default: 10 s.
+	IdleTime time.Duration
+	// CacheBytes is the maps' shared block cache. Default: 256 MiB.
+	CacheBytes int64
+}
+
+const (
+	destageIntervalDefault   = 2 * time.Second
+	bufferBytesMaxDefault    = 1 << 30
+	checkpointUpdatesDefault = 1 << 20
+	idleTimeDefault          = 10 * time.Second
+	cacheBytesDefault        = 256 << 20
+)
+
+func (o Options) withDefaults(logBytes int64) Options {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.MayReply == nil {
+		o.MayReply = func() error { return nil }
+	}
+	if o.DestageInterval <= 0 {
+		o.DestageInterval = destageIntervalDefault
+	}
+	if o.BufferBytesMax <= 0 {
+		o.BufferBytesMax = bufferBytesMaxDefault
+	}
+	if half := logBytes / 2; half > 0 {
+		o.BufferBytesMax = min(o.BufferBytesMax, half)
+	}
+	if o.CheckpointUpdates <= 0 {
+		o.CheckpointUpdates = checkpointUpdatesDefault
+	}
+	if o.IdleTime <= 0 {
+		o.IdleTime = idleTimeDefault
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = cacheBytesDefault
+	}
+	return o
+}

@@ -1,0 +1,67 @@
+package host
+
+import (
+	"context"
+	"fmt"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/keyring"
+	"plinth/internal/stripe"
+)
+
+// Format writes a new pool into an empty registry: its header (of
+// keyring.CreatePool) and the layouts of its stripes over the node's spindles.
+// ErrExists if there is one.
+func Format(ctx context.Context, node datanode.RegistryNode, header []byte, g stripe.Geometry, spindles int) error {
+	all := make([]id.Spindle, spindles)
+	for i := range all {
+		all[i] = id.Spindle(i)
+	}
+	layouts, err := stripe.MakeLayouts(g, all, 1)
+	if err != nil {
+		return err
+	}
+	_, err = node.RegistryCommit(ctx, &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: keyPool}, {Key: keyLayouts}},
+		Puts:     []datanode.Put{{Key: keyPool, Value: header}, {Key: keyLayouts, Value: layouts.Marshal()}},
+	})
+	if err != nil {
+		return fmt.Errorf("create the pool: %w", err)
+	}
+	return nil
+}
+
+// PoolHeader returns what the registry says of the pool without any key: it
+// tells which root key to ask for. ErrNoPool if there is none.
+func PoolHeader(ctx context.Context, node datanode.RegistryNode) (keyring.PoolHeader, error) {
+	value, _, err := catalog{node}.get(ctx, keyPool)
+	if err != nil {
+		return keyring.PoolHeader{}, err
+	}
+	if value == nil {
+		return keyring.PoolHeader{}, ErrNoPool
+	}
+	return keyring.ParsePoolHeader(value)
+}
+
+// openPool reads and unwraps what a session needs of the pool.
+func (c catalog) openPool(ctx context.Context, root *keyring.Root) (*keyring.Pool, *stripe.Layouts, error) {
+	header, _, err := c.get(ctx, keyPool)
+	if err != nil {
+		return nil, nil, err
+	}
+	if header == nil {
+		return nil, nil, ErrNoPool
+	}
+	pool, err := keyring.OpenPool(header, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	value, _, err := c.get(ctx, keyLayouts)
+	if err != nil {
+		return nil, nil, err
+	}
+	layouts, err := stripe.UnmarshalLayouts(value)
+	return pool, layouts, err
+}

@@ -1,0 +1,135 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/id"
+)
+
+// DiskInfo describes a disk to people and programs.
+type DiskInfo struct {
+	Name    string    `json:"name"`
+	ID      id.Disk   `json:"id"`
+	Bytes   int64     `json:"bytes"`
+	Chunk   uint32    `json:"chunk_bytes"`
+	Cipher  string    `json:"cipher"`
+	Stable  bool      `json:"stable"`
+	Created time.Time `json:"created"`
+	// State is "ok" or "failed", then with the reason.
+	State  string   `json:"state"`
+	Reason string   `json:"reason,omitempty"`
+	Epoch  id.Epoch `json:"epoch"`
+	// Clients counts NBD connections.
+	Clients int `json:"clients"`
+	// LogicalBytes is what is mapped, as of the last pass.
+	LogicalBytes int64      `json:"logical_bytes"`
+	Stats        disk.Stats `json:"stats"`
+}
+
+// Status describes the pool.
+type Status struct {
+	PoolID   string            `json:"pool_id"`
+	Geometry string            `json:"geometry"`
+	Disks    []DiskInfo        `json:"disks"`
+	Node     datanode.Status   `json:"node"`
+	Space    SpaceStatus       `json:"space"`
+	Warnings []string          `json:"warnings,omitempty"`
+	Repairs  map[string]uint64 `json:"repairs"`
+}
+
+// SpaceStatus is where the bytes go.
+type SpaceStatus struct {
+	// LogicalBytes is what disks map, as of their last pass.
+	LogicalBytes int64 `json:"logical_bytes"`
+	// UniqueBytes is the same after deduplication, CompressedBytes after
+	// compression and sealing, StoredBytes with parity, headers and checkpoints:
+	// the sum of the allocated fragments.
+	UniqueBytes     int64 `json:"unique_bytes"`
+	CompressedBytes int64 `json:"compressed_bytes"`
+	StoredBytes     int64 `json:"stored_bytes"`
+	CheckpointBytes int64 `json:"checkpoint_bytes"`
+	CapacityBytes   int64 `json:"capacity_bytes"`
+	// FreeBytes is what new writes can still be promised, parity included.
+	FreeBytes int64 `json:"free_bytes"`
+	// BufferedBytes is acknowledged and not yet destaged, at its worst case.
+	BufferedBytes int64 `json:"buffered_bytes"`
+}
+
+// info describes a disk.
+func (h *Host) info(e *export) *DiskInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := &DiskInfo{
+		Name: e.rec.Name, ID: e.rec.ID, Bytes: e.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher,
+		Stable: e.rec.Stable, Created: e.rec.Created, State: "ok", Clients: e.clients, LogicalBytes: e.logical,
+	}
+	err := e.err
+	if e.disk != nil {
+		out.Bytes, out.Epoch, out.Stats = e.disk.Size(), e.disk.Epoch(), e.disk.Stats()
+		err = e.disk.Err()
+	}
+	if err != nil {
+		out.State, out.Reason = "failed", err.Error()
+	}
+	return out
+}
+
+// Disks describes all disks in the order of their names.
+func (h *Host) Disks() []DiskInfo {
+	var out []DiskInfo
+	for _, e := range h.exports() {
+		out = append(out, *h.info(e))
+	}
+	return out
+}
+
+// Disk describes one disk. Errors: ErrUnknownDisk.
+func (h *Host) Disk(name string) (*DiskInfo, error) {
+	h.mu.Lock()
+	e := h.byName[name]
+	h.mu.Unlock()
+	if e == nil {
+		return nil, fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
+	}
+	return h.info(e), nil
+}
+
+// Status describes the pool, with a warning for whatever an operator should see
+// to.
+func (h *Host) Status(ctx context.Context) (*Status, error) {
+	node, err := h.node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{
+		PoolID: h.keys.ID().String(), Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node,
+		Repairs: map[string]uint64{
+			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
+		},
+	}
+	s.Space = SpaceStatus{
+		UniqueBytes: node.Index.PlainBytes, CompressedBytes: node.Index.SealedBytes,
+		CheckpointBytes: node.Index.ObjectBytes, FreeBytes: node.FreeBytes, BufferedBytes: h.pool.Space.Charged(),
+	}
+	for _, sp := range node.Spindles {
+		s.Space.StoredBytes += sp.AllocatedBytes
+		s.Space.CapacityBytes += sp.CapacityBytes
+		if sp.State != datanode.SpindleOK {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d (%s) is %s: %s", sp.Spindle, sp.Path, sp.State, sp.Reason))
+		}
+	}
+	for _, d := range s.Disks {
+		s.Space.LogicalBytes += d.LogicalBytes
+		if d.State != "ok" {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("disk %s: %s", d.Name, d.Reason))
+		}
+	}
+	if !node.Index.Complete {
+		s.Warnings = append(s.Warnings, "the index is incomplete: nothing is reclaimed until every disk has passed")
+	}
+	return s, nil
+}

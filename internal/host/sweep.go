@@ -1,0 +1,168 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// sweepLoop passes over disks that changed and have become quiet, or when it is
+// asked to, and reclaims what no disk needs.
+func (h *Host) sweepLoop() {
+	defer h.work.Done()
+	tick := time.NewTicker(h.opts.IdleTime / 4)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-h.life.Done():
+			return
+		case <-h.sweep:
+			err = h.Sweep(h.life)
+		case s := <-h.suspects:
+			err = h.repair(h.life, s)
+		case <-tick.C:
+			err = h.sweepIdle(h.life)
+		}
+		if err != nil && h.life.Err() == nil {
+			h.log.Error("background pass failed, will retry", "err", err)
+		}
+	}
+}
+
+// suspected notes a segment for repair; it does not block.
+func (h *Host) suspected(s id.Segment) {
+	select {
+	case h.suspects <- s:
+	default:
+	}
+}
+
+// repair restores the fragments of a segment that are missing or damaged on
+// spindles that work. Nothing is reclaimed meanwhile, so that a fragment is not
+// restored behind a deletion.
+func (h *Host) repair(ctx context.Context, s id.Segment) error {
+	h.sweepMu.Lock()
+	defer h.sweepMu.Unlock()
+	h.refreshHealth(ctx)
+	report, err := h.pool.Stripes.Check(ctx, s, true)
+	if errors.Is(err, datanode.ErrNotFound) {
+		return nil // deleted since
+	}
+	if report != nil {
+		for _, d := range report.Damage {
+			h.log.Warn("found damage", "segment", s, "what", d.String(), "repaired", d.Repaired)
+		}
+	}
+	return err
+}
+
+// sweepIdle sweeps the disks that changed since their last pass and are idle.
+// While the index is incomplete it sweeps all.
+func (h *Host) sweepIdle(ctx context.Context) error {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.Index.Complete {
+		return h.Sweep(ctx)
+	}
+	var due []*export
+	for _, e := range h.exports() {
+		if e.disk != nil && e.disk.Err() == nil && h.idle(e) && e.disk.Stats().Destages != h.sweptAt(e) {
+			due = append(due, e)
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	return h.sweepDisks(ctx, due, st.Index)
+}
+
+func (h *Host) sweptAt(e *export) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return e.sweptAt
+}
+
+// Sweep passes over all disks, completes the index if it was not, and reclaims.
+func (h *Host) Sweep(ctx context.Context) error {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return h.sweepDisks(ctx, h.exports(), st.Index)
+}
+
+func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
+	h.sweepMu.Lock()
+	defer h.sweepMu.Unlock()
+	var errs []error
+	for _, e := range exports {
+		if e.disk == nil {
+			continue
+		}
+		before := e.disk.Stats().Destages
+		report, err := e.disk.Pass(ctx, !index.Complete)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		h.mu.Lock()
+		e.logical = report.MappedChunks * int64(e.rec.Chunk)
+		e.passed, e.sweptAt = index.Incarnation+1, before
+		h.mu.Unlock()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := h.completeIndex(ctx, index); err != nil {
+		return err
+	}
+	return h.reclaim(ctx)
+}
+
+// completeIndex calls the index complete if every disk of the catalog has
+// passed in its incarnation (I13).
+func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) error {
+	if index.Complete {
+		return nil
+	}
+	recs, err := h.catalog.disks(ctx)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	for _, rec := range recs {
+		if e := h.byID[rec.ID]; e == nil || e.passed != index.Incarnation+1 {
+			h.mu.Unlock()
+			return nil
+		}
+	}
+	h.mu.Unlock()
+	err = h.node.CompleteIndex(ctx, &datanode.CompleteIndexRequest{Incarnation: index.Incarnation})
+	if err == nil {
+		h.log.Info("the index is complete again: every disk has stated what it needs")
+	}
+	return err
+}
+
+// reclaim frees the segments that nothing needs.
+func (h *Host) reclaim(ctx context.Context) error {
+	for {
+		reply, err := h.node.Reclaim(ctx, &datanode.ReclaimRequest{})
+		if err != nil {
+			return fmt.Errorf("reclaim segments: %w", err)
+		}
+		if len(reply.Deleted) > 0 {
+			h.log.Debug("reclaimed segments", "count", len(reply.Deleted))
+		}
+		if !reply.More {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,254 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/id"
+	"plinth/internal/stripe"
+)
+
+const (
+	// needsPerScan bounds the segments whose needs are in memory at a time: 256
+	// of 2,000 chunks of some 100 bytes are 50 MB.
+	needsPerScan = 256
+	// findingsMax bounds a report; the rest is counted.
+	findingsMax = 10000
+)
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	// Kind is one word for programs: block, header, missing, fields, parity,
+	// unreachable, unreadable, map, list, index, chunk, checkpoint, leak.
+	Kind     string `json:"kind"`
+	Where    string `json:"where"`
+	What     string `json:"what"`
+	Repaired bool   `json:"repaired,omitempty"`
+}
+
+// VerifyReport is the result of a verify.
+type VerifyReport struct {
+	Disks    int       `json:"disks"`
+	Segments int       `json:"segments"`
+	Chunks   int64     `json:"chunks"` // read and opened; shared ones once
+	Findings []Finding `json:"findings"`
+	// More counts findings beyond the report's bound.
+	More int `json:"more,omitempty"`
+}
+
+// OK reports whether nothing is wrong that was not repaired.
+func (r *VerifyReport) OK() bool {
+	for _, f := range r.Findings {
+		if !f.Repaired {
+			return false
+		}
+	}
+	return r.More == 0
+}
+
+func (r *VerifyReport) add(f Finding) {
+	if len(r.Findings) >= findingsMax {
+		r.More++
+		return
+	}
+	r.Findings = append(r.Findings, f)
+}
+
+// VerifyOptions tunes Verify.
+type VerifyOptions struct {
+	// Repair rewrites damaged fragments whose content is beyond doubt.
+	Repair bool
+	// Progress, if set, is called with segments done and to do.
+	Progress func(done, total int)
+}
+
+// Verify walks every map, every segment and every list, reads every fragment
+// under its checksums and opens every chunk. Disks are served meanwhile; nothing
+// is reclaimed. The report names what is wrong and where; an error says that the
+// walk itself could not go on.
+func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, error) {
+	h.sweepMu.Lock()
+	defer h.sweepMu.Unlock()
+	v := &verify{h: h, opts: opts}
+	defer v.close()
+	h.refreshHealth(ctx)
+	for _, e := range h.exports() {
+		if e.disk == nil {
+			v.report.add(Finding{Kind: "map", Where: "disk " + e.rec.Name, What: e.err.Error()})
+			continue
+		}
+		view, err := e.disk.View()
+		if err != nil {
+			v.report.add(Finding{Kind: "map", Where: "disk " + e.rec.Name, What: err.Error()})
+			continue
+		}
+		v.views = append(v.views, view)
+	}
+	v.report.Disks = len(v.views)
+	if err := v.collect(ctx); err != nil {
+		return nil, err
+	}
+	done := 0
+	for window := range slices.Chunk(v.segments, needsPerScan) {
+		if err := v.window(ctx, window, &done); err != nil {
+			return nil, err
+		}
+	}
+	// Reading objects repairs them, so it comes when all damage is named.
+	for _, view := range v.views {
+		if err := v.checkpoints(ctx, view); err != nil {
+			return nil, err
+		}
+	}
+	return &v.report, nil
+}
+
+type verify struct {
+	h        *Host
+	opts     VerifyOptions
+	views    []*disk.View
+	segments []id.Segment // all that anything speaks of
+	stored   map[id.Segment]bool
+	report   VerifyReport
+}
+
+func (v *verify) close() {
+	for _, view := range v.views {
+		view.Close()
+	}
+}
+
+// collect finds all segments: of maps, of the index, of the spindles.
+func (v *verify) collect(ctx context.Context) error {
+	all := make(map[id.Segment]struct{})
+	for _, view := range v.views {
+		if err := view.Each(ctx, 0, ^id.Segment(0), func(n *disk.Need) error {
+			all[n.Entry.Ref.Segment] = struct{}{}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	for after, more := id.Segment(0), true; more; {
+		reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
+		if err != nil {
+			return err
+		}
+		for _, d := range reply.Segments {
+			all[d.Segment] = struct{}{}
+			after = d.Segment
+		}
+		more = reply.More && len(reply.Segments) > 0
+	}
+	st, err := v.h.node.Status(ctx)
+	if err != nil {
+		return err
+	}
+	v.stored = make(map[id.Segment]bool)
+	for _, s := range st.Spindles {
+		if s.State != datanode.SpindleOK {
+			v.report.add(Finding{Kind: "unreachable", Where: fmt.Sprintf("spindle %d", s.Spindle), What: fmt.Sprintf("%s: %s", s.State, s.Reason)})
+			continue
+		}
+		if err := v.collectSpindle(ctx, s.Spindle, all); err != nil {
+			return err
+		}
+	}
+	for s := range all {
+		v.segments = append(v.segments, s)
+	}
+	slices.Sort(v.segments)
+	return nil
+}
+
+func (v *verify) collectSpindle(ctx context.Context, spindle id.Spindle, all map[id.Segment]struct{}) error {
+	req := datanode.ListFragmentsRequest{Spindle: spindle}
+	for {
+		reply, err := v.h.node.ListFragments(ctx, &req)
+		if errors.Is(err, datanode.ErrSpindle) {
+			return nil // failed since; its fragments are found missing
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range reply.Fragments {
+			all[f.Segment] = struct{}{}
+			v.stored[f.Segment] = true
+			req.Started, req.Segment, req.Index = true, f.Segment, f.Index
+		}
+		if !reply.More || len(reply.Fragments) == 0 {
+			return nil
+		}
+	}
+}
+
+// window verifies some segments, in order.
+func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) error {
+	needs := make(map[id.Segment][]disk.Need)
+	for _, view := range v.views {
+		if err := view.Each(ctx, segments[0], segments[len(segments)-1], func(n *disk.Need) error {
+			needs[n.Entry.Ref.Segment] = append(needs[n.Entry.Ref.Segment], *n)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: segments, Slots: true})
+	if err != nil {
+		return err
+	}
+	for i := range reply.Segments {
+		if err := v.segment(ctx, &reply.Segments[i], needs[reply.Segments[i].Segment]); err != nil {
+			return err
+		}
+		*done++
+		if v.opts.Progress != nil {
+			v.opts.Progress(*done, len(v.segments))
+		}
+	}
+	return nil
+}
+
+// segment verifies one segment: its stripe, what the index says of it, and each
+// chunk that is needed of it.
+func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, needs []disk.Need) error {
+	where := "segment " + d.Segment.String()
+	if len(needs) == 0 && (!d.Known || !v.stored[d.Segment]) {
+		if !d.Known && v.stored[d.Segment] {
+			v.report.add(Finding{Kind: "leak", Where: where, What: "has fragments that the index does not know; plinth recover takes them in"})
+		}
+		if d.Known && d.State == datanode.StateLive && !v.stored[d.Segment] {
+			v.report.add(Finding{Kind: "missing", Where: where, What: "the index knows it, and no spindle has a fragment"})
+		}
+		return nil
+	}
+	v.report.Segments++
+	report, err := v.h.pool.Stripes.Check(ctx, d.Segment, v.opts.Repair)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && report == nil:
+		v.report.add(Finding{Kind: "missing", Where: where, What: err.Error()})
+	}
+	if report != nil {
+		for _, dmg := range report.Damage {
+			if dmg.Kind == stripe.DamageUnreachable {
+				continue // the spindle was named once
+			}
+			v.report.add(Finding{Kind: dmg.Kind.String(), Where: where, What: dmg.String(), Repaired: dmg.Repaired})
+		}
+	}
+	v.index(where, d)
+	return v.verifyNeeds(ctx, d, report, needs)
+}
+
+// index verifies what the index says of a segment against itself.
+func (v *verify) index(where string, d *datanode.SegmentDescription) {
+	for _, s := range d.Dangling {
+		v.report.add(Finding{Kind: "index", Where: fmt.Sprintf("%s, slot %d", where, s), What: "the index has no row for its fingerprint"})
+	}
+}
