@@ -24,9 +24,17 @@ next:
 func (st *stripe) good(i, b int) bool { return st.parts[i].good(b) }
 func (st *stripe) has(i, b int) bool  { return st.parts[i].has(b) }
 
-// decode computes blocks from to to of one fragment from others, k at each block
-// of those that use lets count. It reports false where there are fewer.
-func (st *stripe) decode(index, from, to int, use func(i, b int) bool, except ...int) ([]byte, bool) {
+// own says at which blocks decode takes a fragment's own bytes, if they count.
+type own uint8
+
+const (
+	ownFirst own = iota // at all
+	ownLast             // where others are too few
+)
+
+// decode returns blocks from to to of one fragment: its own, or computed from k
+// others of those that use lets count. It reports false where there is neither.
+func (st *stripe) decode(index, from, to int, own own, use func(i, b int) bool, except ...int) ([]byte, bool) {
 	except = append([]int{index}, except...)
 	out := make([]byte, 0, (to-from)*blockBytes)
 	required := make([]bool, len(st.parts))
@@ -34,11 +42,16 @@ func (st *stripe) decode(index, from, to int, use func(i, b int) bool, except ..
 	shards := make([][]byte, len(st.parts))
 	for b := from; b < to; {
 		chosen, ok := st.choose(nil, b, use, except...)
+		if use(index, b) && (own == ownFirst || !ok) {
+			out = append(out, st.parts[index].at(b, b+1)...)
+			b++
+			continue
+		}
 		if !ok {
 			return nil, false
 		}
 		end := b + 1
-		for end < to && end-b < runBlocksMax && all(chosen, end, use) {
+		for end < to && end-b < runBlocksMax && all(chosen, end, use) && !(own == ownFirst && use(index, end)) {
 			end++
 		}
 		clear(shards)

@@ -179,7 +179,7 @@ func (s *Store) recoverBatch(ctx context.Context, batch []*recovery, ranges []Ra
 		for _, v := range batch {
 			if err != nil {
 				v.fail(out, fmt.Errorf("reconstruct %s: %w", v.Range, err))
-			} else if data, ok := v.decode(int(v.Index), 0, v.stripe.blocks, v.good); ok {
+			} else if data, ok := v.decode(int(v.Index), 0, v.stripe.blocks, ownLast, v.good); ok {
 				skip := v.Offset % blockBytes
 				v.give(ranges, out, data[skip:skip+v.Length])
 				s.reconstructed.Add(uint64(len(v.members)))

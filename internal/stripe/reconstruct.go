@@ -14,9 +14,9 @@ const combinationsTried = 64
 
 // Reconstruct is for a range whose bytes failed the caller's check although the
 // node gave them. It reads the whole stripe under its checksums and looks for
-// bytes that pass check: the fragment's own, then what others give, without
-// blocks whose checksums fail, then leaving out fragments whose checksums hold
-// as well, and last with untested blocks. Check is called from this goroutine,
+// bytes that pass check: the fragment's own, then with what others give for
+// blocks whose checksums fail, then for all blocks, then leaving out others
+// whose checksums hold as well, and last with untested blocks. Check is called from this goroutine,
 // often, and keeps nothing of its argument.
 //
 // It then rewrites, on spindles that work, each damaged fragment whose right
@@ -42,13 +42,19 @@ func (s *Store) Reconstruct(ctx context.Context, r Range, check func(p []byte) e
 	found := v.search(r, check)
 	if found.data == nil {
 		what := fmt.Sprintf("reconstruct %s, bytes %d+%d", describe(r.Segment, int(r.Index), v.list[r.Index]), r.Offset, r.Length)
-		err := v.failure(what, !found.decoded)
+		from, to := r.blocks()
+		lacks := false
+		for b := from; b < to; b++ {
+			_, ok := v.choose(nil, b, v.good, int(r.Index))
+			lacks = lacks || !ok
+		}
+		err := v.failure(what, lacks)
 		if found.cause != nil {
 			err = fmt.Errorf("%w (%v)", err, found.cause)
 		}
 		return nil, err
 	}
-	if found.decoded {
+	if found.computed {
 		s.reconstructed.Add(1)
 	}
 	if v.known {
@@ -61,9 +67,9 @@ func (s *Store) Reconstruct(ctx context.Context, r Range, check func(p []byte) e
 
 // found is what a search has come to.
 type found struct {
-	data    []byte // nil: nothing passed
-	decoded bool   // others were enough to compute the range from
-	cause   error  // why the last bytes did not pass
+	data     []byte // nil: nothing passed
+	computed bool   // with the help of other fragments
+	cause    error  // why the last bytes did not pass
 }
 
 // search looks for bytes of the range that pass check.
@@ -82,43 +88,46 @@ func (v *survey) search(r Range, check func(p []byte) error) (f found) {
 	if v.parts[index].has(to-1) && passes(v.parts[index].at(from, to)) {
 		return f
 	}
-	for tier, use := range []func(i, b int) bool{v.good, v.has} {
+	for _, tier := range []struct {
+		use    func(i, b int) bool
+		own    own
+		tested bool // every block used is good
+	}{{v.good, ownFirst, true}, {v.good, ownLast, true}, {v.has, ownFirst, false}, {v.has, ownLast, false}} {
 		tries := 0
-		for size := 0; size < v.g.M && tries < combinationsTried; size++ {
+		for size := 0; size < v.g.M && tries < combinationsTried && f.data == nil; size++ {
 			v.eachExcept(index, size, func(except []int) bool {
 				tries++
-				blocks, ok := v.decode(index, from, to, use, except...)
-				f.decoded = f.decoded || ok
+				blocks, ok := v.decode(index, from, to, tier.own, tier.use, except...)
 				if ok && passes(blocks) {
-					if tier == 0 {
-						v.believe(r, except)
+					f.computed = true
+					if tier.tested {
+						v.believe(r, tier.own, except)
 					}
-					return false
 				}
-				return tries < combinationsTried
+				return f.data == nil && tries < combinationsTried
 			})
-			if f.data != nil {
-				return f
-			}
 		}
 	}
 	return f
 }
 
-// believe notes what follows from a check that passed: the good fragments that
-// the range was computed from, without those in except, are right there, and
+// believe notes what follows from a check that passed: each byte it saw depends
+// on all k good fragments it was computed from, so these are right there, and
 // any other that differs from what they give is not. Blocks that fail their
 // checksums prove nothing: of them only the bytes in the range were tested.
-func (v *survey) believe(r Range, except []int) {
+func (v *survey) believe(r Range, own own, except []int) {
 	s := newSolver(v.stripe)
 	except = append([]int{int(r.Index)}, except...)
 	from, to := r.blocks()
 	for b := from; b < to; b++ {
-		chosen, _ := v.choose(nil, b, v.good, except...)
+		chosen, ok := v.choose(nil, b, v.good, except...)
+		if !ok || own == ownFirst && v.good(int(r.Index), b) {
+			continue // the fragment's own block
+		}
 		all := s.compute(chosen, b, b+1)
 		lo := max(0, int(r.Offset)-b*blockBytes)
 		hi := min(blockBytes, int(r.end())-b*blockBytes)
-		for _, i := range except {
+		for i := range v.parts { // the chosen do not differ from themselves
 			if v.good(i, b) && !bytes.Equal(all[i][lo:hi], v.parts[i].at(b, b+1)[lo:hi]) {
 				v.parts[i].setBad(b)
 			}
