@@ -1,0 +1,121 @@
+package index
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// A loss of power at any point, hits of one disk racing with another's releases
+// and with Reclaim: what a Publish made stable is there, and its segments'
+// fragments are.
+func TestCrash(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for round := range 60 {
+		crashOnce(t, rng)
+		if t.Failed() {
+			t.Fatalf("seed %d, round %d", seed, round)
+		}
+	}
+}
+
+func crashOnce(t *testing.T, rng *rand.Rand) {
+	const segments = 12
+	fs := vfs.NewCrashableMem()
+	h := newHouse(t, fs)
+	ctx := context.Background()
+	for n := range segments {
+		h.publish(pack(uint64(n+1), []int{2 * n, 2*n + 1}))
+	}
+	order := rng.Perm(segments)
+	stopAt := 1 + rng.IntN(2*segments)
+
+	var mu sync.Mutex // guards what follows, against the crash
+	stable := map[int]bool{}
+	released := map[int]bool{}
+	var after *vfs.MemFS
+	var gone map[id.Segment]int
+	steps := 0
+	// done notes a step's outcome, unless power is lost already.
+	done := func(note func()) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if after != nil {
+			return false
+		}
+		note()
+		if steps++; steps == stopAt {
+			h.mu.Lock() // Deletes are stable when they return
+			defer h.mu.Unlock()
+			after = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+			gone = map[id.Segment]int{}
+			for s := range h.deleted {
+				gone[s] = 1
+			}
+		}
+		return after == nil
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for i, n := range order {
+			hits, err := h.tryLookup(2, 1, id.Seq(i+1), 2*n)
+			if err == nil {
+				err = h.Publish(ctx, &datanode.PublishRequest{})
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !done(func() { stable[n] = hits[0].Found }) {
+				return
+			}
+		}
+	})
+	running.Go(func() {
+		for n := range segments {
+			_, err := h.SetLists(ctx, &datanode.SetListsRequest{Disk: 1, Epoch: 1, Seq: id.Seq(n + 1), Lists: []datanode.List{list(uint64(n + 1))}})
+			if err == nil && n%3 == 2 {
+				_, err = h.Reclaim(ctx, &datanode.ReclaimRequest{})
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !done(func() { released[n] = true }) {
+				return
+			}
+		}
+	})
+	running.Wait()
+	if t.Failed() || after == nil {
+		return
+	}
+	h.ok(h.Index.Close())
+	h.fs, h.deleted = after, gone
+	h.open(Options{})
+	h.reclaimAll()
+	for n := range segments {
+		d := h.describe(uint64(n + 1))
+		deleted := h.deleted[id.MakeSegment(3, uint64(n+1))] > 0
+		held := slices.ContainsFunc(d.Lists, func(l datanode.DiskList) bool { return l.Disk == 2 })
+		switch {
+		case stable[n] && (deleted || !d.Known || !held):
+			t.Errorf("segment %d was found and published: deleted %t, %+v", n+1, deleted, d)
+		case deleted == d.Known:
+			t.Errorf("segment %d: fragments deleted %t, known %t", n+1, deleted, d.Known)
+		case !deleted && released[n] && !held:
+			t.Errorf("segment %d is released and not deleted: %+v", n+1, d)
+		case !deleted && len(d.Slots) != 2:
+			t.Errorf("segment %d lost its slots: %+v", n+1, d)
+		}
+	}
+	h.ok(h.Index.Close())
+}
