@@ -67,8 +67,10 @@ func (m *Map) Apply(b *Batch, state []byte) error {
 	if err := batch.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	m.trims = shown
-	m.head = next
+	if len(b.Trims) > 0 {
+		m.show(next.view, shown)
+	}
+	m.install(next)
 	m.since.Add(uint64(len(b.Updates)))
 	return m.cause()
 }

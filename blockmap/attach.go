@@ -72,7 +72,8 @@ func (m *Map) attach(f *manifest) error {
 		return err
 	}
 	rows = slices.DeleteFunc(rows, func(t trim) bool { return !h.view.contains(t.gen) })
-	m.install(h, buildTrims(rows))
+	m.show(h.view, buildTrims(rows))
+	m.install(h)
 	return nil
 }
 

@@ -192,6 +192,7 @@ func (c *collector) finish() error {
 	if err := c.batch.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	m.head, m.view, m.trims = next, next.view, m.trims.newer(c.s.gen)
+	m.show(next.view, m.trims.newer(c.s.gen))
+	m.install(next)
 	return nil
 }

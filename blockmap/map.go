@@ -40,6 +40,11 @@ type Map struct {
 	head  head
 	// since counts updates since the newest checkpoint.
 	since atomic.Uint64
+	// only is the one generation of all entries, plus 1, where no trim hides
+	// any: then the key of an LBA's entry is known. Else 0. Set before the
+	// Apply that changes it returns, so a look-up that does not see the change
+	// yet began before it.
+	only atomic.Uint64
 
 	// shown makes rows and what is below of one instant. Apply and Collect
 	// change it under both locks.
@@ -63,7 +68,8 @@ func Create(opts Options) (*Map, error) {
 	if err := m.open(false); err != nil {
 		return nil, errors.Join(fmt.Errorf("create map: %w", err), m.Close())
 	}
-	m.install(first, nil)
+	m.show(first.view, nil)
+	m.install(first)
 	if err := m.db.Set(headKey[:], first.encode(), pebble.NoSync); err != nil {
 		return nil, errors.Join(fmt.Errorf("create map: %w", err), m.Close())
 	}
@@ -113,9 +119,19 @@ func (m *Map) open(attached bool) error {
 	return m.cause()
 }
 
-// install sets what the rows of the database say.
-func (m *Map) install(h head, shown trims) {
-	m.head, m.trims, m.view = h, shown, h.view
+// show sets the trims and the view of the database's rows. Once the map is in
+// use, the caller holds m.apply and m.shown.
+func (m *Map) show(v view, shown trims) { m.view, m.trims = v, shown }
+
+// install sets the head, after show. Once the map is in use, the caller holds
+// m.apply.
+func (m *Map) install(h head) {
+	m.head = h
+	only := uint64(0)
+	if len(m.trims) == 0 && h.floor == h.gen {
+		only = uint64(h.gen) + 1
+	}
+	m.only.Store(only)
 }
 
 // tell calls Options.Failed, outside of whatever lock the failure was met
