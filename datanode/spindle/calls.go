@@ -103,47 +103,59 @@ func (s *Set) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsReques
 		return nil, err
 	}
 	reply := &datanode.ReadFragmentsReply{Results: make([]datanode.FragmentData, len(r.Ranges))}
+	w := reading{ctx: ctx, request: r, results: reply.Results}
+	if len(r.Ranges) == 1 && int(r.Ranges[0].Spindle) < len(s.spindles) {
+		w.one(s.spindles[r.Ranges[0].Spindle], 0)
+	} else {
+		w.all(s.spindles)
+	}
+	if w.cut.Load() {
+		return nil, ctx.Err()
+	}
+	return reply, nil
+}
+
+// reading is one ReadFragments at work.
+type reading struct {
+	ctx     context.Context
+	request *datanode.ReadFragmentsRequest
+	results []datanode.FragmentData
+	cut     atomic.Bool // by the context
+}
+
+// one answers range i and reports whether to go on.
+func (w *reading) one(sp *spindle, i int) bool {
+	if !turn(w.ctx, sp.reading) {
+		w.cut.Store(true)
+		return false
+	}
+	defer func() { <-sp.reading }()
+	w.results[i] = sp.read(&w.request.Ranges[i], w.request.Verify, w.request.Discard)
+	return true
+}
+
+// all answers all ranges, spindle by spindle at once.
+func (w *reading) all(spindles []*spindle) {
 	queues := map[*spindle][]int{}
-	for i, fr := range r.Ranges {
-		if int(fr.Spindle) >= len(s.spindles) {
-			reply.Results[i].Err = datanode.Errorf(datanode.ErrInvalid, "spindle %d does not exist", fr.Spindle)
+	for i, fr := range w.request.Ranges {
+		if int(fr.Spindle) >= len(spindles) {
+			w.results[i].Err = datanode.Errorf(datanode.ErrInvalid, "spindle %d does not exist", fr.Spindle)
 			continue
 		}
-		sp := s.spindles[fr.Spindle]
+		sp := spindles[fr.Spindle]
 		queues[sp] = append(queues[sp], i)
-	}
-	var cut atomic.Bool
-	work := func(sp *spindle, queue []int, next *atomic.Int64) {
-		for {
-			n := int(next.Add(1)) - 1
-			if n >= len(queue) {
-				return
-			}
-			if !turn(ctx, sp.reading) {
-				cut.Store(true)
-				return
-			}
-			i := queue[n]
-			reply.Results[i] = sp.read(&r.Ranges[i], r.Verify, r.Discard)
-			<-sp.reading
-		}
 	}
 	var wg sync.WaitGroup
 	for sp, queue := range queues {
 		next := new(atomic.Int64)
-		if len(r.Ranges) == 1 {
-			work(sp, queue, next)
-			continue
-		}
 		for range min(len(queue), readersMax) {
-			wg.Go(func() { work(sp, queue, next) })
+			wg.Go(func() {
+				for n := int(next.Add(1)) - 1; n < len(queue) && w.one(sp, queue[n]); n = int(next.Add(1)) - 1 {
+				}
+			})
 		}
 	}
 	wg.Wait()
-	if cut.Load() {
-		return nil, ctx.Err()
-	}
-	return reply, nil
 }
 
 func checkRead(r *datanode.ReadFragmentsRequest) error {

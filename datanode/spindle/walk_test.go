@@ -125,7 +125,7 @@ func TestConcurrentUse(t *testing.T) {
 	var writers, readers sync.WaitGroup
 	for w := range 4 {
 		writers.Go(func() {
-			for i := range 150 {
+			for i := range 60 {
 				s := id.Segment(1 + (i+w*37)%9)
 				data := bytes.Repeat([]byte{byte(s)}, (1+i%30)*blockBytes)
 				if err := r.write(id.Spindle(w%2), s, 0, data, true); err != nil && err.Code != datanode.CodeNoSpace &&
