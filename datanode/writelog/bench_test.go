@@ -42,7 +42,7 @@ func (a *appender) append(b *testing.B) {
 		b.Fatal(err)
 	}
 	pos := &a.r.Records[0].Pos
-	if *pos%512 == 0 {
+	if *pos%64 == 0 {
 		if err := a.l.testTrim(a.r.Disk, 1, 0, *pos); err != nil {
 			b.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package writelog
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 )
 
@@ -33,6 +34,10 @@ func (l *Log) syncTo(ctx context.Context, target uint64) error {
 			if err := l.flush(); err != nil {
 				return err
 			}
+			// Where a sync takes microseconds, its caller would otherwise be back
+			// before those it served have run (measured: with 64 on tmpfs, one
+			// made 90 times the progress of another).
+			runtime.Gosched()
 			continue
 		}
 		select {

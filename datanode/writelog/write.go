@@ -259,12 +259,12 @@ func (l *Log) roll() error {
 
 // newFile returns the first bytes of a file: both headers and the snapshot.
 func (l *Log) newFile(h *header) []byte {
-	b := make([]byte, dataStart, dataStart+l.snapshotBytesMax())
+	b := make([]byte, dataStart)
 	copy(b, h.encode())
 	copy(b[pageBytes:], h.encode())
-	snapshot := appendFrame(nil, &frame{kind: kindSnapshot}, l.state.appendSnapshot(nil, l.pinnedFiles()))
-	seal(snapshot, h.salt, 0)
-	return append(b, snapshot...)
+	b = appendFrame(b, &frame{kind: kindSnapshot}, l.state.appendSnapshot(nil, l.pinnedFiles()))
+	seal(b[dataStart:], h.salt, 0)
+	return b
 }
 
 // pinnedFiles lists the files with live records by sequence.
