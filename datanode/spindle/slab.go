@@ -85,17 +85,18 @@ func (s *slab) reform() error {
 // openSlab opens a slab's file and reads its table. A crash while the file was
 // made may have left any part of it: it is then made again, as empty as it is.
 func (sp *spindle) openSlab(n uint32) (s *slab, rows []located, err error) {
-	s = sp.newSlab(n)
-	s.f, err = sp.fs.OpenReadWrite(s.path, vfs.WriteCategoryUnspecified)
+	path := sp.fs.PathJoin(sp.dir, slabName(n))
+	f, err := sp.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("open slab %s: %w", s.path, errors.Join(err, s.f.Close()))
+			err = fmt.Errorf("open slab %s: %w", path, errors.Join(err, f.Close()))
 		}
 	}()
-	s.syncer.f = s.f
+	s = sp.newSlab(n)
+	s.f, s.syncer.f = f, f
 	first := make([]byte, blockBytes)
 	if err := readFull(s.f, first, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err

@@ -80,6 +80,28 @@ func TestDamagedAndNewerSuperblocks(t *testing.T) {
 	}
 }
 
+func TestNewerAndForeignSlabs(t *testing.T) {
+	r := memoryRig(t, 1)
+	r.mustWrite(0, 1, 0, r.noise(2))
+	path := r.spindles[0].slabs[0].path
+	r.ok(r.Close())
+	head := slabHeader{pool: somePool, slab: 5, tableBlocks: 1}
+	f, err := r.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	r.ok(err)
+	defer f.Close()
+	f.WriteAt(head.encode(), 0)
+	r.open()
+	r.expectState(0, datanode.SpindleFailed, "it is slab 5")
+	r.ok(r.Close())
+	b := head.encode()
+	le.PutUint16(b[8:], version+1)
+	le.PutUint32(b[60:], checksum(b[:60]))
+	f.WriteAt(b, 0)
+	if _, err := Open(r.fs, r.dirs, r.opts); !errors.Is(err, ErrVersion) {
+		t.Fatal(err)
+	}
+}
+
 func TestRemovedDirectoryIsSeen(t *testing.T) {
 	r := newRig(t, vfs.Default, t.TempDir(), 3, Options{SizeBytes: 1 << 20})
 	for sp := range id.Spindle(3) {
