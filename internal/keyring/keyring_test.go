@@ -52,7 +52,7 @@ func TestPoolOpensWithItsRootOnly(t *testing.T) {
 	salted := cheap
 	salted.Salt[0]++
 	for _, right := range []*Root{file, pass} {
-		header, pool := CreatePool(right)
+		header, pool := CreatePool(right, NewPoolID())
 		again, err := OpenPool(header, right)
 		if err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ func TestPoolOpensWithItsRootOnly(t *testing.T) {
 			}
 		}
 	}
-	header, _ := CreatePool(file)
+	header, _ := CreatePool(file, NewPoolID())
 	if _, err := OpenPool(header, pass); !errors.Is(err, ErrWrongRoot) || !strings.Contains(err.Error(), "root key file") {
 		t.Errorf("a passphrase for a pool with a file: %v", err)
 	}
@@ -77,7 +77,7 @@ func TestPoolOpensWithItsRootOnly(t *testing.T) {
 
 // A header says all that a passphrase needs but the passphrase.
 func TestPassphraseFromHeader(t *testing.T) {
-	header, pool := CreatePool(passphrase(t, "sesame", cheap))
+	header, pool := CreatePool(passphrase(t, "sesame", cheap), NewPoolID())
 	h, err := ParsePoolHeader(header)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestPassphraseFromHeader(t *testing.T) {
 // A pool changes its root without changing its keys.
 func TestChangeOfRoot(t *testing.T) {
 	old, now := newRoot(fixed(t, 1), nil), passphrase(t, "new", cheap)
-	_, pool := CreatePool(old)
+	_, pool := CreatePool(old, NewPoolID())
 	wrapped := pool.WrapSession(3, fixed(t, 7))
 	header := pool.Header(now)
 	if _, err := OpenPool(header, old); !errors.Is(err, ErrWrongRoot) {
@@ -110,7 +110,7 @@ func TestChangeOfRoot(t *testing.T) {
 
 func TestHeaderRefusesEveryChange(t *testing.T) {
 	root := passphrase(t, "sesame", cheap)
-	header, _ := CreatePool(root)
+	header, _ := CreatePool(root, NewPoolID())
 	known := func(err error) bool {
 		return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrWrongRoot)
 	}
@@ -140,7 +140,7 @@ func TestHeaderRefusesEveryChange(t *testing.T) {
 
 func TestHeaderOfNewerProgram(t *testing.T) {
 	root := newRoot(fixed(t, 1), nil)
-	header, _ := CreatePool(root)
+	header, _ := CreatePool(root, NewPoolID())
 	for name, change := range map[string]func([]byte){
 		"version":  func(h []byte) { h[8] = 2 },
 		"features": func(h []byte) { h[10] = 1 },
@@ -156,7 +156,7 @@ func TestHeaderOfNewerProgram(t *testing.T) {
 
 // A header must not make a host compute for hours, nor a guess free.
 func TestPassphraseParametersAreBounded(t *testing.T) {
-	header, _ := CreatePool(passphrase(t, "sesame", cheap))
+	header, _ := CreatePool(passphrase(t, "sesame", cheap), NewPoolID())
 	for name, p := range map[string]KDFParams{
 		"no passes":    {Passes: 0, MemoryKiB: 8 << 10, Threads: 1},
 		"passes":       {Passes: 65, MemoryKiB: 8 << 10, Threads: 1},
@@ -188,7 +188,7 @@ func TestRootFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	header, _ := CreatePool(made)
+	header, _ := CreatePool(made, NewPoolID())
 	loaded, err := LoadRootFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -272,8 +272,8 @@ func TestRootFileRefusesEveryChange(t *testing.T) {
 
 func TestSessionUnwrapsInItsPlaceOnly(t *testing.T) {
 	root := newRoot(fixed(t, 1), nil)
-	_, pool := CreatePool(root)
-	_, other := CreatePool(root)
+	_, pool := CreatePool(root, NewPoolID())
+	_, other := CreatePool(root, NewPoolID())
 	secret := chunk.NewSecret()
 	wrapped := pool.WrapSession(5, secret)
 	if got, err := pool.UnwrapSession(5, wrapped); err != nil || got.Reveal() != secret.Reveal() {

@@ -26,11 +26,15 @@ func newPool(id PoolID, secret *chunk.Secret) *Pool {
 	return &Pool{id, secret, newWrapper(secret, contextPoolWrap)}
 }
 
-// CreatePool makes a pool with a random id and secret and returns its header,
-// which the caller keeps: without header or root key the pool is lost.
-func CreatePool(root *Root) ([]byte, *Pool) {
-	var id PoolID
+// NewPoolID returns a random id.
+func NewPoolID() (id PoolID) {
 	rand.Read(id[:]) // never fails: the runtime ends the process instead
+	return id
+}
+
+// CreatePool makes a pool with a random secret and returns its header, which the
+// caller keeps: without header or root key the pool is lost.
+func CreatePool(root *Root, id PoolID) ([]byte, *Pool) {
 	p := newPool(id, chunk.NewSecret())
 	return p.Header(root), p
 }

@@ -1,0 +1,235 @@
+// Package standalone runs everything on one machine: a data node and a host
+// agent in one process, in one directory.
+//
+// The directory holds host/ (disposable), datanode/, and by default the root
+// key, root.key. [Open] makes what is not there yet; interrupted while it
+// does, it goes on the next time. The lock of the data node's directory stands
+// for the lease of every disk: two processes cannot serve one directory.
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode/shelf"
+	"plinth/internal/host"
+	"plinth/internal/keyring"
+	"plinth/internal/stripe"
+)
+
+// Options say where and how. Dir is needed; the rest of the zero value is right.
+type Options struct {
+	Dir string
+	// FS holds everything but the root key. Default: the operating system's.
+	FS vfs.FS
+	// RootKey is the root key's file; default: root.key in Dir. Made if the pool
+	// is new and there is none.
+	RootKey string
+	// Passphrase, if not empty, takes the place of the root key's file.
+	Passphrase []byte
+	// Geometry of a new pool; default: by the number of spindles.
+	Geometry stripe.Geometry
+	// Node says how a new data node is made; PoolID, FS, Logger and Width are
+	// filled in.
+	Node shelf.Options
+	Host host.Options
+	// Logger is node's and host's; default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Site is a running data node with its agent.
+type Site struct {
+	Node *shelf.Shelf
+	Host *host.Host
+	// Created says that the pool was made by this Open; NewRootKey that its root
+	// key was, too.
+	Created    bool
+	NewRootKey string
+}
+
+// Open opens the pool in the directory, or makes one. Errors are for an
+// operator, those of shelf, keyring and host.
+func Open(ctx context.Context, opts Options) (*Site, error) {
+	return run(ctx, opts, shelf.Open, true)
+}
+
+// Recover opens a pool whose data node's index or registry is lost. When it
+// returns, every disk has stated what it needs and the index is complete, unless
+// a disk does not open: the error is then nil and the host's status says so.
+func Recover(ctx context.Context, opts Options) (*Site, error) {
+	s, err := run(ctx, opts, shelf.Recover, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Host.Sweep(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("state what the disks need: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+type opener = func(ctx context.Context, dir string, opts shelf.Options) (*shelf.Shelf, error)
+
+func run(ctx context.Context, opts Options, open opener, create bool) (*Site, error) {
+	if opts.FS == nil {
+		opts.FS = vfs.Default
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.RootKey == "" {
+		opts.RootKey = filepath.Join(opts.Dir, "root.key")
+	}
+	s := &Site{}
+	if err := s.open(ctx, &opts, open, create); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) error {
+	dir := o.FS.PathJoin(o.Dir, "datanode")
+	o.Node.FS, o.Node.Logger = o.FS, o.Logger
+	id, err := shelf.PoolID(o.FS, dir)
+	if errors.Is(err, shelf.ErrNoNode) && create {
+		id, err = s.createNode(o, dir)
+	}
+	if err != nil {
+		return err
+	}
+	o.Node.PoolID = id
+	if s.Node, err = open(ctx, dir, o.Node); err != nil {
+		return err
+	}
+	root, err := s.openPool(ctx, o, keyring.PoolID(id))
+	if err != nil {
+		return err
+	}
+	o.Host.FS, o.Host.Logger = o.FS, o.Logger
+	o.Host.Dir = o.FS.PathJoin(o.Dir, "host")
+	if err := o.FS.MkdirAll(o.Host.Dir, 0o700); err != nil {
+		return err
+	}
+	s.Host, err = host.Open(ctx, s.Node, root, o.Host)
+	return err
+}
+
+// createNode makes a data node for a new pool. The root key comes first: it is
+// the one thing that must not be wanting.
+func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
+	if _, err := o.geometry(o.spindles()); err != nil {
+		return [16]byte{}, err
+	}
+	for _, d := range []string{o.Dir, dir} {
+		if err := o.FS.MkdirAll(d, 0o700); err != nil {
+			return [16]byte{}, err
+		}
+	}
+	if _, err := s.newRoot(o); err != nil {
+		return [16]byte{}, err
+	}
+	node := o.Node
+	node.PoolID = keyring.NewPoolID()
+	g, _ := o.geometry(o.spindles())
+	node.Width = g.Width()
+	return node.PoolID, shelf.Create(dir, node)
+}
+
+func (o *Options) spindles() int {
+	if o.Node.Spindles == 0 {
+		return shelf.SpindlesDefault
+	}
+	return o.Node.Spindles
+}
+
+// geometry returns the stripes of a new pool.
+func (o *Options) geometry(spindles int) (stripe.Geometry, error) {
+	if o.Geometry == (stripe.Geometry{}) {
+		return stripe.DefaultGeometry(spindles)
+	}
+	if err := o.Geometry.Validate(); err != nil {
+		return o.Geometry, err
+	}
+	if o.Geometry.Width() > spindles {
+		return o.Geometry, fmt.Errorf("stripes of %s need %d spindles, and there are %d", o.Geometry, o.Geometry.Width(), spindles)
+	}
+	return o.Geometry, nil
+}
+
+// openPool returns the root key, making the pool in the registry if it is new.
+func (s *Site) openPool(ctx context.Context, o *Options, id keyring.PoolID) (*keyring.Root, error) {
+	header, err := host.PoolHeader(ctx, s.Node)
+	if err == nil {
+		return o.root(header)
+	}
+	if !errors.Is(err, host.ErrNoPool) {
+		return nil, err
+	}
+	root, err := s.newRoot(o)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.Node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g, err := o.geometry(len(st.Spindles))
+	if err != nil {
+		return nil, err
+	}
+	bytes, _ := keyring.CreatePool(root, id)
+	s.Created = true
+	return root, host.Format(ctx, s.Node, bytes, g, len(st.Spindles))
+}
+
+// root loads the root key of a pool that is there.
+func (o *Options) root(h keyring.PoolHeader) (*keyring.Root, error) {
+	if h.Root == keyring.RootPassphrase {
+		if len(o.Passphrase) == 0 {
+			return nil, errors.New("the pool was made with a passphrase: give it in a file, with --passphrase-file")
+		}
+		return keyring.PassphraseRoot(o.Passphrase, h.KDF)
+	}
+	root, err := keyring.LoadRootFile(o.RootKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: the pool cannot be read without its root key: put the file back, or say where it is with --root-key", err)
+	}
+	return root, err
+}
+
+// newRoot returns the root key of a new pool: the passphrase's, the file's, or a
+// new one in that file.
+func (s *Site) newRoot(o *Options) (*keyring.Root, error) {
+	if len(o.Passphrase) > 0 {
+		return keyring.PassphraseRoot(o.Passphrase, keyring.NewKDFParams())
+	}
+	root, err := keyring.LoadRootFile(o.RootKey)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return root, err
+	}
+	if o.FS != vfs.Default {
+		if err := os.MkdirAll(filepath.Dir(o.RootKey), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	s.NewRootKey = o.RootKey
+	return keyring.CreateRootFile(o.RootKey)
+}
+
+// Close stops the agent, then the node. It may be called again.
+func (s *Site) Close() error {
+	var errs []error
+	if s.Host != nil {
+		errs = append(errs, s.Host.Close())
+	}
+	if s.Node != nil {
+		errs = append(errs, s.Node.Close())
+	}
+	return errors.Join(errs...)
+}
