@@ -94,21 +94,13 @@ func (h *house) open(t testing.TB, export string) *client.Client {
 type slow struct{ nbd.Device }
 
 func TestConformance(t *testing.T) {
-	for _, network := range []string{"unix", "tcp"} {
-		for _, inline := range []bool{true, false} {
-			name := network
-			var d nbd.Device = nbdtest.NewMemory(nbdtest.DeviceBytesMin + 12345)
-			if inline {
-				name += ",inline"
-			} else {
-				d = slow{d}
-			}
-			t.Run(name, func(t *testing.T) {
-				h := serve(t, network, nbd.Options{},
-					nbd.Export{Name: "disk", Description: "a disk", Device: d, MultiConn: true},
-					nbd.Export{Name: "fixed", Device: d, ReadOnly: true})
-				nbdtest.Run(t, nbdtest.Target{Dial: h.dial, Export: "disk", ReadOnly: "fixed", Unknown: "none"})
-			})
-		}
+	memory := nbdtest.NewMemory(nbdtest.DeviceBytesMin + 12345)
+	for network, d := range map[string]nbd.Device{"unix": memory, "tcp": slow{memory}} {
+		t.Run(network, func(t *testing.T) {
+			h := serve(t, network, nbd.Options{},
+				nbd.Export{Name: "disk", Description: "a disk", Device: d, MultiConn: true},
+				nbd.Export{Name: "fixed", Device: d, ReadOnly: true})
+			nbdtest.Run(t, nbdtest.Target{Dial: h.dial, Export: "disk", ReadOnly: "fixed", Unknown: "none"})
+		})
 	}
 }
