@@ -18,7 +18,7 @@ import (
 )
 
 // programTime bounds each run of a program.
-const programTime = 30 * time.Second
+const programTime = time.Minute
 
 // Sizes of the disk served. diskBytes is no multiple of 512, because no client
 // may need one. One does: at such a size qemu-img compare (7.2) never ends,
