@@ -93,6 +93,9 @@ func (m *memory) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsReq
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if len(r.Ranges) > callRangesMax {
+		return nil, datanode.ErrInvalid
+	}
 	m.calls++
 	m.reads += len(r.Ranges)
 	reply := &datanode.ReadFragmentsReply{Results: make([]datanode.FragmentData, len(r.Ranges))}
@@ -122,6 +125,7 @@ func (m *memory) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsReq
 			continue
 		}
 		if d.BadHeader = k.badHeader; d.BadHeader {
+			d.Err = datanode.ErrCorrupt
 			continue
 		}
 		d.Bytes, d.Header = uint32(len(k.data)), k.header

@@ -55,7 +55,7 @@ func newStripe(g Geometry, segment id.Segment, list []id.Spindle) *stripe {
 // take fills a part from the node's answer to a verified read.
 func (st *stripe) take(index int, d *datanode.FragmentData) {
 	p := &st.parts[index]
-	if d.Err != nil {
+	if d.Err != nil && !d.BadHeader { // which is an error with data
 		p.state = stateOf(d.Err)
 		return
 	}

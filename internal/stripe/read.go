@@ -14,9 +14,11 @@ const (
 	// gapBytesMax is the largest hole between two ranges that are still read as
 	// one: its bytes cost less than another request or seek.
 	gapBytesMax = 16 << 10
-	// recoverBytesMax bounds the memory of the ranges that one Read reconstructs
-	// at a time, unless a single one takes more.
-	recoverBytesMax = 64 << 20
+	// callRangesMax and callBytesMax bound what one call to the node asks for,
+	// unless a single range or reconstruction takes more bytes: a node refuses
+	// calls without bound, and both sides hold the data in memory.
+	callRangesMax = 1024
+	callBytesMax  = 64 << 20
 )
 
 // Data answers one range. Bytes shares memory with that of neighbours: who keeps
@@ -26,8 +28,8 @@ type Data struct {
 	Err   error
 }
 
-// Read reads ranges with one call to the node, neighbours in one fragment
-// together. Ranges that the node cannot give are computed from k other
+// Read reads ranges with one call to the node (more beyond 1,024 ranges or 64
+// MiB), neighbours in one fragment together. Ranges that the node cannot give are computed from k other
 // fragments, read under their checksums. What comes from the fragment itself is
 // not tested: the caller authenticates it and calls Reconstruct if that fails.
 // Answers are in the order of ranges. It blocks for the node.
@@ -38,9 +40,20 @@ type Data struct {
 func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
 	out := make([]Data, len(ranges))
 	reads := s.plan(ranges, out)
-	if len(reads) == 0 {
-		return out
+	for len(reads) > 0 {
+		n, bytes := 0, 0
+		for n < len(reads) && n < callRangesMax && (n == 0 || bytes+int(reads[n].Length) <= callBytesMax) {
+			bytes += int(reads[n].Length)
+			n++
+		}
+		s.recover(ctx, s.readDirectly(ctx, reads[:n], ranges, out), ranges, out)
+		reads = reads[n:]
 	}
+	return out
+}
+
+// readDirectly answers reads in one call, and returns those to reconstruct.
+func (s *Store) readDirectly(ctx context.Context, reads []read, ranges []Range, out []Data) (failed []*recovery) {
 	request := &datanode.ReadFragmentsRequest{Ranges: make([]datanode.FragmentRange, len(reads))}
 	for i, r := range reads {
 		request.Ranges[i] = datanode.FragmentRange{
@@ -51,7 +64,6 @@ func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
 	if err == nil {
 		err = answers("read", len(reply.Results), len(reads))
 	}
-	var failed []*recovery
 	for i := range reads {
 		r := &reads[i]
 		switch {
@@ -69,8 +81,7 @@ func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
 			r.give(ranges, out, reply.Results[i].Data)
 		}
 	}
-	s.recover(ctx, failed, ranges, out)
-	return out
+	return failed
 }
 
 // read is a run of ranges in one fragment, read as one.
@@ -156,9 +167,10 @@ func newRecovery(g Geometry, r *read, s state) *recovery {
 // recover reconstructs what could not be read, in batches of bounded memory.
 func (s *Store) recover(ctx context.Context, all []*recovery, ranges []Range, out []Data) {
 	for len(all) > 0 {
-		n, memory := 0, 0
-		for n < len(all) && (n == 0 || memory < recoverBytesMax) {
-			memory += all[n].stripe.blocks * blockBytes * s.layouts.Geometry.Width()
+		width := s.layouts.Geometry.Width()
+		n, bytes := 0, 0
+		for n < len(all) && (n+1)*width <= callRangesMax && (n == 0 || bytes < callBytesMax) {
+			bytes += all[n].stripe.blocks * blockBytes * width
 			n++
 		}
 		s.recoverBatch(ctx, all[:n], ranges, out)

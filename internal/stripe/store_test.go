@@ -78,6 +78,29 @@ func TestReadJoinsNeighbours(t *testing.T) {
 	}
 }
 
+// What is asked for at once is bounded, however long the list.
+func TestReadInManyCalls(t *testing.T) {
+	g := Geometry{2, 1}
+	r := newRig(t, g, 3)
+	s, _ := pack(t, seeded(t), g, 20_000)
+	ranges := make([]Range, 0, 3000)
+	for range cap(ranges) {
+		r.write(s)
+		ranges = append(ranges, Range{s.Header.Segment, 0, 100, 64})
+	}
+	for _, down := range []bool{false, true} {
+		r.node.down[numbers(3)[0]] = down
+		for i, d := range r.store.Read(t.Context(), ranges) {
+			if d.Err != nil || !bytes.Equal(d.Bytes, s.Fragments[0][100:164]) {
+				t.Fatalf("range %d: %v", i, d.Err)
+			}
+		}
+	}
+	if r.store.Reconstructed() != 1000 {
+		t.Errorf("%d reconstructed, want a third of 3000", r.store.Reconstructed())
+	}
+}
+
 // Any m fragments may be lost, whether the spindle or only the fragment is.
 func TestReadWithoutAnyM(t *testing.T) {
 	rng := seeded(t)
