@@ -22,13 +22,21 @@ type store struct {
 	mu        sync.Mutex
 	next      uint64
 	objects   map[uint64][]byte
-	failPuts  func() bool // nil: never
-	failReads func() bool
+	rand      *rand.Rand
+	failPuts  int // one call in so many fails; 0: none
+	failReads int
 	reads     int
 	readBytes int64
 }
 
-func newStore() *store { return &store{objects: map[uint64][]byte{}} }
+func newStore() *store { return &store{objects: map[uint64][]byte{}, rand: newRand(0)} }
+
+// fail makes one in so many calls of Put and ReadAt fail, 0 for none.
+func (s *store) fail(puts, reads int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failPuts, s.failReads = puts, reads
+}
 
 func (s *store) Put(ctx context.Context, name string, size int64, r io.Reader) (Object, error) {
 	b, err := io.ReadAll(r)
@@ -37,7 +45,7 @@ func (s *store) Put(ctx context.Context, name string, size int64, r io.Reader) (
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failPuts != nil && s.failPuts() {
+	if s.failPuts > 0 && s.rand.IntN(s.failPuts) == 0 {
 		return nil, errInjected
 	}
 	if int64(len(b)) != size {
@@ -53,7 +61,7 @@ func (s *store) ReadAt(ctx context.Context, o Object, p []byte, off int64) error
 	defer s.mu.Unlock()
 	s.reads++
 	s.readBytes += int64(len(p))
-	if s.failReads != nil && s.failReads() {
+	if s.failReads > 0 && s.rand.IntN(s.failReads) == 0 {
 		return errInjected
 	}
 	b, ok := s.objects[binary.BigEndian.Uint64(o)]

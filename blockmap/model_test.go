@@ -159,8 +159,8 @@ func (m *model) lookup() {
 
 func (m *model) checkpoint(ctx context.Context) {
 	if m.rand.IntN(3) == 0 {
-		m.store.failPuts = func() bool { return m.rand.IntN(2) == 0 }
-		defer func() { m.store.failPuts = nil }()
+		m.store.fail(2, 0)
+		defer m.store.fail(0, 0)
 	}
 	c, err := m.m.Checkpoint(ctx)
 	if errors.Is(err, errInjected) {
@@ -197,9 +197,8 @@ func (m *model) crash(ctx context.Context) {
 		return
 	}
 	m.store.keep(m.saved.checkpoint.Objects)
-	m.store.failReads = nil
 	if m.rand.IntN(2) == 0 {
-		m.store.failReads = func() bool { return m.rand.IntN(64) == 0 }
+		m.store.fail(0, 256)
 	}
 	next, err := Attach(ctx, m.saved.checkpoint.Manifest, m.opts)
 	if err != nil {
