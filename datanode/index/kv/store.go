@@ -35,7 +35,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// ErrAbsent: there is no store in the directory, and Create is not set.
+// ErrAbsent is returned by OpenStore for a directory without a store when Create
+// is not set. The caller creates, restores or rebuilds one.
 var ErrAbsent = errors.New("there is none")
 
 // Store is one Pebble.
