@@ -216,8 +216,8 @@ func (m *Map) putTable(ctx context.Context, dir, name string) error {
 
 // Objects returns, in no order and maybe repeatedly, every object that this
 // map may still read, that its next checkpoint would name without uploading it,
-// or that the last checkpoint names. An object whose Put has not returned is
-// not among them.
+// or that the last checkpoint names. What a Checkpoint that has not returned
+// has put may be missing: who puts objects keeps those until it returns.
 func (m *Map) Objects() []Object {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -42,14 +42,13 @@
 //     and an object never changes. Tables are uploaded before the manifest that
 //     names them is returned.
 //  5. Nothing that the map may read, or that its next checkpoint may name, is
-//     missing in [Map.Objects].
+//     missing in [Map.Objects], but for what is being put at this moment.
 //
 // # Concurrency
 //
 // All methods may be called at once, but one caller at a time may Apply. Locks
-// are taken in the order checkpoints or collecting, applying, shown; none is
-// held over a call of Objects but the first two. Reads never wait for an Apply
-// without trims. A Checkpoint stops Apply while Pebble flushes what came during
+// are taken in the order checkpoints or collecting, apply, shown, mu. Look-ups
+// take only shown, and never wait for an Apply without trims. A Checkpoint stops Apply while Pebble flushes what came during
 // the first flush, and links its files (docs/design/map.md has figures).
 //
 // # Crash
