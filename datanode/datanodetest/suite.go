@@ -2,6 +2,7 @@ package datanodetest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -124,6 +125,10 @@ func records(o owner, from id.Pos, count, bytes int) []datanode.Record {
 }
 
 func fill(rng *rand.Rand, p []byte) {
+	for len(p) >= 8 {
+		binary.LittleEndian.PutUint64(p, rng.Uint64())
+		p = p[8:]
+	}
 	for i := range p {
 		p[i] = byte(rng.Uint32())
 	}

@@ -24,8 +24,8 @@ var (
 	ErrLocked = errors.New("data node is in use")
 	// ErrTooLarge: the file system has not the room that the sizes promise.
 	ErrTooLarge = errors.New("sizes exceed the file system")
-	// ErrNeedsRecover: index and registry are missing. Run plinth recover.
-	ErrNeedsRecover = errors.New("index and registry are missing")
+	// ErrNeedsRecover: index or registry is missing or old. Run plinth recover.
+	ErrNeedsRecover = errors.New("index or registry is missing or old")
 	// ErrLogMissing: the log is missing, and with it acknowledged writes. Put it
 	// back; what is lost can only be accepted knowingly.
 	ErrLogMissing = errors.New("log is missing")

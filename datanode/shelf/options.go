@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
 )
 
 const (
@@ -34,6 +36,10 @@ type Options struct {
 	Spindles     int
 	LogBytes     int64
 	SpindleBytes int64
+	// Width is the least number of fragments (k+m) that the pool's stripes have;
+	// what hosts may reserve follows from it. 0 means what this many spindles get:
+	// 10 (8+2), 6 (4+2) from six on, 3 (2+1) from three on, else their number.
+	Width int
 	// IndexCacheBytes is the index's block cache; 0 is the index's default.
 	IndexCacheBytes int64
 	// AcceptLostLog lets Recover make a new, empty log where the log is missing.
@@ -56,6 +62,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("a log of %d bytes: the least is %d", o.LogBytes, LogBytesMin)
 	case o.SpindleBytes != 0 && o.SpindleBytes < SpindleBytesMin:
 		return fmt.Errorf("spindles of %d bytes: the least is %d", o.SpindleBytes, SpindleBytesMin)
+	case o.Width < 0 || o.Width > datanode.WidthMax:
+		return fmt.Errorf("stripes of %d fragments: at most %d", o.Width, datanode.WidthMax)
 	case o.IndexCacheBytes < 0:
 		return fmt.Errorf("an index cache of %d bytes", o.IndexCacheBytes)
 	}
@@ -134,4 +142,17 @@ func (o Options) agree(s superblock) error {
 		}
 	}
 	return nil
+}
+
+// width returns the width of stripes over that many spindles.
+func (o Options) width(spindles int) int {
+	if o.Width != 0 {
+		return o.Width
+	}
+	for _, w := range []int{10, 6, 3} {
+		if spindles >= w {
+			return w
+		}
+	}
+	return spindles
 }

@@ -19,13 +19,8 @@ const (
 	creatingName   = "creating" // there while Create is at work
 	logName        = "log"
 	indexName      = "index"
-	// newIndexName and oldIndexName are there while Recover puts a new index in
-	// the place of an old one.
-	newIndexName = "index.new"
-	oldIndexName = "index.old"
-
-	spindlePrefix = "spindle-"
-	lostFound     = "lost+found" // at the root of a file system of its own
+	spindlePrefix  = "spindle-"
+	lostFound      = "lost+found" // at the root of a file system of its own
 
 	fingerprintsName = "fingerprints" // in an index directory
 	registryName     = "registry"
@@ -69,12 +64,16 @@ func (p place) mkdir(path string) error {
 	return vfsx.SyncDir(p.fs, p.fs.PathDir(path))
 }
 
-// remove takes a directory or file and all below it away, durably.
-func (p place) remove(name string) error {
-	if err := p.fs.RemoveAll(p.path(name)); err != nil {
+// remove takes what is at the path, and all below it, away, durably.
+func (p place) remove(names ...string) error {
+	path := p.path(names...)
+	if there, err := exists(p.fs, path); err != nil || !there {
 		return err
 	}
-	return vfsx.SyncDir(p.fs, p.dir)
+	if err := p.fs.RemoveAll(path); err != nil {
+		return err
+	}
+	return vfsx.SyncDir(p.fs, p.fs.PathDir(path))
 }
 
 // leftovers returns the names in the directory that an interrupted Create left:
