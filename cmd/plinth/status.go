@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"plinth/datanode"
+	"plinth/internal/api"
+	"plinth/internal/host"
+)
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "show the pool, its space and what needs attention", Flags: apiFlags(), Action: showStatus,
+	}
+}
+
+func showStatus(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		s, err := client.Status(c.Context)
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return printJSON(s)
+		}
+		return printStatus(s)
+	})
+}
+
+func printStatus(s *host.Status) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	ok := 0
+	for _, sp := range s.Node.Spindles {
+		if sp.State == datanode.SpindleOK {
+			ok++
+		}
+	}
+	index := "complete"
+	if !s.Node.Index.Complete {
+		index = "incomplete"
+	}
+	sp := s.Space
+	rows := [][2]string{
+		{"pool", s.PoolID},
+		{"spindles", fmt.Sprintf("%d of %d ok, stripes of %s", ok, len(s.Node.Spindles), s.Geometry)},
+		{"log", fmt.Sprintf("%s of %s in use", formatSize(s.Node.Log.UsedBytes), formatSize(s.Node.Log.CapacityBytes))},
+		{"index", fmt.Sprintf("%s, %d segments, %d fingerprints", index, s.Node.Index.Segments, s.Node.Index.Fingerprints)},
+		{"logical", formatSize(sp.LogicalBytes) + "  mapped by disks, as of their last pass"},
+		{"unique", formatSize(sp.UniqueBytes) + ratio("  after deduplication", sp.LogicalBytes, sp.UniqueBytes)},
+		{"compressed", formatSize(sp.CompressedBytes) + ratio("  after compression and encryption", sp.UniqueBytes, sp.CompressedBytes)},
+		{"stored", formatSize(sp.StoredBytes) + "  with parity, headers and " + formatSize(sp.CheckpointBytes) + " of checkpoints"},
+		{"free", formatSize(sp.FreeBytes) + " of " + formatSize(sp.CapacityBytes) + ", parity included"},
+		{"buffered", formatSize(sp.BufferedBytes) + "  acknowledged, not yet destaged"},
+	}
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(s.Disks) > 0 {
+		fmt.Println()
+		if err := printDisks(s.Disks); err != nil {
+			return err
+		}
+	}
+	if len(s.Warnings) > 0 {
+		fmt.Printf("\nneeds attention:\n  %s\n", strings.Join(s.Warnings, "\n  "))
+	}
+	return nil
+}
+
+// ratio adds how many times smaller something became.
+func ratio(text string, before, after int64) string {
+	if before <= 0 || after <= 0 {
+		return text
+	}
+	return fmt.Sprintf("%s, 1:%.2f", text, float64(before)/float64(after))
+}

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+
+	"plinth/internal/host"
+)
+
+// replyBytesMax bounds an answer that is read as a whole.
+const replyBytesMax = 64 << 20
+
+// Client calls an agent's API.
+type Client struct {
+	address Address
+	token   string
+	base    string
+	http    http.Client
+}
+
+// ClientOptions is what TCP needs.
+type ClientOptions struct {
+	// Token is sent as the bearer token.
+	Token string
+	// CAFile is a PEM file of certificates to trust, which makes the client use
+	// TLS; without it TLS is used off loopback, with the system's certificates.
+	CAFile string
+}
+
+// NewClient returns a client. It connects when it is used.
+func NewClient(a Address, opts ClientOptions) (*Client, error) {
+	c := &Client{address: a, token: opts.Token, base: "http://plinth"}
+	transport := &http.Transport{}
+	c.http.Transport = transport
+	if a.Unix != "" {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", a.Unix)
+		}
+		return c, nil
+	}
+	c.base = "http://" + a.TCP
+	if opts.CAFile != "" || !a.loopback() {
+		c.base = "https://" + a.TCP
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS13}
+	}
+	if opts.CAFile != "" {
+		pem, err := os.ReadFile(opts.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificates to trust: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("certificates to trust: none in %s", opts.CAFile)
+		}
+		transport.TLSClientConfig.RootCAs = pool
+	}
+	return c, nil
+}
+
+// Close gives up idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// do sends a request and returns a successful answer, whose body the caller
+// closes. An answer that is not a success is an *ErrorBody.
+func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+prefix+path, r)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var uerr *url.Error
+		if errors.As(err, &uerr) {
+			err = uerr.Err // the request's URL tells the user nothing
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("no plinth answers at %s (is it running? --api or PLINTH_API says where): %w", c.address, err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var reply errorReply
+	if err := json.NewDecoder(io.LimitReader(resp.Body, replyBytesMax)).Decode(&reply); err != nil || reply.Error.Message == "" {
+		return nil, fmt.Errorf("%s answered %s", c.address, resp.Status)
+	}
+	return nil, &reply.Error
+}
+
+// call sends a request and decodes the answer into out, if there is one.
+func (c *Client) call(ctx context.Context, method, path string, body, out any) error {
+	resp, err := c.do(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, replyBytesMax)).Decode(out); err != nil {
+		return fmt.Errorf("answer of %s: %w", c.address, err)
+	}
+	return nil
+}
+
+// Status describes the pool.
+func (c *Client) Status(ctx context.Context) (*host.Status, error) {
+	var out host.Status
+	return &out, c.call(ctx, "GET", "/status", nil, &out)
+}
+
+// Disks lists the disks.
+func (c *Client) Disks(ctx context.Context) ([]host.DiskInfo, error) {
+	var out DiskList
+	err := c.call(ctx, "GET", "/disks", nil, &out)
+	return out.Disks, err
+}
+
+// Disk describes a disk.
+func (c *Client) Disk(ctx context.Context, name string) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "GET", "/disks/"+url.PathEscape(name), nil, &out)
+}
+
+// CreateDisk makes a disk.
+func (c *Client) CreateDisk(ctx context.Context, req CreateDisk) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "POST", "/disks", req, &out)
+}
+
+// ResizeDisk makes a disk larger.
+func (c *Client) ResizeDisk(ctx context.Context, name string, bytes int64) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ResizeDisk{bytes}, &out)
+}
+
+// RemoveDisk removes a disk.
+func (c *Client) RemoveDisk(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name), nil, nil)
+}
+
+// Sweep passes over all disks and reclaims what none needs.
+func (c *Client) Sweep(ctx context.Context) error {
+	return c.call(ctx, "POST", "/sweep", nil, nil)
+}
+
+// Quiesce destages everything and makes checkpoints.
+func (c *Client) Quiesce(ctx context.Context) error {
+	return c.call(ctx, "POST", "/quiesce", nil, nil)
+}
+
+// Verify walks everything; progress is called with segments done and to do.
+func (c *Client) Verify(ctx context.Context, repair bool, progress func(done, total int)) (*host.VerifyReport, error) {
+	resp, err := c.do(ctx, "POST", fmt.Sprintf("/verify?repair=%t", repair), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var e Event
+		switch err := dec.Decode(&e); {
+		case err != nil:
+			return nil, fmt.Errorf("verify ended without a report: %w", err)
+		case e.Error != nil:
+			return nil, e.Error
+		case e.Report != nil:
+			return e.Report, nil
+		}
+		progress(e.Done, e.Total)
+	}
+}

@@ -1,0 +1,44 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/host"
+)
+
+// errBadRequest marks what the server itself refuses.
+var errBadRequest = errors.New("bad request")
+
+// statuses is the one table from errors to answers; the first match counts.
+var statuses = []struct {
+	err    error
+	status int
+	code   string
+}{
+	{errBadRequest, http.StatusBadRequest, "bad_request"},
+	{host.ErrInvalid, http.StatusBadRequest, "invalid"},
+	{host.ErrUnknownDisk, http.StatusNotFound, "not_found"},
+	{host.ErrExists, http.StatusConflict, "exists"},
+	{host.ErrInUse, http.StatusConflict, "in_use"},
+	{host.ErrClosed, http.StatusServiceUnavailable, "closed"},
+	{disk.ErrClosed, http.StatusServiceUnavailable, "closed"},
+	{disk.ErrNoSpace, http.StatusInsufficientStorage, "no_space"},
+	{datanode.ErrNoSpace, http.StatusInsufficientStorage, "no_space"},
+	{disk.ErrFailed, http.StatusInternalServerError, "failed"},
+	{disk.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout, "timeout"},
+}
+
+// classify returns the answer for an error.
+func classify(err error) (int, ErrorBody) {
+	for _, s := range statuses {
+		if errors.Is(err, s.err) {
+			return s.status, ErrorBody{s.code, err.Error()}
+		}
+	}
+	return http.StatusInternalServerError, ErrorBody{"internal", err.Error()}
+}

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"plinth/datanode"
+	"plinth/internal/host"
+)
+
+// scrapeTimeMax bounds one collection.
+const scrapeTimeMax = 5 * time.Second
+
+// Metrics answers /metrics with the host's status and the process's own figures.
+func Metrics(h *host.Host) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collector{h},
+	)
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// collector turns a status into metrics at each scrape, so that nothing is
+// counted twice.
+type collector struct{ host *host.Host }
+
+// metric is a value of a status.
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*host.Status) float64
+}
+
+func gauge(name, help string, value func(*host.Status) float64) metric {
+	return metric{prometheus.NewDesc("plinth_"+name, help, nil, nil), prometheus.GaugeValue, value}
+}
+
+func counter(name, help string, value func(*host.Status) float64) metric {
+	return metric{prometheus.NewDesc("plinth_"+name, help, nil, nil), prometheus.CounterValue, value}
+}
+
+var poolMetrics = []metric{
+	gauge("logical_bytes", "Mapped by disks, as of their last pass.", func(s *host.Status) float64 { return float64(s.Space.LogicalBytes) }),
+	gauge("unique_bytes", "After deduplication.", func(s *host.Status) float64 { return float64(s.Space.UniqueBytes) }),
+	gauge("compressed_bytes", "After compression and sealing.", func(s *host.Status) float64 { return float64(s.Space.CompressedBytes) }),
+	gauge("stored_bytes", "Fragments on the spindles, with parity and headers.", func(s *host.Status) float64 { return float64(s.Space.StoredBytes) }),
+	gauge("capacity_bytes", "Of all spindles.", func(s *host.Status) float64 { return float64(s.Space.CapacityBytes) }),
+	gauge("free_bytes", "What can still be promised to writes, parity included.", func(s *host.Status) float64 { return float64(s.Space.FreeBytes) }),
+	gauge("buffered_bytes", "Acknowledged and not destaged, at its worst case.", func(s *host.Status) float64 { return float64(s.Space.BufferedBytes) }),
+	gauge("log_used_bytes", "Log files in use.", func(s *host.Status) float64 { return float64(s.Node.Log.UsedBytes) }),
+	gauge("log_capacity_bytes", "Size of the log.", func(s *host.Status) float64 { return float64(s.Node.Log.CapacityBytes) }),
+	gauge("index_segments", "Segments that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Segments) }),
+	gauge("index_fingerprints", "Fingerprints that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Fingerprints) }),
+	gauge("index_complete", "1 if every disk has stated what it needs.", func(s *host.Status) float64 { return oneIf(s.Node.Index.Complete) }),
+	counter("ranges_reconstructed_total", "Ranges computed from other fragments.", func(s *host.Status) float64 { return float64(s.Repairs["ranges_reconstructed"]) }),
+	counter("fragments_rewritten_total", "Damaged fragments rewritten.", func(s *host.Status) float64 { return float64(s.Repairs["fragments_rewritten"]) }),
+}
+
+// diskMetric is a value of a disk, labelled with its name.
+type diskMetric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*host.DiskInfo) float64
+}
+
+func perDisk(kind prometheus.ValueType, name, help string, value func(*host.DiskInfo) float64) diskMetric {
+	return diskMetric{prometheus.NewDesc("plinth_disk_"+name, help, []string{"disk"}, nil), kind, value}
+}
+
+var diskMetrics = []diskMetric{
+	perDisk(prometheus.GaugeValue, "up", "1 if the disk serves.", func(d *host.DiskInfo) float64 { return oneIf(d.State == "ok") }),
+	perDisk(prometheus.GaugeValue, "size_bytes", "Size of the disk.", func(d *host.DiskInfo) float64 { return float64(d.Bytes) }),
+	perDisk(prometheus.GaugeValue, "logical_bytes", "Mapped, as of the last pass.", func(d *host.DiskInfo) float64 { return float64(d.LogicalBytes) }),
+	perDisk(prometheus.GaugeValue, "clients", "NBD connections.", func(d *host.DiskInfo) float64 { return float64(d.Clients) }),
+	perDisk(prometheus.GaugeValue, "buffered_bytes", "Log records not yet destaged.", func(d *host.DiskInfo) float64 { return float64(d.Stats.BufferedBytes) }),
+	perDisk(prometheus.CounterValue, "log_records_total", "Operations appended to the log.", func(d *host.DiskInfo) float64 { return float64(d.Stats.RecordsLogged) }),
+	perDisk(prometheus.CounterValue, "log_full_total", "Appends that found the log full.", func(d *host.DiskInfo) float64 { return float64(d.Stats.LogFull) }),
+	perDisk(prometheus.CounterValue, "chunk_reads_total", "Chunks read from segments.", func(d *host.DiskInfo) float64 { return float64(d.Stats.ChunkReads) }),
+	perDisk(prometheus.CounterValue, "chunks_bad_total", "Chunks that did not verify when first read.", func(d *host.DiskInfo) float64 { return float64(d.Stats.ChunksBad) }),
+	perDisk(prometheus.CounterValue, "destages_total", "Destage commits.", func(d *host.DiskInfo) float64 { return float64(d.Stats.Destages) }),
+	perDisk(prometheus.CounterValue, "dedupe_hits_total", "Destaged chunks that were known.", func(d *host.DiskInfo) float64 { return float64(d.Stats.DedupeHits) }),
+	perDisk(prometheus.CounterValue, "dedupe_misses_total", "Destaged chunks that were stored.", func(d *host.DiskInfo) float64 { return float64(d.Stats.DedupeMisses) }),
+	perDisk(prometheus.CounterValue, "checkpoints_total", "Checkpoints of the map.", func(d *host.DiskInfo) float64 { return float64(d.Stats.Checkpoints) }),
+	perDisk(prometheus.CounterValue, "passes_total", "Owner's scans.", func(d *host.DiskInfo) float64 { return float64(d.Stats.Passes) }),
+}
+
+var (
+	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
+	spindleUsed = prometheus.NewDesc("plinth_spindle_allocated_bytes", "Fragments on the spindle.", []string{"spindle"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(out chan<- *prometheus.Desc) {
+	for _, m := range poolMetrics {
+		out <- m.desc
+	}
+	for _, m := range diskMetrics {
+		out <- m.desc
+	}
+	out <- spindleUp
+	out <- spindleUsed
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeMax)
+	defer cancel()
+	s, err := c.host.Status(ctx)
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(poolMetrics[0].desc, err)
+		return
+	}
+	for _, m := range poolMetrics {
+		out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(s))
+	}
+	for i := range s.Disks {
+		for _, m := range diskMetrics {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s.Disks[i]), s.Disks[i].Name)
+		}
+	}
+	for _, sp := range s.Node.Spindles {
+		label := strconv.Itoa(int(sp.Spindle))
+		out <- prometheus.MustNewConstMetric(spindleUp, prometheus.GaugeValue, oneIf(sp.State == datanode.SpindleOK), label)
+		out <- prometheus.MustNewConstMetric(spindleUsed, prometheus.GaugeValue, float64(sp.AllocatedBytes), label)
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,235 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"plinth/internal/chunk"
+	"plinth/internal/host"
+)
+
+const (
+	bodyBytesMax    = 64 << 10
+	headerBytesMax  = 16 << 10
+	readTimeMax     = 10 * time.Second
+	progressTimeMin = 200 * time.Millisecond
+	prefix          = "/api/v1"
+)
+
+//go:embed openapi.json
+var openapi []byte
+
+// Server answers for a host.
+type Server struct {
+	host *host.Host
+	log  *slog.Logger
+	http http.Server
+}
+
+// route is a method, a path under the prefix, and what answers it.
+type route struct {
+	method, path string
+	handle       func(w http.ResponseWriter, r *http.Request) error
+}
+
+func (s *Server) routes() []route {
+	return []route{
+		{"GET", "/status", s.status},
+		{"GET", "/disks", s.listDisks},
+		{"POST", "/disks", s.createDisk},
+		{"GET", "/disks/{name}", s.showDisk},
+		{"PATCH", "/disks/{name}", s.resizeDisk},
+		{"DELETE", "/disks/{name}", s.removeDisk},
+		{"POST", "/verify", s.verify},
+		{"POST", "/sweep", s.sweep},
+		{"POST", "/quiesce", s.quiesce},
+		{"GET", "/openapi.json", s.describe},
+	}
+}
+
+// NewServer returns a server for a host. metrics answers /metrics.
+func NewServer(h *host.Host, metrics http.Handler, log *slog.Logger) *Server {
+	s := &Server{host: h, log: log}
+	mux := http.NewServeMux()
+	for _, r := range s.routes() {
+		mux.HandleFunc(r.method+" "+prefix+r.path, func(w http.ResponseWriter, req *http.Request) {
+			req.Body = http.MaxBytesReader(w, req.Body, bodyBytesMax)
+			if err := r.handle(w, req); err != nil {
+				s.fail(w, req, err)
+			}
+		})
+	}
+	mux.HandleFunc(prefix+"/", func(w http.ResponseWriter, req *http.Request) {
+		writeJSON(w, http.StatusNotFound, errorReply{ErrorBody{"not_found", "no such resource or method: " + req.Method + " " + req.URL.Path}})
+	})
+	mux.Handle("GET /metrics", metrics)
+	s.http = http.Server{
+		Handler: mux, ReadTimeout: readTimeMax, IdleTimeout: time.Minute, MaxHeaderBytes: headerBytesMax,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Serve answers on l, made by Listen, until Shutdown; then it returns nil.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown stops listening and waits for requests under way until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status, body := classify(err)
+	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	writeJSON(w, status, errorReply{body})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // a client that has gone does not need it
+}
+
+// readJSON reads a body of exactly one object without unknown fields.
+func readJSON(r *http.Request, v any) error {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%w: body: %w", errBadRequest, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return fmt.Errorf("%w: body: more than one JSON value", errBadRequest)
+	}
+	return nil
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
+	st, err := s.host.Status(r.Context())
+	if err == nil {
+		writeJSON(w, http.StatusOK, st)
+	}
+	return err
+}
+
+func (s *Server) listDisks(w http.ResponseWriter, _ *http.Request) error {
+	list := DiskList{Disks: s.host.Disks()}
+	if list.Disks == nil {
+		list.Disks = []host.DiskInfo{}
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) createDisk(w http.ResponseWriter, r *http.Request) error {
+	var req CreateDisk
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	info, err := s.host.CreateDisk(r.Context(), host.DiskSpec{
+		Name: req.Name, Bytes: req.Bytes, Chunk: chunk.Size(req.ChunkBytes), Cipher: req.Cipher, Stable: req.Stable,
+	})
+	if err == nil {
+		w.Header().Set("Location", prefix+"/disks/"+info.Name)
+		writeJSON(w, http.StatusCreated, info)
+	}
+	return err
+}
+
+func (s *Server) showDisk(w http.ResponseWriter, r *http.Request) error {
+	info, err := s.host.Disk(r.PathValue("name"))
+	if err == nil {
+		writeJSON(w, http.StatusOK, info)
+	}
+	return err
+}
+
+func (s *Server) resizeDisk(w http.ResponseWriter, r *http.Request) error {
+	var req ResizeDisk
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	info, err := s.host.ResizeDisk(r.Context(), r.PathValue("name"), req.Bytes)
+	if err == nil {
+		writeJSON(w, http.StatusOK, info)
+	}
+	return err
+}
+
+func (s *Server) removeDisk(w http.ResponseWriter, r *http.Request) error {
+	err := s.host.RemoveDisk(r.Context(), r.PathValue("name"))
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+// verify answers in lines, so that a client can show how far it is.
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
+	repair := r.URL.Query().Get("repair")
+	if repair != "" && repair != "true" && repair != "false" {
+		return fmt.Errorf("%w: repair is true or false", errBadRequest)
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	control := http.NewResponseController(w)
+	last := time.Now()
+	report, err := s.host.Verify(r.Context(), host.VerifyOptions{
+		Repair: repair == "true",
+		Progress: func(done, total int) {
+			if now := time.Now(); now.Sub(last) >= progressTimeMin {
+				last = now
+				_ = enc.Encode(Event{Done: done, Total: total}) // a client that has gone ends the context
+				_ = control.Flush()
+			}
+		},
+	})
+	end := Event{Report: report}
+	if err != nil {
+		_, body := classify(err)
+		end = Event{Error: &body}
+	}
+	_ = enc.Encode(end)
+	return nil
+}
+
+func (s *Server) sweep(w http.ResponseWriter, r *http.Request) error {
+	err := s.host.Sweep(r.Context())
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
+	err := s.host.Quiesce(r.Context())
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+func (s *Server) describe(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, err := w.Write(openapi)
+	return err
+}
