@@ -30,7 +30,12 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 		if err := m.get(makePointKey(first, id.Gen(gen-1)), &out[0]); err != nil {
 			return fmt.Errorf("look up LBA %d: %w", first, err)
 		}
-		return nil
+		if m.only.Load() == gen {
+			return nil
+		}
+		// A newer generation came, and a Collect may have deleted the row that
+		// was looked for.
+		out[0] = Entry{}
 	}
 	c, err := m.cursor(nil, first, first+id.LBA(len(out)))
 	if err != nil {

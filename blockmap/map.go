@@ -41,9 +41,10 @@ type Map struct {
 	// since counts updates since the newest checkpoint.
 	since atomic.Uint64
 	// only is the one generation of all entries, plus 1, where no trim hides
-	// any: then the key of an LBA's entry is known. Else 0. Set before the
-	// Apply that changes it returns, so a look-up that does not see the change
-	// yet began before it.
+	// any: then the key of an LBA's entry is known. Else 0. It never takes a
+	// value again that it had before, other than 0, and it changes before the
+	// Apply that changes it returns: so a look-up that finds it the same before
+	// and after missed nothing.
 	only atomic.Uint64
 
 	// shown makes rows and what is below of one instant. Apply and Collect
