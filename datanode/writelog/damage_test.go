@@ -150,3 +150,19 @@ func TestReadVerifies(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Two crashes one after the other, each in the middle of the same slot's
+// header, leave a whole copy: the first one's damage is repaired between them.
+func TestTornHeaderIsRepairedBeforeTheSlotIsUsedAgain(t *testing.T) {
+	fs, l, m := filled(t)
+	for _, f := range l.files {
+		after := fs.Kill()
+		flip(t, after, f.name, pageBytes+17, 1)
+		again := mustOpen(t, after, small)
+		ok(t, m.verify(again))
+		after = after.Kill()
+		flip(t, after, f.name, 17, 1)
+		again = mustOpen(t, after, small)
+		ok(t, m.verify(again))
+	}
+}

@@ -111,7 +111,7 @@ func (l *Log) refuseUsed(path string) error {
 		return err
 	}
 	defer f.Close()
-	h, err := readHeader(f)
+	h, _, err := readHeader(f)
 	if err != nil || h.seq != 0 {
 		return datanode.Errorf(datanode.ErrCorrupt, "%s is in use, but there is no %s", path, superName)
 	}
@@ -181,34 +181,60 @@ func (l *Log) openSlots(names []string) error {
 }
 
 // readHeader returns the newer of a slot's header copies, the zero header for
-// a slot that was never used. A crash in the middle of the first use may leave
-// one copy zero and the other torn; two that are neither whole nor zero are
-// damage. Errors: errNoFrame, errUnsupported, those of reading.
-func readHeader(f vfs.File) (header, error) {
+// a slot that was never used, and the offsets of copies that are bad beside it.
+// A crash in the middle of the first use may leave one copy zero and the other
+// torn; two that are neither whole nor zero are damage. Errors: errNoFrame,
+// errUnsupported, those of reading.
+func readHeader(f vfs.File) (best header, bad []int64, err error) {
 	b := make([]byte, dataStart)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
-		return header{}, err
+		return header{}, nil, err
 	}
 	clear(b[n:])
-	var best header
-	blank, valid := false, false
-	for _, p := range [][]byte{b[:headerBytes], b[pageBytes : pageBytes+headerBytes]} {
-		h, err := parseFileHeader(p)
+	valid, blank := 0, 0
+	for _, off := range []int64{0, pageBytes} {
+		copied := b[off : off+headerBytes]
+		h, err := parseFileHeader(copied)
 		switch {
 		case err == nil:
-			valid = true
+			valid++
 			if h.seq > best.seq {
 				best = h
 			}
 		case errors.Is(err, errUnsupported):
-			return header{}, err
+			return header{}, nil, err
+		case [headerBytes]byte(copied) == [headerBytes]byte{}:
+			blank++
+			bad = append(bad, off)
 		default:
-			blank = blank || [headerBytes]byte(p) == [headerBytes]byte{}
+			bad = append(bad, off)
 		}
 	}
-	if !valid && !blank {
-		return header{}, errNoFrame
+	switch {
+	case valid == 0 && blank == 0:
+		return header{}, nil, errNoFrame
+	case valid == 0 && blank == 2:
+		bad = nil
 	}
-	return best, nil
+	return best, bad, nil
+}
+
+// repair makes a slot's header copies whole again. Without it the next use of
+// the slot, torn in its first copy, could leave none: so it is stable before
+// any slot is written to.
+func repair(f *file, h header, bad []int64) error {
+	b := make([]byte, headerBytes)
+	if h.seq != 0 {
+		b = h.encode()
+	}
+	for _, off := range bad {
+		if _, err := f.f.WriteAt(b, off); err != nil {
+			return fmt.Errorf("repair %s at %d: %w", f.name, off, err)
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return f.f.SyncData()
 }

@@ -11,7 +11,8 @@ import (
 // recovery reads what a log holds into its state.
 type recovery struct {
 	*Log
-	headers []header // by slot
+	headers []header  // by slot
+	bad     [][]int64 // by slot: where a copy of the header is bad
 	content []byte   // of the file being read
 }
 
@@ -20,23 +21,38 @@ func damage(name string, off int, format string, args ...any) error {
 	return datanode.Errorf(datanode.ErrCorrupt, "log file %s, offset %d: %s", name, off, fmt.Sprintf(format, args...))
 }
 
-// recover fills state, files and head from the slots. A log without any whole
-// snapshot is empty, and has no head.
+// recover fills state, files and head from the slots, and then repairs headers.
+// A log without any whole snapshot is empty, and has no head.
 func (l *Log) recover() error {
 	r := &recovery{Log: l, content: make([]byte, l.fileBytes)}
+	if err := r.read(); err != nil {
+		return err
+	}
+	for slot, f := range l.files {
+		if len(r.bad[slot]) > 0 {
+			l.opts.Logger.Info("log: repairs a header", "file", f.name, "offsets", r.bad[slot])
+		}
+		if err := repair(f, r.headers[slot], r.bad[slot]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) read() error {
 	newest := -1
-	for _, f := range l.files {
-		h, err := readHeader(f.f)
+	for _, f := range r.files {
+		h, bad, err := readHeader(f.f)
 		switch {
 		case errors.Is(err, errNoFrame):
 			return damage(f.name, 0, "both copies of the header are bad")
 		case err != nil:
 			return fmt.Errorf("log file %s, offset 0: %w", f.name, err)
-		case h.seq != 0 && (h.pool != l.opts.PoolID || int(h.slot) != f.slot || h.fileSize != uint64(l.fileBytes)):
+		case h.seq != 0 && (h.pool != r.opts.PoolID || int(h.slot) != f.slot || h.fileSize != uint64(r.fileBytes)):
 			return damage(f.name, 0, "header of pool %x, slot %d, %d bytes", h.pool, h.slot, h.fileSize)
 		}
 		f.seq, f.salt = h.seq, h.salt
-		r.headers = append(r.headers, h)
+		r.headers, r.bad = append(r.headers, h), append(r.bad, bad)
 		if h.seq != 0 && (newest < 0 || h.seq > r.headers[newest].seq) {
 			newest = f.slot
 		}
@@ -45,12 +61,12 @@ func (l *Log) recover() error {
 	// stable through prevEnd before the file began (W2).
 	need := 0
 	for newest >= 0 {
-		f := l.files[newest]
+		f := r.files[newest]
 		whole, err := r.readHead(f, need)
 		if err != nil || whole {
 			return err
 		}
-		l.opts.Logger.Info("log: skips a file that a crash kept from beginning", "file", f.name, "seq", f.seq)
+		r.opts.Logger.Info("log: skips a file that a crash kept from beginning", "file", f.name, "seq", f.seq)
 		h := r.headers[newest]
 		if h.prevSeq == 0 {
 			return nil
