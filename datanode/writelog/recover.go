@@ -13,7 +13,7 @@ type recovery struct {
 	*Log
 	headers []header  // by slot
 	bad     [][]int64 // by slot: where a copy of the header is bad
-	content []byte   // of the file being read
+	content []byte    // of the file being read
 }
 
 // damage is the error for bytes that were stable and are not what they were.
