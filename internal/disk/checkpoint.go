@@ -9,6 +9,7 @@ import (
 
 	"plinth/blockmap"
 	"plinth/datanode"
+	"plinth/internal/failpoint"
 	"plinth/internal/id"
 )
 
@@ -92,6 +93,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 {
 		return err
 	}
+	failpoint.Reach(failpoint.Tables)
 	manifest, err := d.objects.Put(ctx, "manifest", int64(len(c.Manifest)), bytes.NewReader(c.Manifest))
 	if err != nil {
 		return fmt.Errorf("checkpoint of disk %s: store the manifest: %w", d.cfg.Name, err)
@@ -103,6 +105,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Reach(failpoint.Manifest)
 	key := CheckpointKey(d.cfg.ID)
 	reply, err := d.pool.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
 		Guards:   []datanode.Guard{{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}},
@@ -118,6 +121,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	}
 	d.checkpoint = checkpointState{reply.Revision, append(c.Objects, manifest), s.result}
 	d.stats.saves.Add(1)
+	failpoint.Reach(failpoint.Record)
 	return d.outcome(d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
 		Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Results, Through: s.result,
 	}))

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"plinth/datanode"
+	"plinth/internal/failpoint"
 	"plinth/internal/id"
 	"plinth/internal/stripe"
 )
@@ -159,6 +160,7 @@ func (r *round) write(ctx context.Context, fill func(context.Context) error) err
 	if err != nil {
 		return err
 	}
+	failpoint.Reach(failpoint.Fragments)
 	return r.publish(ctx)
 }
 

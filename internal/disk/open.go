@@ -70,7 +70,7 @@ func (d *Disk) attach(ctx context.Context) error {
 	if d.m, err = blockmap.Attach(ctx, manifest, opts); err != nil {
 		return fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	d.state = s
+	d.state, d.stats.fromCheckpoint = s, true
 	d.checkpoint = checkpointState{reply.Revision, append(objects, rec.Manifest), s.result}
 	return nil
 }
@@ -179,6 +179,7 @@ func (d *Disk) replayOps(ctx context.Context) error {
 	d.next = d.state.through + 1
 	err := d.eachRecord(ctx, datanode.Ops, d.next, d.ops, func(r *datanode.Record) error {
 		d.next = r.Pos + 1
+		d.stats.opsReplayed++
 		typ := logrec.Type(r.Type)
 		if typ.Optional() {
 			return nil

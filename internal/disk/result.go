@@ -7,6 +7,7 @@ import (
 
 	"plinth/blockmap"
 	"plinth/datanode"
+	"plinth/internal/failpoint"
 	"plinth/internal/id"
 	"plinth/internal/logrec"
 )
@@ -25,10 +26,12 @@ func (w *work) finish(ctx context.Context) error {
 	}
 	next := d.state
 	next.through, next.throughMAC, next.bytes = l.through, l.mac, l.diskBytes
+	failpoint.Reach(failpoint.Published)
 	var err error
 	if next.result, next.resultMAC, err = d.appendResult(ctx, &res); err != nil {
 		return err
 	}
+	failpoint.Reach(failpoint.Result)
 	if err := d.applyResult(&res, next); err != nil {
 		return d.fail(err)
 	}

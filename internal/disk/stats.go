@@ -13,6 +13,9 @@ type counters struct {
 	trimmed    atomic.Int64
 	passes     atomic.Int64
 	saves      atomic.Int64
+
+	fromCheckpoint bool // these two are set by Open
+	opsReplayed    int64
 }
 
 // Stats counts what a disk has done since it was opened.
@@ -29,6 +32,10 @@ type Stats struct {
 	Checkpoints   int64
 	BufferedBytes int64 // of log records not yet destaged
 	Layers        int
+	// FromCheckpoint says that the disk was opened at a checkpoint, and
+	// OpsReplayed how many operations of the log came on top.
+	FromCheckpoint bool
+	OpsReplayed    int64
 }
 
 // Stats returns the disk's counters.
@@ -44,6 +51,9 @@ func (d *Disk) Stats() Stats {
 		LogTrims:      d.stats.trimmed.Load(),
 		Passes:        d.stats.passes.Load(),
 		Checkpoints:   d.stats.saves.Load(),
+
+		FromCheckpoint: d.stats.fromCheckpoint,
+		OpsReplayed:    d.stats.opsReplayed,
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
