@@ -39,7 +39,7 @@ func (d *Disk) Pass(ctx context.Context, describe bool) (*PassReport, error) {
 	defer d.passMu.Unlock()
 	p, err := d.beginPass(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err)
+		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
 	}
 	defer d.endPass(p)
 	if err := p.run(ctx, describe); err != nil {
