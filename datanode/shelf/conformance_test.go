@@ -7,7 +7,6 @@ import (
 
 	"plinth/datanode"
 	"plinth/datanode/datanodetest"
-	"plinth/internal/vfsx/crashfs"
 )
 
 // small is a node that a test makes quickly.
@@ -59,23 +58,20 @@ func fresh(t testing.TB, dir string, opts Options) *Shelf {
 
 func plain(n datanode.Node) datanode.Node { return n }
 
-func onDisk() vfs.FS   { return vfs.Default }
-func inMemory() vfs.FS { return crashfs.New() }
-
-func TestConformanceInMemory(t *testing.T) {
-	t.Parallel()
-	datanodetest.Run(t, opener(inMemory, plain))
-}
-
-func TestConformanceOnDiskThroughCodec(t *testing.T) {
-	t.Parallel()
+// The race detector sees one run, which reaches all locks.
+func TestConformance(t *testing.T) {
 	const seed = 1
 	t.Logf("delays of seed %d", seed)
-	datanodetest.Run(t, opener(onDisk, func(n datanode.Node) datanode.Node { return datanodetest.Codec(n, seed) }))
+	datanodetest.Run(t, opener(
+		func() vfs.FS { return vfs.Default },
+		func(n datanode.Node) datanode.Node { return datanodetest.Codec(n, seed) },
+	))
 }
 
-// Pebble's own file system in memory writes byte by byte under the race
-// detector, which takes minutes.
-func TestSimConformanceOnMemFS(t *testing.T) {
+func TestSimConformanceInMemory(t *testing.T) {
 	datanodetest.Run(t, opener(func() vfs.FS { return vfs.NewMem() }, plain))
+}
+
+func TestSimConformanceOnDisk(t *testing.T) {
+	datanodetest.Run(t, opener(func() vfs.FS { return vfs.Default }, plain))
 }
