@@ -17,6 +17,9 @@ const (
 	// listsPerCall bounds the lists of one SetLists, and the time that a round's
 	// look-ups wait for it.
 	listsPerCall = datanode.SegmentsMax
+	// describedPerCall bounds them where slots are described: 16 of 2,000 slots are
+	// some 2 MB.
+	describedPerCall = 16
 	// describedPerScan bounds the segments whose slots a pass describes in one
 	// scan of the map: 1,024 of 2,000 slots of 40 bytes are 80 MB.
 	describedPerScan = 1024
@@ -183,7 +186,11 @@ func (p *pass) describe(ctx context.Context, window []id.Segment) (map[id.Segmen
 // registered since. listMu is held from reading the one to sending both, so that
 // no look-up comes between.
 func (p *pass) setLists(ctx context.Context, segments []id.Segment, slots map[id.Segment][]datanode.SlotEntry) error {
-	for batch := range slices.Chunk(segments, listsPerCall) {
+	perCall := listsPerCall
+	if slots != nil {
+		perCall = describedPerCall
+	}
+	for batch := range slices.Chunk(segments, perCall) {
 		if err := p.setBatch(ctx, batch, slots); err != nil {
 			return err
 		}

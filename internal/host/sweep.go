@@ -62,18 +62,20 @@ func (h *Host) repair(ctx context.Context, s id.Segment) error {
 }
 
 // sweepIdle sweeps the disks that changed since their last pass and are idle.
-// While the index is incomplete it sweeps all.
+// While the index is incomplete it also sweeps those that have not passed since.
 func (h *Host) sweepIdle(ctx context.Context) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
 		return err
 	}
-	if !st.Index.Complete {
-		return h.Sweep(ctx)
-	}
 	var due []*export
 	for _, e := range h.exports() {
-		if e.disk != nil && e.disk.Err() == nil && h.idle(e) && e.disk.Stats().Destages != h.sweptAt(e) {
+		if e.disk == nil || e.disk.Err() != nil {
+			continue
+		}
+		swept, passed := h.lastPass(e)
+		stated := st.Index.Complete || passed == st.Index.Incarnation+1
+		if !stated || h.idle(e) && e.disk.Stats().Destages != swept {
 			due = append(due, e)
 		}
 	}
@@ -83,10 +85,10 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	return h.sweepDisks(ctx, due, st.Index)
 }
 
-func (h *Host) sweptAt(e *export) int64 {
+func (h *Host) lastPass(e *export) (sweptAt int64, passed uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return e.sweptAt
+	return e.sweptAt, e.passed
 }
 
 // Sweep passes over all disks, completes the index if it was not, and reclaims.

@@ -51,8 +51,8 @@ import (
 // anyway, and 48 sealed bytes of overhead are 0.15 % of it.
 const UnitBytes = 32 << 10
 
-// ErrCorrupt: a descriptor or a stored unit fails its checks and could not be
-// reconstructed.
+// ErrCorrupt is returned for a descriptor or a stored unit that fails its checks and
+// could not be reconstructed.
 var ErrCorrupt = errors.New("checkpoint object is corrupt")
 
 // Number returns a segment number that was never used.

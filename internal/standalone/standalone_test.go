@@ -148,9 +148,12 @@ func (m *model) check(t testing.TB, d nbd.Device) {
 	}
 }
 
-// TestDiskAgainstModel runs random operations through restarts and the loss of
-// the host's directory, and verifies everything at the end.
-func TestDiskAgainstModel(t *testing.T) {
+func TestDiskAgainstModel(t *testing.T)    { diskAgainstModel(t, 4<<20, 3, 100) }
+func TestSimDiskAgainstModel(t *testing.T) { diskAgainstModel(t, 32<<20, 12, 400) }
+
+// diskAgainstModel runs random operations through restarts and the loss of the
+// host's directory, and verifies everything at the end.
+func diskAgainstModel(t *testing.T, size int64, rounds, steps int) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	opts := small(t, t.TempDir())
@@ -158,10 +161,10 @@ func TestDiskAgainstModel(t *testing.T) {
 	if !s.Created || s.NewRootKey == "" {
 		t.Error("a new pool does not say that it is new")
 	}
-	m := newModel(24<<20, seed)
+	m := newModel(size, seed)
 	d := create(t, s, "vm1", int64(len(m.data)))
-	for round := range 6 {
-		for range 300 {
+	for round := range rounds {
+		for range steps {
 			m.step(t, d)
 		}
 		if round%2 == 1 {
