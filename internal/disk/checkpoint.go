@@ -107,6 +107,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	}
 	failpoint.Reach(failpoint.Manifest)
 	key := CheckpointKey(d.cfg.ID)
+	ctx = context.WithoutCancel(ctx) // whether it is recorded must be known
 	reply, err := d.pool.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
 		Guards:   []datanode.Guard{{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}},
 		Compares: []datanode.Compare{{Key: key, Revision: d.checkpoint.revision}},

@@ -43,6 +43,8 @@ func (p *Pool) Destage(ctx context.Context, disks []*Disk) error {
 	if err := r.store(ctx); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	// A result that is cut short would fail its disk; it takes milliseconds.
+	ctx = context.WithoutCancel(ctx)
 	for _, w := range r.works {
 		if err := w.finish(ctx); err != nil {
 			errs = append(errs, err)
