@@ -113,7 +113,16 @@ type verify struct {
 	views    []*disk.View
 	segments []id.Segment // all that anything speaks of
 	stored   map[id.Segment]bool
-	report   VerifyReport
+	// objects are the segments of checkpoint objects, and what is wrong with
+	// their stripes: found before a map is read, which repairs what it meets.
+	objects map[id.Segment]checked
+	report  VerifyReport
+}
+
+// checked is what Stripes.Check returned.
+type checked struct {
+	report *stripe.Report
+	err    error
 }
 
 func (v *verify) close() {
@@ -122,17 +131,10 @@ func (v *verify) close() {
 	}
 }
 
-// collect finds all segments: of maps, of the index, of the spindles.
+// collect finds all segments: of the index, of the spindles, of maps.
 func (v *verify) collect(ctx context.Context) error {
 	all := make(map[id.Segment]struct{})
-	for _, view := range v.views {
-		if err := view.Each(ctx, 0, ^id.Segment(0), func(n *disk.Need) error {
-			all[n.Entry.Ref.Segment] = struct{}{}
-			return nil
-		}); err != nil {
-			return err
-		}
-	}
+	v.objects = make(map[id.Segment]checked)
 	for after, more := id.Segment(0), true; more; {
 		reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
 		if err != nil {
@@ -141,6 +143,9 @@ func (v *verify) collect(ctx context.Context) error {
 		for _, d := range reply.Segments {
 			all[d.Segment] = struct{}{}
 			after = d.Segment
+			if d.Kind == datanode.KindObject {
+				v.objects[d.Segment] = checked{}
+			}
 		}
 		more = reply.More && len(reply.Segments) > 0
 	}
@@ -158,11 +163,46 @@ func (v *verify) collect(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := v.checkObjects(ctx); err != nil {
+		return err
+	}
+	for _, view := range v.views {
+		if err := view.Each(ctx, 0, ^id.Segment(0), func(n *disk.Need) error {
+			all[n.Entry.Ref.Segment] = struct{}{}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
 	for s := range all {
 		v.segments = append(v.segments, s)
 	}
 	slices.Sort(v.segments)
 	return nil
+}
+
+// checkObjects checks the stripes of checkpoint objects.
+func (v *verify) checkObjects(ctx context.Context) error {
+	for s := range v.objects {
+		if !v.stored[s] {
+			delete(v.objects, s) // nothing to read
+			continue
+		}
+		report, err := v.h.pool.Stripes.Check(ctx, s, v.opts.Repair)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.objects[s] = checked{report, err}
+	}
+	return nil
+}
+
+// check returns what is wrong with a segment's stripe.
+func (v *verify) check(ctx context.Context, s id.Segment) (*stripe.Report, error) {
+	if c, ok := v.objects[s]; ok {
+		return c.report, c.err
+	}
+	return v.h.pool.Stripes.Check(ctx, s, v.opts.Repair)
 }
 
 func (v *verify) collectSpindle(ctx context.Context, spindle id.Spindle, all map[id.Segment]struct{}) error {
@@ -227,7 +267,7 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 		return nil
 	}
 	v.report.Segments++
-	report, err := v.h.pool.Stripes.Check(ctx, d.Segment, v.opts.Repair)
+	report, err := v.check(ctx, d.Segment)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

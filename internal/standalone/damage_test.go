@@ -1,0 +1,232 @@
+package standalone
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/host"
+	"plinth/nbd"
+)
+
+// image is content that neither compresses nor repeats.
+func image(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	rand.NewChaCha8(key).Read(p)
+	return p
+}
+
+func write(t testing.TB, d nbd.Device, p []byte, off int64) {
+	t.Helper()
+	for n := 0; n < len(p); n += 1 << 20 {
+		if err := d.WriteAt(t.Context(), p[n:min(n+1<<20, len(p))], off+int64(n), false); err != nil {
+			t.Fatalf("write at %d: %v", off+int64(n), err)
+		}
+	}
+}
+
+// same reads what should be at off.
+func same(t testing.TB, d nbd.Device, want []byte, off int64) {
+	t.Helper()
+	got := make([]byte, 1<<20)
+	for n := 0; n < len(want); n += len(got) {
+		w := want[n:min(n+len(got), len(want))]
+		if err := d.ReadAt(t.Context(), got[:len(w)], off+int64(n)); err != nil {
+			t.Fatalf("read at %d: %v", off+int64(n), err)
+		}
+		if !bytes.Equal(got[:len(w)], w) {
+			t.Fatalf("1 MiB at %d is not what was written", off+int64(n))
+		}
+	}
+}
+
+// quiet has no work in the background but destaging.
+func quiet(t testing.TB, dir string) Options {
+	o := small(t, dir)
+	o.Host.IdleTime = time.Hour
+	return o
+}
+
+func status(t testing.TB, s *Site) *host.Status {
+	t.Helper()
+	st, err := s.Host.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// TestSimSpindlesLost deletes 2 of 12 spindles of a running pool, and starts it
+// again without them.
+func TestSimSpindlesLost(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	opts := quiet(t, t.TempDir())
+	s := open(t, opts)
+	old := image(seed, 48<<20)
+	write(t, create(t, s, "vm1", 256<<20), old, 0)
+	quiesce(t, s)
+	shut(t, s)
+
+	s = open(t, opts) // nothing is cached now
+	d := device(t, s, "vm1")
+	lost := rng.Perm(12)[:2]
+	t.Logf("spindles %v are lost", lost)
+	for _, n := range lost {
+		if err := os.RemoveAll(spindleDir(opts.Dir, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		st := status(t, s)
+		if absent(st, lost) == 2 && len(st.Warnings) >= 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("status does not report the loss after 10 s: %+v", st.Node.Spindles)
+		}
+	}
+	same(t, d, old, 0)
+	fresh := image(seed+1, 24<<20)
+	write(t, d, fresh, 64<<20)
+	quiesce(t, s)
+	same(t, d, fresh, 64<<20)
+	shut(t, s)
+
+	s = open(t, opts)
+	d = device(t, s, "vm1")
+	if n := absent(status(t, s), lost); n != 2 {
+		t.Errorf("%d of the lost spindles are absent after a restart", n)
+	}
+	same(t, d, old, 0)
+	same(t, d, fresh, 64<<20)
+	before := status(t, s).Space.StoredBytes
+	more := image(seed+2, 24<<20)
+	write(t, d, more, 128<<20)
+	quiesce(t, s)
+	same(t, d, more, 128<<20)
+	if grown := status(t, s).Space.StoredBytes - before; grown < int64(len(more))*10/8 {
+		t.Errorf("%d bytes of new data are stored in %d: not on 10 other spindles in full", len(more), grown)
+	}
+	r, err := s.Host.Verify(t.Context(), host.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.Findings {
+		if f.Kind != "unreachable" {
+			t.Errorf("verify: %s: %s: %s", f.Kind, f.Where, f.What)
+		}
+	}
+	if len(r.Findings) != 2 {
+		t.Errorf("verify has %d findings, want the two spindles", len(r.Findings))
+	}
+	shut(t, s)
+	for _, n := range lost {
+		if _, err := os.Stat(spindleDir(opts.Dir, n)); !os.IsNotExist(err) {
+			t.Errorf("spindle %d was made again: %v", n, err)
+		}
+	}
+}
+
+// absent counts those of some spindles that the status calls absent.
+func absent(st *host.Status, which []int) (n int) {
+	for _, w := range which {
+		if st.Node.Spindles[w].State == datanode.SpindleAbsent {
+			n++
+		}
+	}
+	return n
+}
+
+// TestSimFlips flips 1,000 bits in what fragments have allocated.
+func TestSimFlips(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	opts := quiet(t, t.TempDir())
+	s := open(t, opts)
+	data := image(seed, 80<<20)
+	write(t, create(t, s, "vm1", 128<<20), data, 0)
+	quiesce(t, s)
+	shut(t, s)
+
+	s = open(t, opts)
+	d := device(t, s, "vm1")
+	planted := flipMany(t, rand.New(rand.NewPCG(seed, 2)), walkSlabs(t, opts.Dir), 1000)
+	r, err := s.Host.Verify(t.Context(), host.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantNamed(t, r, planted)
+	same(t, d, data, 0)
+	if bad := d.(interface{ Stats() disk.Stats }).Stats().ChunksBad; bad == 0 {
+		t.Error("no read met damage")
+	}
+	if n := status(t, s).Repairs["fragments_rewritten"]; n == 0 {
+		t.Error("reads repaired nothing")
+	}
+	if r, err = s.Host.Verify(t.Context(), host.VerifyOptions{Repair: true}); err != nil {
+		t.Fatal(err)
+	}
+	if !r.OK() {
+		t.Errorf("verify with repair left damage: %+v", r.Findings)
+	}
+	t.Logf("reads repaired all but %d", len(r.Findings))
+	verify(t, s)
+	same(t, d, data, 0)
+	shut(t, s)
+	s = open(t, opts)
+	same(t, device(t, s, "vm1"), data, 0)
+	verify(t, s)
+	shut(t, s)
+}
+
+// wantNamed tests that a report names each damage once, and nothing else.
+func wantNamed(t testing.TB, r *host.VerifyReport, planted map[damage]bool) {
+	t.Helper()
+	named := make(map[damage]int)
+	for _, f := range r.Findings {
+		var layout, number uint64
+		var spindle, index, off int
+		_, err := fmt.Sscanf(f.Where, "segment %d.%x", &layout, &number)
+		if err == nil {
+			_, err = fmt.Sscanf(f.What, "fragment %d on spindle %d, byte %d:", &index, &spindle, &off)
+		}
+		if err != nil {
+			t.Errorf("verify: %s: %s: %s", f.Kind, f.Where, f.What)
+			continue
+		}
+		d := damage{layout<<48 | number, index, off / block}
+		if f.Kind == "bad header" {
+			d.block = -1
+		}
+		named[d]++
+		if !planted[d] {
+			t.Errorf("verify found what was not planted: %s: %s: %s", f.Kind, f.Where, f.What)
+		}
+	}
+	missed, twice := 0, 0
+	for d := range planted {
+		switch {
+		case named[d] == 0:
+			missed++
+			if missed < 5 {
+				t.Errorf("not named: %+v", d)
+			}
+		case named[d] > 1:
+			twice++
+		}
+	}
+	if missed > 0 || twice > 0 || r.More > 0 {
+		t.Errorf("of %d damages verify missed %d, named %d more than once, left %d out", len(planted), missed, twice, r.More)
+	}
+}
