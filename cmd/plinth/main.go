@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -19,17 +20,32 @@ var errReported = errors.New("reported")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := newApp().RunContext(ctx, os.Args); err != nil {
-		if !errors.Is(err, errReported) {
-			fmt.Fprintln(os.Stderr, "plinth:", err)
+	// A second signal ends the program where a stop takes too long: as a crash
+	// would, which costs a replay.
+	context.AfterFunc(ctx, stop)
+	app := newApp()
+	if err := app.RunContext(ctx, flagsFirst(app.Commands, os.Args)); err != nil {
+		if text := complaint(ctx, err); text != "" {
+			fmt.Fprintln(os.Stderr, "plinth:", text)
 		}
 		os.Exit(1)
 	}
 }
 
+// complaint is one line about an error, empty if everything has been said.
+func complaint(ctx context.Context, err error) string {
+	switch {
+	case errors.Is(err, errReported):
+		return ""
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return "interrupted"
+	}
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+}
+
 func newApp() *cli.App {
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version"}
-	return &cli.App{
+	app := &cli.App{
 		Name:                 "plinth",
 		Usage:                "block storage for virtual machines",
 		Version:              version(),
@@ -41,33 +57,30 @@ func newApp() *cli.App {
 		},
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError: func(c *cli.Context, err error, _ bool) error {
-			return usageError(c, err)
-		},
+		OnUsageError:   usageError,
 		CommandNotFound: func(c *cli.Context, name string) {
 			fmt.Fprintf(os.Stderr, "plinth: no command %q; see plinth --help\n", name)
 			os.Exit(1)
 		},
 	}
+	uniform(app.Commands)
+	return app
+}
+
+// uniform gives all commands what the library does not hand down. Without its
+// command "help", a disk may have that name.
+func uniform(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError, c.HideHelpCommand = usageError, true
+		uniform(c.Subcommands)
+	}
 }
 
 // usageError says what is wrong and where help is, in one line.
-func usageError(c *cli.Context, err error) error {
+func usageError(c *cli.Context, err error, _ bool) error {
 	name := "plinth"
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "plinth" {
 		name = c.Command.HelpName
 	}
 	return fmt.Errorf("%w; see %s --help", err, name)
-}
-
-// arguments returns exactly as many arguments as there are names.
-func arguments(c *cli.Context, names ...string) ([]string, error) {
-	if c.NArg() != len(names) {
-		want := ""
-		for _, n := range names {
-			want += " " + n
-		}
-		return nil, fmt.Errorf("usage: %s [options]%s", c.Command.HelpName, want)
-	}
-	return c.Args().Slice(), nil
 }
