@@ -16,6 +16,14 @@ import (
 // the map; a longer one becomes a mark under a new generation.
 const smallTrimChunksMax = 4096
 
+// zeroUpdatesMax bounds the entries that zero chunks of one layer become; what
+// is beyond becomes marks, however short. One long run that writes have cut
+// into short ones since would not fit a batch of the map.
+const zeroUpdatesMax = blockmap.UpdatesMax / 4
+
+// A layer's other updates are those of weightMax operations and of one more.
+const _ = uint(blockmap.UpdatesMax - zeroUpdatesMax - weightMax - smallTrimChunksMax)
+
 // work is one disk's share of a round: a layer, as changes of the map.
 type work struct {
 	d      *Disk
@@ -121,7 +129,7 @@ func (w *work) addZero(lba id.LBA) {
 func (d *Disk) resolveZeros(w *work) error {
 	entries := make([]blockmap.Entry, smallTrimChunksMax)
 	for _, z := range w.layer.zeros {
-		if z.end-z.first > smallTrimChunksMax {
+		if n := z.end - z.first; n > smallTrimChunksMax || len(w.updates)+int(n) > zeroUpdatesMax {
 			w.trims = append(w.trims, logrec.Extent{First: id.LBA(z.first), End: id.LBA(z.end)})
 			continue
 		}
