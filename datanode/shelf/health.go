@@ -12,7 +12,7 @@ import (
 // a removed drive shows within two rounds.
 const healthEvery = 3 * time.Second
 
-// watch checks the spindles until ctx ends, and logs what changes.
+// watch checks spindles and lock until ctx ends, and logs what changes.
 func (s *Shelf) watch(ctx context.Context) {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
@@ -36,5 +36,6 @@ func (s *Shelf) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.spindles.Check(ctx)
+		s.checkLock()
 	}
 }

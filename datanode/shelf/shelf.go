@@ -11,12 +11,16 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
 	"plinth/datanode/index"
 	"plinth/datanode/spindle"
 	"plinth/datanode/writelog"
 	"plinth/internal/registry"
+	"plinth/internal/vfsx"
 )
 
 // Shelf is an open data node. It is safe for concurrent use.
@@ -31,6 +35,9 @@ type Shelf struct {
 	opts   Options
 	bootID [16]byte
 	logger *slog.Logger
+
+	lockFile vfs.FileInfo // as it was when it was locked
+	held     atomic.Bool  // see Held
 
 	log      *writelog.Log
 	spindles *spindle.Set
@@ -86,6 +93,10 @@ func enter(dir string, opts Options) (*Shelf, error) {
 	}
 	s := &Shelf{place: p, super: super, opts: opts, bootID: bootID(), logger: opts.logger()}
 	s.owns(lock)
+	if s.lockFile, err = p.fs.Stat(p.path(lockName)); err != nil {
+		return nil, errors.Join(err, s.unwind())
+	}
+	s.held.Store(true)
 	return s, nil
 }
 
@@ -233,11 +244,34 @@ func (s *Shelf) start() {
 // ones get ErrClosed. It is idempotent.
 func (s *Shelf) Close() error {
 	s.closing.Do(func() {
+		s.held.Store(false)
 		s.stop()
 		s.watcher.Wait()
 		s.closed = s.unwind()
 	})
 	return s.closed
+}
+
+// Held returns nil while this process is known to hold the directory's lock,
+// which on one machine stands for the lease of every disk (I6). It costs an
+// atomic load: the lock is looked at with the spindles, every few seconds.
+func (s *Shelf) Held() error {
+	if s.held.Load() {
+		return nil
+	}
+	return datanode.Errorf(datanode.ErrClosed, "the lock of %s is not held", s.place.dir)
+}
+
+// checkLock notices that the lock file was removed or replaced, so that another
+// process may hold another one by the same name.
+func (s *Shelf) checkLock() {
+	now, err := s.place.fs.Stat(s.place.path(lockName))
+	if err == nil && vfsx.SameFile(s.lockFile, now) {
+		return
+	}
+	if s.held.CompareAndSwap(true, false) {
+		s.logger.Error("the lock file was removed or replaced: nothing is served any more", "dir", s.place.dir)
+	}
 }
 
 // Status implements datanode.Node.

@@ -266,3 +266,22 @@ func value(t testing.TB, s *Shelf, key string) string {
 	}
 	return string(reply.Value)
 }
+
+func TestReplacedLockFile(t *testing.T) {
+	dir := t.TempDir()
+	s := fresh(t, dir, small(vfs.Default))
+	if err := s.Held(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, lockName)
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.checkLock()
+	if err := s.Held(); !errors.Is(err, datanode.ErrClosed) {
+		t.Errorf("with another lock file: %v", err)
+	}
+}

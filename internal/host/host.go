@@ -194,6 +194,9 @@ func (h *Host) mapDir(d id.Disk) string {
 	return h.opts.FS.PathJoin(h.opts.Dir, fmt.Sprintf("map-%016x", uint64(d)))
 }
 
+// LayoutVersion returns the version of the stripe layouts that the host uses.
+func (h *Host) LayoutVersion() uint64 { return h.layouts.Version }
+
 // exports returns all disks in the order of their names.
 func (h *Host) exports() []*export {
 	h.mu.Lock()

@@ -113,11 +113,15 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	}
 	o.Host.FS, o.Host.Logger = o.FS, o.Logger
 	o.Host.Dir = o.FS.PathJoin(o.Dir, "host")
+	o.Host.MayReply = s.Node.Held
 	if err := o.FS.MkdirAll(o.Host.Dir, 0o700); err != nil {
 		return err
 	}
-	s.Host, err = host.Open(ctx, s.Node, root, o.Host)
-	return err
+	if s.Host, err = host.Open(ctx, s.Node, root, o.Host); err != nil {
+		return err
+	}
+	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
+	return nil
 }
 
 // createNode makes a data node for a new pool. The root key comes first: it is
