@@ -131,6 +131,7 @@ func TestSimSpindlesLost(t *testing.T) {
 		t.Errorf("verify has %d findings, want the two spindles", len(r.Findings))
 	}
 	shut(t, s)
+	statusByCommand(t, opts.Dir, lost)
 	for _, n := range lost {
 		if _, err := os.Stat(spindleDir(opts.Dir, n)); !os.IsNotExist(err) {
 			t.Errorf("spindle %d was made again: %v", n, err)
