@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"plinth/blockmap"
 	"plinth/datanode"
@@ -82,6 +83,11 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	if err := d.usable(); err != nil {
 		return err
 	}
+	if d.recording != nil {
+		if err := d.record(ctx); err != nil {
+			return err
+		}
+	}
 	c, err := d.m.Checkpoint(ctx)
 	if err != nil {
 		return fmt.Errorf("checkpoint of disk %s: %w", d.cfg.Name, err)
@@ -106,24 +112,63 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	failpoint.Reach(failpoint.Manifest)
-	key := CheckpointKey(d.cfg.ID)
-	ctx = context.WithoutCancel(ctx) // whether it is recorded must be known
-	reply, err := d.pool.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
-		Guards:   []datanode.Guard{{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}},
-		Compares: []datanode.Compare{{Key: key, Revision: d.checkpoint.revision}},
-		Puts:     []datanode.Put{{Key: key, Value: value}},
-	})
-	if err != nil {
-		err = fmt.Errorf("record the checkpoint of disk %s: %w", d.cfg.Name, err)
-		if errors.Is(err, datanode.ErrConflict) { // another owner, or our own commit whose reply was lost
-			return d.fail(err)
-		}
-		return d.outcome(err)
+	d.recording = &recording{value, checkpointState{objects: append(c.Objects, manifest), result: s.result}}
+	if err := d.record(ctx); err != nil {
+		return err
 	}
-	d.checkpoint = checkpointState{reply.Revision, append(c.Objects, manifest), s.result}
-	d.stats.saves.Add(1)
 	failpoint.Reach(failpoint.Record)
 	return d.outcome(d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
 		Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Results, Through: s.result,
 	}))
+}
+
+// recording is a checkpoint that the registry may name already: from before its
+// record is committed until it is known to be. Its objects stay, and no other is
+// made before.
+type recording struct {
+	value []byte
+	next  checkpointState
+}
+
+// record commits what is being recorded. After an error of the registry, which
+// may come after the fact, it looks whether the record is there. checkpointMu is
+// held.
+func (d *Disk) record(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // whether it is recorded must be known
+	key := CheckpointKey(d.cfg.ID)
+	reply, err := d.pool.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
+		Guards:   []datanode.Guard{{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}},
+		Compares: []datanode.Compare{{Key: key, Revision: d.checkpoint.revision}},
+		Puts:     []datanode.Put{{Key: key, Value: d.recording.value}},
+	})
+	var revision uint64
+	if err == nil {
+		revision = reply.Revision
+	} else {
+		err = fmt.Errorf("record the checkpoint of disk %s: %w", d.cfg.Name, err)
+		now, gerr := d.pool.Node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: key})
+		switch {
+		case gerr == nil && bytes.Equal(now.Value, d.recording.value):
+			d.pool.Logger.Warn("checkpoint is recorded although the registry reported an error", "disk", d.cfg.Name, "err", err)
+			revision = now.Revision
+		case gerr == nil && errors.Is(err, datanode.ErrConflict): // another owner
+			return d.fail(err)
+		default:
+			return d.outcome(err)
+		}
+	}
+	d.checkpoint, d.recording = d.recording.next, nil
+	d.checkpoint.revision = revision
+	d.stats.saves.Add(1)
+	return nil
+}
+
+// checkpointObjects returns the objects of every checkpoint that the registry
+// names or may name. checkpointMu is held.
+func (d *Disk) checkpointObjects() []blockmap.Object {
+	objects := d.checkpoint.objects
+	if d.recording != nil {
+		objects = slices.Concat(objects, d.recording.next.objects)
+	}
+	return objects
 }

@@ -35,6 +35,7 @@ type Disk struct {
 
 	checkpointMu sync.Mutex
 	checkpoint   checkpointState
+	recording    *recording // nil: the registry names just checkpoint
 
 	passMu sync.Mutex // one pass at a time
 

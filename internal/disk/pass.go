@@ -79,7 +79,7 @@ func (d *Disk) beginPass(ctx context.Context) (p *pass, err error) {
 	if p.held, err = d.heldSegments(ctx); err != nil {
 		return nil, err
 	}
-	for _, objects := range [][]blockmap.Object{d.checkpoint.objects, d.m.Objects()} {
+	for _, objects := range [][]blockmap.Object{d.checkpointObjects(), d.m.Objects()} {
 		for _, o := range objects {
 			segments, err := object.Segments(o)
 			if err != nil {
