@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -66,6 +67,9 @@ type Config struct {
 	FlushEvery int `json:"flush_every"`
 	// Fill writes all of Bytes before the measurement starts.
 	Fill bool `json:"fill"`
+	// Settle is called after Fill, for a target that goes on working with what
+	// was written: for one, until reads come from where it lies in the end.
+	Settle func(context.Context) error `json:"-"`
 	// Verify compares what is read with what was written. Nothing else may
 	// write to the target.
 	Verify bool `json:"verify"`

@@ -257,7 +257,13 @@ func (r *run) fill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}
-	return r.targets[0].Flush(ctx)
+	if err := r.targets[0].Flush(ctx); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	if r.cfg.Settle != nil {
+		return r.cfg.Settle(ctx)
+	}
+	return nil
 }
 
 // verify reads every block that was written, and returns how many.
