@@ -203,6 +203,9 @@ func (r *killRun) round(t *testing.T) {
 	} else {
 		l.kill(t)
 	}
+	if t.Failed() {
+		t.Log(l.tail())
+	}
 	if armed != "" {
 		r.Tally.Hits[point]++
 	}
@@ -216,16 +219,21 @@ func (r *killRun) round(t *testing.T) {
 // order.
 func (r *killRun) finish(t *testing.T) {
 	t.Helper()
-	for range 2 {
+	for _, swept := range []bool{false, true} {
 		l := r.site.start(t, "")
 		if !r.fleet.check(t, l) {
 			t.Fatalf("the process died\n%s", l.tail())
+		}
+		if swept {
+			if err := l.api.Sweep(context.Background()); err != nil {
+				t.Error(err)
+			}
 		}
 		report, err := l.api.Verify(context.Background(), false, func(int, int) {})
 		if err != nil {
 			t.Error(err)
 		} else if !report.OK() {
-			t.Errorf("verify: %d findings, first %+v", len(report.Findings)+report.More, report.Findings[0])
+			t.Errorf("verify, swept %t: %d findings, first %+v", swept, len(report.Findings)+report.More, report.Findings[0])
 		}
 		l.stop(t)
 		r.Tally.add(l)
