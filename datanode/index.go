@@ -112,7 +112,8 @@ type SegmentDescription struct {
 	SealedBytes   int64 // of all slots
 	PlainBytes    int64
 	Slots         []SlotEntry
-	// Dangling lists the slots for whose fingerprint the index has no row.
+	// Dangling lists the slots that no row of the index leads to: the index is
+	// damaged. Publishing or stating the slots again mends it.
 	Dangling []id.Slot
 	Births   []Birth
 	Lists    []DiskList

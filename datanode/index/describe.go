@@ -79,12 +79,13 @@ func (x *Index) describe(s id.Segment, slots bool) (*datanode.SegmentDescription
 		return nil, err
 	}
 	for i := range d.Slots {
-		found, err := x.store.View(printKey(d.Slots[i].Fingerprint), nil)
+		e := &d.Slots[i]
+		found, err := x.store.View(printKey(e.Fingerprint, s, e.Slot), nil)
 		if err != nil {
 			return nil, err
 		}
 		if !found {
-			d.Dangling = append(d.Dangling, d.Slots[i].Slot)
+			d.Dangling = append(d.Dangling, e.Slot)
 		}
 	}
 	d.Lists, err = x.holders(s, row)

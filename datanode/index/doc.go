@@ -1,7 +1,7 @@
 // Package index is a data node's fingerprint index and its reference lists:
 // datanode.IndexNode over one Pebble.
 //
-// Nouns: a fingerprint row says in which slot of which segment a chunk lies. A
+// Nouns: a fingerprint row says that a chunk lies in a slot of a segment. A
 // reference list says which slots of a segment a disk needs, a birth that a disk
 // holds a run of slots since the segment was made. A disk's holder bits are its
 // list and its births that no list has replaced. A candidate is a segment that
@@ -24,7 +24,7 @@
 //  5. While the index is incomplete no tombstone is set (I13).
 //  6. A list for a segment that the index does not know is kept: when a spindle
 //     comes back with it, what was said of it still holds.
-//  7. Of one fingerprint, the row of the first live segment stays.
+//  7. Each slot of a slot table has its fingerprint row, and a row its slot.
 //
 // # Concurrency
 //
@@ -44,7 +44,5 @@
 // # What it does not do
 //
 // It trusts hosts: a host that clears the bits of a hit whose reply it has not
-// seen yet loses that chunk. It condemns and forwards nothing yet. When the
-// segment that has a fingerprint's row is deleted, another slot with the same
-// content is not looked for; it is dangling until it is written again.
+// seen yet loses that chunk. It condemns and forwards nothing yet.
 package index

@@ -116,7 +116,9 @@ func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	if deps.CheckEpoch == nil || deps.Delete == nil {
 		return nil, errors.New("an index needs CheckEpoch and Delete")
 	}
-	store, err := kv.OpenStore(fs, dir, kv.Options{Name: "index", Create: opts.Create, CacheBytes: opts.CacheBytes, Logger: opts.Logger})
+	store, err := kv.OpenStore(fs, dir, kv.Options{
+		Name: "index", Create: opts.Create, Comparer: comparer, CacheBytes: opts.CacheBytes, Logger: opts.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}

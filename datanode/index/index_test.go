@@ -257,3 +257,72 @@ func TestBounds(t *testing.T) {
 		}
 	}
 }
+
+// TestEqualChunks has the same content in several segments: each slot has its
+// row, a look-up takes the first in a live segment, and a deletion takes its own
+// rows only.
+func TestEqualChunks(t *testing.T) {
+	h := newHouse(t, vfs.NewMem())
+	h.publish(pack(2, []int{1, 2, 1}), pack(1, []int{3, 1}), pack(3, []int{2, 1}))
+	finds := func(content int, number uint64, slot id.Slot) {
+		t.Helper()
+		for range 2 { // before and after a restart
+			hit := h.lookup(2, 1, 1, content)[0]
+			if hit.Found != (number > 0) || hit.Found && (hit.Ref.Segment.Number() != number || hit.Ref.Slot != slot) {
+				t.Fatalf("content %d: %+v, want slot %d of segment %d", content, hit, slot, number)
+			}
+			h.reopen()
+		}
+		for n := range uint64(3) {
+			if d := h.describe(n + 1); len(d.Dangling) > 0 {
+				t.Fatalf("segment %d: %d dangle", n+1, d.Dangling)
+			}
+		}
+	}
+	finds(1, 1, 1)
+	h.setLists(2, 1, 2, list(1))
+	h.setLists(1, 1, 2, list(1))
+	// A tombstone hides a segment's places before its rows are gone.
+	h.fail = errors.New("spindle")
+	_, err := h.Reclaim(context.Background(), &datanode.ReclaimRequest{})
+	h.fails(err, h.fail)
+	finds(1, 2, 0)
+	finds(3, 0, 0)
+	h.fail = nil
+	h.setLists(2, 1, 3, list(2))
+	h.setLists(1, 1, 3, list(2))
+	if got := h.reclaimAll(); len(got) != 2 {
+		t.Fatalf("deleted %v", got)
+	}
+	finds(1, 3, 1)
+	finds(2, 3, 0)
+	if st := h.Status(); st.Fingerprints != 2 {
+		t.Fatalf("status %+v", st)
+	}
+	h.setLists(2, 1, 4, list(3))
+	h.setLists(1, 1, 4, list(3))
+	h.reclaimAll()
+	finds(1, 0, 0)
+	if st := h.Status(); st.Fingerprints != 0 {
+		t.Fatalf("status %+v", st)
+	}
+}
+
+// TestLostRow plants a lost row: its slot dangles, and publishing mends it.
+func TestLostRow(t *testing.T) {
+	h := newHouse(t, vfs.NewMem())
+	h.publish(pack(1, []int{1, 2}), pack(2, []int{2}))
+	b := h.store.DB.NewBatch()
+	del(b, printKey(fp(2), id.MakeSegment(3, 1), 1))
+	h.ok(h.store.Commit(b))
+	if d := h.describe(1); !slices.Equal(d.Dangling, []id.Slot{1}) {
+		t.Fatalf("dangling %v", d.Dangling)
+	}
+	if d := h.describe(2); len(d.Dangling) > 0 {
+		t.Fatalf("dangling %v", d.Dangling)
+	}
+	h.publish(pack(1, []int{1, 2}))
+	if d := h.describe(1); len(d.Dangling) > 0 {
+		t.Fatalf("dangling %v", d.Dangling)
+	}
+}

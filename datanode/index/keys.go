@@ -3,6 +3,8 @@ package index
 import (
 	"encoding/binary"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"plinth/datanode/index/kv"
 	"plinth/internal/id"
 )
@@ -14,7 +16,7 @@ const (
 	keyCounters = 'B' // counters
 	keySegment  = 'S' // ‖ segment → header and state
 	keySlots    = 'T' // ‖ segment → slot table
-	keyPrint    = 'F' // ‖ fingerprint → segment, slot, location
+	keyPrint    = 'F' // ‖ fingerprint ‖ segment ‖ slot → location
 	keyList     = 'L' // ‖ segment ‖ disk → reference list
 	keyDisk     = 'D' // ‖ disk ‖ segment: the disk holds slots of it
 	keyFree     = 'C' // ‖ segment: a candidate
@@ -31,7 +33,40 @@ func key64(kind byte, n uint64) []byte {
 
 func segmentKey(kind byte, s id.Segment) []byte { return key64(kind, uint64(s)) }
 
-func printKey(f id.Fingerprint) []byte { return append([]byte{keyPrint}, f[:]...) }
+const (
+	// printPrefixBytes of a fingerprint row's key are the fingerprint's.
+	printPrefixBytes = 1 + len(id.Fingerprint{})
+	printKeyBytes    = printPrefixBytes + 8 + 2
+)
+
+// comparer orders keys by their bytes. Those of one fingerprint's rows have a
+// prefix in common, so that a filter tells that there is none of them.
+var comparer = func() *pebble.Comparer {
+	c := *pebble.DefaultComparer
+	c.Name = "plinth.index.v1"
+	c.Split = func(key []byte) int {
+		if len(key) > printPrefixBytes && key[0] == keyPrint {
+			return printPrefixBytes
+		}
+		return len(key)
+	}
+	c.Separator = func(dst, a, _ []byte) []byte { return append(dst, a...) }
+	c.Successor = func(dst, a []byte) []byte { return append(dst, a...) }
+	c.ImmediateSuccessor = func(dst, prefix []byte) []byte {
+		if len(prefix) == printPrefixBytes && prefix[0] == keyPrint {
+			return append(dst, kv.Above(prefix)...)
+		}
+		return append(append(dst, prefix...), 0)
+	}
+	return &c
+}()
+
+func printKey(f id.Fingerprint, s id.Segment, slot id.Slot) []byte {
+	b := append(make([]byte, 0, printKeyBytes), keyPrint)
+	b = append(b, f[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(s))
+	return binary.BigEndian.AppendUint16(b, uint16(slot))
+}
 
 func listKey(s id.Segment, d id.Disk) []byte {
 	return binary.BigEndian.AppendUint64(segmentKey(keyList, s), uint64(d))

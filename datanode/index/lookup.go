@@ -3,8 +3,11 @@ package index
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -40,7 +43,7 @@ func (x *Index) Lookup(ctx context.Context, r *datanode.LookupRequest) (*datanod
 	if err := x.findAll(ctx, r.Fingerprints, hits); err != nil {
 		return nil, err
 	}
-	if err := x.register(r.Disk, update{r.Epoch, r.Seq}, hits); err != nil {
+	if err := x.register(r.Disk, update{r.Epoch, r.Seq}, r.Fingerprints, hits); err != nil {
 		return nil, err
 	}
 	return &datanode.LookupReply{Hits: hits}, nil
@@ -68,73 +71,83 @@ func (x *Index) findAll(ctx context.Context, prints []id.Fingerprint, hits []dat
 }
 
 func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datanode.Hit) error {
-	var key [1 + len(id.Fingerprint{})]byte
-	key[0] = keyPrint
+	rows, err := x.prints()
+	if err != nil {
+		return err
+	}
+	defer rows.close()
 	for i := range prints {
 		if i%lookupShare == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		copy(key[1:], prints[i][:])
-		found, err := x.store.View(key[:], func(v []byte) (err error) {
-			hits[i].Ref, err = decodePrint(v)
-			return err
+		err := rows.each(&prints[i], func(r id.Ref) bool {
+			hits[i] = datanode.Hit{Found: true, Ref: r}
+			return false
 		})
 		if err != nil {
 			return err
 		}
-		hits[i].Found = found
 	}
 	return nil
 }
 
-// register sets the bits of all hits on live segments, in one step, and makes
-// misses of the others. The rows that gave the hits may be older than the step:
-// as long as a segment is live, what was once said of its slots is true.
-func (x *Index) register(d id.Disk, at update, hits []datanode.Hit) error {
-	var order []int
-	for i := range hits {
-		if hits[i].Found {
-			order = append(order, i)
-		}
+// findLive makes a hit of the first place of a fingerprint that is in a live
+// segment, or a miss. It is called under holds, as what it says is true only
+// there.
+func (x *Index) findLive(print *id.Fingerprint, hit *datanode.Hit) error {
+	rows, err := x.prints()
+	if err != nil {
+		return err
 	}
-	if len(order) == 0 {
+	defer rows.close()
+	*hit = datanode.Hit{}
+	var failed error
+	err = rows.each(print, func(r id.Ref) bool {
+		var live bool
+		if live, failed = x.live(r.Segment); live {
+			*hit = datanode.Hit{Found: true, Ref: r}
+		}
+		return !live && failed == nil
+	})
+	return errors.Join(err, failed)
+}
+
+// register sets the bits of all hits on live segments, in one step; of the
+// others it takes another place of the chunk, or makes misses. The rows that
+// gave the hits may be older than the step: as long as a segment is live, what
+// was once said of its slots is true.
+func (x *Index) register(d id.Disk, at update, prints []id.Fingerprint, hits []datanode.Hit) error {
+	if !slices.ContainsFunc(hits, func(h datanode.Hit) bool { return h.Found }) {
 		return nil
 	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Compare(hits[a].Ref.Segment, hits[b].Ref.Segment)
-	})
 	b := x.store.DB.NewBatch()
 	x.holds.Lock()
 	defer x.holds.Unlock()
-	for len(order) > 0 {
-		s := hits[order[0]].Ref.Segment
-		n := 1
-		for n < len(order) && hits[order[n]].Ref.Segment == s {
-			n++
-		}
-		group := order[:n]
-		order = order[n:]
-		live, err := x.live(s)
-		if err != nil {
-			b.Close()
-			return err
-		}
-		if !live {
-			for _, i := range group {
-				hits[i] = datanode.Hit{}
-			}
-			continue
-		}
+	if err := x.registerIn(b, d, at, prints, hits); err != nil {
+		b.Close()
+		return err
+	}
+	return x.store.Commit(b)
+}
+
+func (x *Index) registerIn(b *pebble.Batch, d id.Disk, at update, prints []id.Fingerprint, hits []datanode.Hit) error {
+	order := bySegment(hits)
+	turned, err := x.turnDead(order, prints, hits)
+	if err != nil {
+		return err
+	}
+	if turned {
+		order = bySegment(hits)
+	}
+	return eachSegment(order, hits, func(s id.Segment, group []int) error {
 		row, err := x.list(s, d)
 		if err != nil {
-			b.Close()
 			return err
 		}
 		if row == nil {
 			row = &listRow{}
 		}
 		if at.less(row.set) {
-			b.Close()
 			return datanode.Errorf(datanode.ErrStaleUpdate, "segment %s, disk %d: set under (%d, %d)", s, d, row.set.epoch, row.set.seq)
 		}
 		if len(row.bits) == 0 {
@@ -147,8 +160,56 @@ func (x *Index) register(d id.Disk, at update, hits []datanode.Hit) error {
 			row.bits = setBit(row.bits, hits[i].Ref.Slot)
 		}
 		set(b, listKey(s, d), row.encode())
+		return nil
+	})
+}
+
+// turnDead turns hits on segments that are not live to live ones, or to misses,
+// and reports whether there were any. It goes by order and leaves that as it was.
+func (x *Index) turnDead(order []int, prints []id.Fingerprint, hits []datanode.Hit) (turned bool, err error) {
+	err = eachSegment(order, hits, func(s id.Segment, group []int) error {
+		live, err := x.live(s)
+		if err != nil || live {
+			return err
+		}
+		turned = true
+		for _, i := range group {
+			if err := x.findLive(&prints[i], &hits[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return turned, err
+}
+
+// bySegment returns the indexes of what is found, in the order of segments.
+func bySegment(hits []datanode.Hit) []int {
+	var order []int
+	for i := range hits {
+		if hits[i].Found {
+			order = append(order, i)
+		}
 	}
-	return x.store.Commit(b)
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(hits[a].Ref.Segment, hits[b].Ref.Segment) })
+	return order
+}
+
+// eachSegment calls f with each segment, in that order, and the indexes of its
+// hits. f may change those hits.
+func eachSegment(order []int, hits []datanode.Hit, f func(s id.Segment, group []int) error) error {
+	for len(order) > 0 {
+		s := hits[order[0]].Ref.Segment
+		n := 1
+		for n < len(order) && hits[order[n]].Ref.Segment == s {
+			n++
+		}
+		if err := f(s, order[:n]); err != nil {
+			return err
+		}
+		order = order[n:]
+	}
+	return nil
 }
 
 // live reports whether a segment is known and live.

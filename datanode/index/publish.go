@@ -17,13 +17,13 @@ type change struct {
 	batch    *pebble.Batch
 	counters counters
 	known    map[id.Segment]bool     // segments made known by it
-	prints   map[id.Fingerprint]bool // fingerprints put by it
+	added    map[id.Fingerprint]bool // fingerprints that had no row before it
 }
 
 func (x *Index) change() *change {
 	return &change{
 		x: x, batch: x.store.DB.NewBatch(), counters: *x.counters.Load(),
-		known: map[id.Segment]bool{}, prints: map[id.Fingerprint]bool{},
+		known: map[id.Segment]bool{}, added: map[id.Fingerprint]bool{},
 	}
 }
 
@@ -127,8 +127,8 @@ func (c *change) insert(e *datanode.SegmentEntry) *segmentRow {
 	return row
 }
 
-// fill takes in the slots that a live segment's table lacks, and the
-// fingerprints without a row of a live segment.
+// fill takes in the slots that a live segment's table lacks, each with its row.
+// One whose row was lost gets it again.
 func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry) error {
 	if len(slots) == 0 {
 		return nil
@@ -140,6 +140,11 @@ func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry)
 	if err != nil {
 		return err
 	}
+	rows, err := c.x.prints()
+	if err != nil {
+		return err
+	}
+	defer rows.close()
 	merged := have
 	for i := range slots {
 		e := &slots[i]
@@ -159,7 +164,7 @@ func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry)
 			c.counters.sealedBytes += int64(e.Location.Len())
 			c.counters.plainBytes += int64(e.PlainBytes)
 		}
-		if err := c.putPrint(s, e); err != nil {
+		if err := c.putPrint(rows, s, e); err != nil {
 			return err
 		}
 	}
@@ -171,34 +176,23 @@ func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry)
 	return nil
 }
 
-// putPrint writes a fingerprint's row unless it has one of a live segment: the
-// first publisher stays.
-func (c *change) putPrint(s id.Segment, e *datanode.SlotEntry) error {
-	if c.prints[e.Fingerprint] {
-		return nil
-	}
-	key := printKey(e.Fingerprint)
-	var old id.Ref
-	found, err := c.x.store.View(key, func(v []byte) (err error) {
-		old, err = decodePrint(v)
-		return err
+// putPrint writes the row of a slot unless there is one. rows was opened before
+// the change put any.
+func (c *change) putPrint(rows *prints, s id.Segment, e *datanode.SlotEntry) error {
+	known, there := false, false
+	err := rows.each(&e.Fingerprint, func(r id.Ref) bool {
+		known = true
+		there = r == id.Ref{Segment: s, Slot: e.Slot, Location: e.Location}
+		return !there && r.Segment <= s
 	})
-	if err != nil {
+	if err != nil || there {
 		return err
 	}
-	if found && old.Segment == s {
-		return nil
-	}
-	if found {
-		live, err := c.x.live(old.Segment)
-		if err != nil || live {
-			return err
-		}
-	} else {
+	if !known && !c.added[e.Fingerprint] {
+		c.added[e.Fingerprint] = true
 		c.counters.fingerprints++
 	}
-	c.prints[e.Fingerprint] = true
-	set(c.batch, key, encodePrint(id.Ref{Segment: s, Slot: e.Slot, Location: e.Location}))
+	set(c.batch, printKey(e.Fingerprint, s, e.Slot), encodePrint(e.Location))
 	return nil
 }
 

@@ -175,22 +175,8 @@ func (c *change) remove(s id.Segment) error {
 	if err != nil {
 		return err
 	}
-	dropped := map[id.Fingerprint]bool{}
-	for i := range slots {
-		f := slots[i].Fingerprint
-		key := printKey(f)
-		_, err := x.store.View(key, func(v []byte) error {
-			ref, err := decodePrint(v)
-			if err == nil && ref.Segment == s && !dropped[f] {
-				dropped[f] = true
-				del(c.batch, key)
-				c.counters.fingerprints--
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	if err := c.removePrints(s, slots); err != nil {
+		return err
 	}
 	if err := x.forget(c.batch, s, row); err != nil {
 		return err
@@ -206,6 +192,40 @@ func (c *change) remove(s id.Segment) error {
 	c.counters.plainBytes -= row.plainBytes
 	if row.kind == datanode.KindObject {
 		c.counters.objectBytes -= int64(row.dataBytes)
+	}
+	return nil
+}
+
+// removePrints takes the rows of a segment's slots away.
+func (c *change) removePrints(s id.Segment, slots []datanode.SlotEntry) error {
+	rows, err := c.x.prints()
+	if err != nil {
+		return err
+	}
+	defer rows.close()
+	dropped := map[id.Fingerprint]bool{}
+	for i := range slots {
+		f := slots[i].Fingerprint
+		if dropped[f] {
+			continue
+		}
+		dropped[f] = true
+		here, elsewhere := false, false
+		err := rows.each(&f, func(r id.Ref) bool {
+			if r.Segment == s {
+				here = true
+				del(c.batch, printKey(f, s, r.Slot))
+			} else {
+				elsewhere = true
+			}
+			return r.Segment <= s || !elsewhere
+		})
+		if err != nil {
+			return err
+		}
+		if here && !elsewhere {
+			c.counters.fingerprints--
+		}
 	}
 	return nil
 }

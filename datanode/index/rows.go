@@ -15,7 +15,7 @@ const (
 	segmentRowBytes = 32 // without births
 	birthBytes      = 18
 	slotBytes       = 26
-	printRowBytes   = 15
+	printRowBytes   = 5
 	listRowBytes    = 33 // without bits
 	bitsBytesMax    = id.SlotsMax / 8
 	countersBytes   = 41
@@ -126,20 +126,24 @@ func decodeSlots(b []byte) ([]datanode.SlotEntry, error) {
 	return slots, nil
 }
 
-func encodePrint(r id.Ref) []byte {
-	b := append(make([]byte, 0, printRowBytes), rowVersion)
-	b = le.AppendUint64(b, uint64(r.Segment))
-	b = le.AppendUint16(b, uint16(r.Slot))
-	return le.AppendUint32(b, uint32(r.Location))
+func encodePrint(l id.Location) []byte {
+	return le.AppendUint32(append(make([]byte, 0, printRowBytes), rowVersion), uint32(l))
 }
 
-func decodePrint(b []byte) (id.Ref, error) {
-	if len(b) != printRowBytes || b[0] != rowVersion || le.Uint16(b[9:]) >= id.SlotsMax {
+// decodePrint returns where a row of a fingerprint says that its chunk is.
+func decodePrint(key, value []byte) (id.Ref, error) {
+	if len(key) != printKeyBytes || len(value) != printRowBytes || value[0] != rowVersion {
 		return id.Ref{}, corrupt("fingerprint row")
 	}
-	return id.Ref{
-		Segment: id.Segment(le.Uint64(b[1:])), Slot: id.Slot(le.Uint16(b[9:])), Location: id.Location(le.Uint32(b[11:])),
-	}, nil
+	r := id.Ref{
+		Segment:  id.Segment(binary.BigEndian.Uint64(key[printPrefixBytes:])),
+		Slot:     id.Slot(binary.BigEndian.Uint16(key[printPrefixBytes+8:])),
+		Location: id.Location(le.Uint32(value[1:])),
+	}
+	if r.Slot >= id.SlotsMax {
+		return id.Ref{}, corrupt("fingerprint row")
+	}
+	return r, nil
 }
 
 // update orders the changes of one list.

@@ -15,7 +15,7 @@ func FuzzRows(f *testing.F) {
 	row := segmentRow{state: datanode.StateLive, kind: datanode.KindChunks, k: 8, m: 2, births: e.Header.Births}
 	f.Add(row.encode())
 	f.Add(encodeSlots(e.Slots))
-	f.Add(encodePrint(id.Ref{Segment: 1, Slot: 2, Location: at(3)}))
+	f.Add(append(printKey(fp(4), 1, 2), encodePrint(at(3))...))
 	f.Add((&listRow{last: update{2, 3}, set: update{1, 9}, bits: bits(1, 77)}).encode())
 	f.Add((&counters{segments: 1, objectBytes: 9}).encode())
 	f.Add(super{incarnation: 7, complete: true}.encode())
@@ -31,8 +31,10 @@ func FuzzRows(f *testing.F) {
 		if s, err := decodeSlots(b); err == nil {
 			same(encodeSlots(s))
 		}
-		if r, err := decodePrint(b); err == nil {
-			same(encodePrint(r))
+		n := min(len(b), printKeyBytes)
+		if r, err := decodePrint(b[:n], b[n:]); err == nil && b[0] == keyPrint {
+			f := id.Fingerprint(b[1:printPrefixBytes])
+			same(append(printKey(f, r.Segment, r.Slot), encodePrint(r.Location)...))
 		}
 		if r, err := decodeList(b); err == nil {
 			same(r.encode())

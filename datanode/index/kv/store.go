@@ -29,6 +29,9 @@ type Options struct {
 	Name string
 	// Create makes a store where there is none.
 	Create bool
+	// Comparer orders and splits keys; nil is Pebble's default. A store is opened
+	// with the one it was made with, or not at all.
+	Comparer *pebble.Comparer
 	// CacheBytes is the block cache's size; 0 means CacheBytesDefault.
 	CacheBytes int64
 	// Logger gets Pebble's warnings; nil discards them.
@@ -75,6 +78,7 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 func (s *Store) options(fs vfs.FS, opts Options) *pebble.Options {
 	o := &pebble.Options{
 		FS:                          fs,
+		Comparer:                    opts.Comparer,
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
 		ErrorIfNotExists:            !opts.Create,
 		CacheSize:                   opts.CacheBytes,
