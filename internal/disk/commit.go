@@ -26,8 +26,8 @@ type pending struct {
 // commit is what one call adds to the log, all or none.
 type commit struct {
 	recs   []pending
-	charge int64
-	done   bool // guarded by appendMu, as err is
+	charge int64 // 0 once a layer has it: guarded by appendMu, as are
+	done   bool
 	err    error
 }
 
@@ -150,7 +150,10 @@ func (d *Disk) applyBatch(batch []*commit, recs []datanode.Record) error {
 			}
 			i++
 		}
-		d.active().charge += c.charge
+		if err == nil {
+			d.active().charge += c.charge
+			c.charge = 0
+		}
 		d.stats.logged.Add(int64(len(c.recs)))
 	}
 	d.mu.Unlock()
@@ -193,8 +196,11 @@ func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
 	case logrec.TypeZero:
 		err = l.zeroBytes(op.Off, op.Len, d.openBuffered)
 	case logrec.TypeTrim:
-		size := int64(d.size)
-		l.setZero(id.LBA(op.Off/size), id.LBA((op.Off+op.Len+size-1)/size))
+		size, end := int64(d.size), op.Off+op.Len
+		if end >= d.bytes { // the end of the disk, as it is by now, ends its last chunk too
+			end += size - 1
+		}
+		l.setZero(id.LBA(op.Off/size), id.LBA(end/size))
 	}
 	l.through, l.mac, l.diskBytes = rec.Pos, rec.MAC, d.bytes
 	l.bytes += int64(len(rec.Data))

@@ -24,6 +24,9 @@ const zeroUpdatesMax = blockmap.UpdatesMax / 4
 // A layer's other updates are those of weightMax operations and of one more.
 const _ = uint(blockmap.UpdatesMax - zeroUpdatesMax - weightMax - smallTrimChunksMax)
 
+// mergesPerRead bounds the sealed chunks that are in memory to merge parts with.
+const mergesPerRead = 1024
+
 // work is one disk's share of a round: a layer, as changes of the map.
 type work struct {
 	d      *Disk
@@ -64,8 +67,10 @@ func (d *Disk) resolve(ctx context.Context, l *layer) (*work, error) {
 	}
 	slices.Sort(lbas)
 	slices.SortFunc(merge, func(a, b fill) int { return cmp.Compare(a.lba, b.lba) })
-	if err := d.fillMapped(ctx, merge); err != nil {
-		return nil, err
+	for some := range slices.Chunk(merge, mergesPerRead) {
+		if err := d.fillMapped(ctx, some); err != nil {
+			return nil, err
+		}
 	}
 	base := make(map[id.LBA][]byte, len(merge))
 	for _, f := range merge {

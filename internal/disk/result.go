@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"plinth/blockmap"
 	"plinth/datanode"
@@ -38,7 +39,7 @@ func (w *work) finish(ctx context.Context) error {
 	d.state = next
 	d.stats.rounds.Add(1)
 	d.mu.Lock()
-	d.layers = d.layers[1:]
+	d.layers = slices.Delete(d.layers, 0, 1) // which forgets it
 	d.mu.Unlock()
 	d.pool.Space.Release(ctx, l.charge)
 	err = d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{

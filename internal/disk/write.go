@@ -119,12 +119,13 @@ func (d *Disk) write(ctx context.Context, p []byte, off int64) error {
 	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
 		return err
 	}
-	recs, err := d.encode(p, off)
-	if err == nil {
-		err = d.commit(&commit{recs: recs, charge: charge})
+	c := commit{charge: charge}
+	var err error
+	if c.recs, err = d.encode(p, off); err == nil {
+		err = d.commit(&c)
 	}
 	if err != nil {
-		d.pool.Space.Release(d.ctx, charge)
+		d.pool.Space.Release(d.ctx, c.charge)
 	}
 	return err
 }
@@ -134,9 +135,10 @@ func (d *Disk) submit(ctx context.Context, charge int64, rec pending) error {
 	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
 		return err
 	}
-	err := d.commit(&commit{recs: []pending{rec}, charge: charge})
+	c := commit{recs: []pending{rec}, charge: charge}
+	err := d.commit(&c)
 	if err != nil {
-		d.pool.Space.Release(d.ctx, charge)
+		d.pool.Space.Release(d.ctx, c.charge)
 	}
 	return err
 }
