@@ -55,6 +55,18 @@ func TestAFailedManifestFailsTheMap(t *testing.T) {
 	}
 }
 
+// Checkpoints of a map that does not change flush nothing, which is no failure.
+func TestIdleCheckpoints(t *testing.T) {
+	m := mustCreate(t, testOptions(t, newStore()))
+	mustApply(t, m, &Batch{Updates: updates(0, 100, 0)}, "")
+	for range 2 * flushFailuresMax {
+		if _, err := m.Checkpoint(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, m)
+}
+
 func TestAFullDiskIsWaitedFor(t *testing.T) {
 	opts, broken, failed := faultyOptions(t, ".sst")
 	m := mustCreate(t, opts)

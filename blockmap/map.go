@@ -15,6 +15,10 @@ import (
 // pauses between them, the local disk is broken or full for half a minute.
 const flushFailuresMax = 32
 
+// flushedNothing is the text of the error, not exported, that Pebble gives the
+// listener for a flush that went well and found nothing in memory.
+const flushedNothing = "pebble: empty table"
+
 // Map is one disk's map. Create and Attach make one; Close ends it.
 type Map struct {
 	opts      Options
@@ -167,7 +171,7 @@ func (m *Map) cause() error {
 
 // flushed notes how a flush went. It may be called under Pebble's lock.
 func (m *Map) flushed(err error) {
-	if err == nil {
+	if err == nil || err.Error() == flushedNothing {
 		m.flushes.Store(0)
 		m.fs.failures.Store(0)
 		return
