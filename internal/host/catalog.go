@@ -174,9 +174,10 @@ func (c catalog) markRemoving(ctx context.Context, rec DiskRecord) error {
 	})
 }
 
-// forgetDisk ends a removal.
+// forgetDisk ends a removal. The epochs stay: fragments name them as births, and
+// releaseRemoved must be above those.
 func (c catalog) forgetDisk(ctx context.Context, d id.Disk) error {
 	return c.commit(ctx, &datanode.RegistryTxn{
-		Deletes: []string{diskKey(d), epochKey(d), disk.CheckpointKey(d)},
+		Deletes: []string{diskKey(d), disk.CheckpointKey(d)},
 	})
 }

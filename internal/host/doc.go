@@ -15,7 +15,7 @@
 //	key/N         a session's wrapped data key
 //	disk/N        a disk: JSON, see DiskRecord
 //	name/NAME     decimal: the disk of that name
-//	epoch/N       decimal: the newest epoch of a disk
+//	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	ckpt/N        a disk's newest checkpoint (package disk)
 //
 // # Invariants

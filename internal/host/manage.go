@@ -6,9 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"plinth/datanode"
 	"plinth/internal/chunk"
-	"plinth/internal/disk"
 )
 
 const (
@@ -154,17 +152,7 @@ func (h *Host) RemoveDisk(ctx context.Context, name string) error {
 
 // release gives up what a removed disk holds, and then the disk itself.
 func (h *Host) release(ctx context.Context, rec DiskRecord) error {
-	epoch, err := h.catalog.claimEpoch(ctx, rec.ID)
-	if err != nil {
-		return err
-	}
-	if _, err := h.node.Fence(ctx, &datanode.FenceRequest{Disk: rec.ID, Epoch: epoch}); err != nil {
-		return err
-	}
-	if err := disk.Release(ctx, h.node, rec.ID, epoch); err != nil {
-		return err
-	}
-	if err := h.node.DropLog(ctx, &datanode.DropLogRequest{Disk: rec.ID, Epoch: epoch}); err != nil {
+	if err := h.giveUp(ctx, rec.ID); err != nil {
 		return err
 	}
 	if err := h.opts.FS.RemoveAll(h.mapDir(rec.ID)); err != nil {

@@ -129,7 +129,7 @@ func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode
 }
 
 // completeIndex calls the index complete if every disk of the catalog has
-// passed in its incarnation (I13).
+// passed in its incarnation (I13), and has removed disks give up what they hold.
 func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) error {
 	if index.Complete {
 		return nil
@@ -146,6 +146,9 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 		}
 	}
 	h.mu.Unlock()
+	if err := h.releaseRemoved(ctx); err != nil {
+		return err
+	}
 	err = h.node.CompleteIndex(ctx, &datanode.CompleteIndexRequest{Incarnation: index.Incarnation})
 	if err == nil {
 		h.log.Info("the index is complete again: every disk has stated what it needs")
