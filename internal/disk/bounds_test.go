@@ -2,9 +2,11 @@ package disk
 
 import (
 	"bytes"
+	"context"
 	"testing"
 
 	"plinth/blockmap"
+	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/logrec"
 )
@@ -104,4 +106,73 @@ func TestLayersAreForgotten(t *testing.T) {
 			t.Fatalf("layer %d is still referred to", i)
 		}
 	}
+}
+
+// TestGiveUp fails a disk whose buffer is all that may be charged: other disks
+// must not wait for it.
+func TestGiveUp(t *testing.T) {
+	h := newHouse(t, nil)
+	p := h.session()
+	p.Space.opts.ChargedBytesMax = 1 << 20
+	d, other := h.open(p, 1), h.open(p, 2)
+	c := newContent(3)
+	p.Space.opts.Nudge = func() {
+		h.fails("failed disk", d.fail(datanode.ErrDead), ErrFailed)
+		go d.GiveUp()
+	}
+	chunk := bytes.Repeat([]byte{9}, 4096)
+	for off := int64(0); p.Space.Charged()+d.chunkCharge() <= 1<<20; off += 4096 {
+		h.ok(d.WriteAt(t.Context(), chunk, off, false))
+		copy(c.data[off:], chunk)
+	}
+	h.ok(other.WriteAt(t.Context(), chunk, 0, false))
+	h.fails("read", d.ReadAt(t.Context(), chunk, 0), ErrFailed)
+	h.ok(d.Close())
+	h.ok(other.Close())
+	if n := p.Space.Charged(); n != 0 {
+		t.Fatalf("%d bytes are charged for nothing", n)
+	}
+	h.same(h.open(h.session(), 1), c)
+}
+
+// TestReliefFails lets relief fail, and lets others take what it gave: what a
+// write gets is ErrNoSpace, or space, and nothing else.
+func TestReliefFails(t *testing.T) {
+	h := newHouse(t, nil)
+	full := &fullNode{Node: h.node}
+	reliefs := 0
+	s := NewSpace(full, SpaceOptions{Host: "host", ChargedBytesMax: 1 << 30, K: 1, M: 1, Relieve: func(context.Context) error {
+		reliefs++
+		return datanode.ErrSpindle
+	}})
+	h.fails("full", s.Acquire(t.Context(), 1), ErrNoSpace, datanode.ErrSpindle)
+	if reliefs != 1 {
+		t.Fatalf("%d reliefs with nothing to gain", reliefs)
+	}
+	full.takes = true
+	h.ok(s.Acquire(t.Context(), 1))
+	full.takes = false
+	s.opts.Relieve = func(context.Context) error {
+		reliefs++
+		full.takes = reliefs == 3
+		return nil
+	}
+	h.ok(s.Acquire(t.Context(), 512<<20))
+	ctx, cancel := context.WithCancel(t.Context())
+	s.opts.Relieve = func(context.Context) error { cancel(); return nil }
+	full.takes = false
+	h.fails("cancelled", s.Acquire(ctx, 256<<20), context.Canceled)
+}
+
+// fullNode refuses reservations.
+type fullNode struct {
+	datanode.Node
+	takes bool
+}
+
+func (f *fullNode) Reserve(_ context.Context, r *datanode.ReserveRequest) error {
+	if f.takes || r.Bytes == 0 {
+		return nil
+	}
+	return datanode.ErrNoSpace
 }

@@ -156,6 +156,28 @@ func (d *Disk) Flush(ctx context.Context) error {
 	return d.settle(ctx, true)
 }
 
+// GiveUp gives back the charges and the memory of a failed disk's write buffer,
+// which others wait for; the next Open makes it again from the log. It does
+// nothing while the disk serves, or while a call uses the buffer.
+func (d *Disk) GiveUp() {
+	if d.Err() == nil || !d.destageMu.TryLock() {
+		return
+	}
+	defer d.destageMu.Unlock()
+	if !d.appendMu.TryLock() {
+		return
+	}
+	defer d.appendMu.Unlock()
+	d.mu.Lock()
+	var charge int64
+	for _, l := range d.layers {
+		charge += l.charge
+	}
+	d.layers = []*layer{newLayer(d.size)}
+	d.mu.Unlock()
+	d.pool.Space.Release(context.WithoutCancel(d.ctx), charge)
+}
+
 // Close ends serving: it waits for calls under way, whose writes stay in the
 // log, and releases the map. It neither destages nor makes a checkpoint. It may
 // be called again.

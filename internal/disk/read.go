@@ -63,6 +63,10 @@ func (f *fill) put(plain []byte) {
 func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
 	var buffered, mapped []fill
 	d.mu.RLock()
+	if d.err != nil { // the write buffer may have been given up
+		defer d.mu.RUnlock()
+		return d.err
+	}
 	layers := d.layers
 	for pc := range d.size.Split(off, int64(len(p))) {
 		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off, runs: extents{{int64(pc.Off), int64(pc.Off + pc.Len)}}}

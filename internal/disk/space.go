@@ -43,6 +43,9 @@ type SpaceOptions struct {
 // data node.
 const reserveStep = 64 << 20
 
+// reliefsMax bounds the reliefs that one admission asks for.
+const reliefsMax = 4
+
 // NewSpace returns an admission that has charged nothing.
 func NewSpace(node datanode.FragmentNode, o SpaceOptions) *Space {
 	return &Space{node: node, opts: o, freed: make(chan struct{}), closed: make(chan struct{})}
@@ -62,12 +65,15 @@ func (s *Space) need(charged int64) int64 {
 }
 
 // Acquire charges n bytes, at worst after waiting for destaging to make room.
-// Errors: ErrNoSpace, ErrClosed, and the context's.
+// Errors: ErrNoSpace (with why relief failed, if it did), ErrClosed, and the
+// context's.
 func (s *Space) Acquire(ctx context.Context, n int64) error {
 	if n == 0 {
 		return nil
 	}
-	for relieved := false; ; {
+	var failed error
+	reliefs := 0
+	for {
 		s.mu.Lock()
 		if s.charged > 0 && s.charged+n > s.opts.ChargedBytesMax {
 			freed := s.freed
@@ -81,18 +87,26 @@ func (s *Space) Acquire(ctx context.Context, n int64) error {
 		if err == nil {
 			s.charged += n
 		}
+		others := s.charged
 		s.mu.Unlock()
 		if !errors.Is(err, datanode.ErrNoSpace) {
 			return err
 		}
-		if relieved {
-			return ErrNoSpace
-		}
 		// What is charged is the worst case; destaging it may show that it
-		// takes less, and space may be dead but not collected.
-		relieved = true
-		if err := s.opts.Relieve(ctx); err != nil {
-			return err
+		// takes less, and space may be dead but not collected. If others were
+		// faster to take what a relief gave back, there is more to gain.
+		if reliefs == reliefsMax || reliefs > 0 && others == 0 {
+			return errors.Join(ErrNoSpace, failed)
+		}
+		reliefs++
+		failed = s.opts.Relieve(ctx)
+		select {
+		case <-s.closed:
+			return ErrClosed
+		default:
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 }
