@@ -13,8 +13,9 @@ import (
 	"plinth/internal/id"
 )
 
-// pooledBytesMax bounds the buffers that are kept for the next append.
-const pooledBytesMax = 1 << 20
+// pooledBytesMax bounds the buffers that are kept for the next append: the
+// largest append fits.
+const pooledBytesMax = datanode.AppendBytesMax + datanode.RecordsMax*(frameBytes+frameAlign)
 
 // buffers holds *[]byte for frames on their way to a file.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -40,7 +41,11 @@ func (l *Log) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.
 	// file, is cheap.
 	buf := buffers.Get().(*[]byte)
 	defer release(buf)
-	b := *buf
+	total := 0
+	for i := range r.Records {
+		total += frameSize(len(r.Records[i].Data))
+	}
+	b := slices.Grow(*buf, total)
 	for i := range r.Records {
 		rec := &r.Records[i]
 		b = appendFrame(b, &frame{
