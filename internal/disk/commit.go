@@ -65,9 +65,10 @@ func (d *Disk) takeQueue() []*commit {
 	d.queueMu.Lock()
 	defer d.queueMu.Unlock()
 	n, bytes, recs := 0, 0, 0
+	bytesMax := min(datanode.AppendBytesMax, 2*d.pool.portionBytes())
 	for _, c := range d.queue {
 		bytes, recs = bytes+c.bytesMax(), recs+len(c.recs)
-		if n > 0 && (bytes > datanode.AppendBytesMax || recs > datanode.RecordsMax) {
+		if n > 0 && (bytes > bytesMax || recs > datanode.RecordsMax) {
 			break
 		}
 		n++
@@ -119,13 +120,13 @@ func (d *Disk) rewind(head logrec.MAC) {
 // appendOps appends, waiting for room in the log.
 func (d *Disk) appendOps(recs []datanode.Record) error {
 	req := &datanode.AppendRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Ops, Records: recs}
+	_, err := d.pool.Node.Append(d.ctx, req)
+	if !errors.Is(err, datanode.ErrLogFull) {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(d.ctx, logFullWaitMax)
 	defer cancel()
-	for {
-		_, err := d.pool.Node.Append(d.ctx, req)
-		if !errors.Is(err, datanode.ErrLogFull) {
-			return err
-		}
+	for errors.Is(err, datanode.ErrLogFull) {
 		d.stats.logFull.Add(1)
 		if err := d.pool.Space.opts.Relieve(ctx); err != nil || ctx.Err() != nil {
 			return fmt.Errorf("the log is full and was not emptied in %v: %w", logFullWaitMax, ErrNoSpace)
@@ -135,7 +136,9 @@ func (d *Disk) appendOps(recs []datanode.Record) error {
 		case <-ctx.Done():
 		case <-time.After(10 * time.Millisecond):
 		}
+		_, err = d.pool.Node.Append(d.ctx, req)
 	}
+	return err
 }
 
 // applyBatch puts appended records into the write buffer.
@@ -187,9 +190,7 @@ func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
 	var err error
 	switch op.Type {
 	case logrec.TypeWrite:
-		for i, sealed := range op.Chunks {
-			l.setSealed(op.First+id.LBA(i), sealed)
-		}
+		l.setSealed(op.First, op.Chunks)
 	case logrec.TypePart:
 		size := int64(d.size)
 		err = l.patch(id.LBA(op.Off/size), int(op.Off%size), plain, d.openBuffered)

@@ -61,11 +61,18 @@ func (l *layer) whole(e *entry) bool {
 	return e.sealed != nil || e.valid.covers(0, int64(l.size))
 }
 
-// setSealed makes the chunk what sealed holds; the layer keeps it.
-func (l *layer) setSealed(lba id.LBA, sealed []byte) {
-	l.makeEntry(lba)
-	l.entries[lba] = &entry{sealed: sealed}
-	l.weight++
+// setSealed makes the chunks from first on what these hold; the layer keeps them.
+// Their entries are one piece of memory, as their bytes are: what overwrites
+// some of them frees neither.
+func (l *layer) setSealed(first id.LBA, chunks [][]byte) {
+	entries := make([]entry, len(chunks))
+	for i, sealed := range chunks {
+		lba := first + id.LBA(i)
+		l.makeEntry(lba)
+		entries[i].sealed = sealed
+		l.entries[lba] = &entries[i]
+	}
+	l.weight += len(chunks)
 }
 
 // patch overwrites part of a chunk. open decrypts a sealed chunk to a new

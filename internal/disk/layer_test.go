@@ -29,7 +29,7 @@ func TestLayerAgainstModel(t *testing.T) {
 			switch rng.IntN(4) {
 			case 0:
 				p := bytes.Repeat([]byte{byte(rng.IntN(255) + 1)}, size)
-				l.setSealed(id.LBA(lba), p)
+				l.setSealed(id.LBA(lba), [][]byte{p})
 				set(lba*size, p)
 			case 1:
 				off := rng.IntN(size)
