@@ -13,8 +13,9 @@ import (
 const (
 	// SpindlesDefault is as many as 8+2 wants, with two to rebuild on.
 	SpindlesDefault = 12
-	// LogBytesMin is the least that keeps marks apart from data in whole files.
-	LogBytesMin = 2 << 20
+	// LogBytesMin is the least that keeps marks apart from data in whole files,
+	// and takes a portion of a write beside what is being trimmed.
+	LogBytesMin = 8 << 20
 	// LogBytesDefault and SpindleBytesDefault are what a node takes where the
 	// file system has room for them; less where it has not.
 	LogBytesDefault     = 4 << 30

@@ -25,6 +25,8 @@ type Pool struct {
 	Logger  *slog.Logger
 	// Geometry is the stripes'.
 	Geometry stripe.Geometry
+	// LogBytes is the capacity of the data node's log; 0: large.
+	LogBytes int64
 	// Number returns a segment number that was never used.
 	Number object.Number
 	// MayReply is asked before each reply to a read or write (I6); its error is

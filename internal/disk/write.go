@@ -11,8 +11,12 @@ import (
 
 const (
 	// portionBytesMax cuts a long call, so that it admits, seals and appends
-	// piece by piece: half an append.
+	// piece by piece: half an append. A small log makes it less.
 	portionBytesMax = 4 << 20
+	portionBytesMin = recordPlainBytesMax
+	// logShare of the log is the most that a portion may take: what is appended
+	// together must fit in what is free when most of the log is.
+	logShare = 8
 	// recordPlainBytesMax bounds the chunks of one write record: long enough
 	// that headers are nothing, short enough for little scratch.
 	recordPlainBytesMax = 256 << 10
@@ -31,13 +35,22 @@ func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
 	}
 	defer d.leave()
 	for len(p) > 0 {
-		n := min(len(p), portionBytesMax-int(off%int64(d.size)))
+		n := min(len(p), d.pool.portionBytes()-int(off%int64(d.size)))
 		if err := d.write(ctx, p[:n], off); err != nil {
 			return err
 		}
 		p, off = p[n:], off+int64(n)
 	}
 	return d.settle(ctx, fua)
+}
+
+// portionBytes returns how much of a call is appended at a time.
+func (p *Pool) portionBytes() int {
+	n := portionBytesMax
+	for p.LogBytes > 0 && n > portionBytesMin && int64(n) > p.LogBytes/logShare {
+		n /= 2
+	}
+	return n
 }
 
 // Zero makes n bytes at off read as zeros; whole chunks give their space back.

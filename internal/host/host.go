@@ -130,7 +130,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
 		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher,
-		Logger: h.log, Geometry: g, Number: seq.take, MayReply: h.opts.MayReply,
+		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
 		},
