@@ -37,8 +37,8 @@ func unmarshalState(b []byte) (state, error) {
 	if len(b) != stateBytes {
 		return state{}, fmt.Errorf("map state of %d bytes, not %d: %w", len(b), stateBytes, ErrCorrupt)
 	}
-	if b[0] != stateVersion {
-		return state{}, fmt.Errorf("map state of version %d: a newer plinth wrote it", b[0])
+	if be.Uint64(b) != stateVersion<<56 { // the zero bytes are for features
+		return state{}, fmt.Errorf("map state of version %d, features %x: a newer plinth wrote it", b[0], b[1:8])
 	}
 	s := state{
 		through:    id.Pos(be.Uint64(b[8:])),
