@@ -42,11 +42,13 @@ type Host struct {
 	// changeMu serialises changes of the catalog.
 	changeMu sync.Mutex
 
-	// reliefMu guards relief: one at a time serves all who wait.
-	reliefMu sync.Mutex
-	relieved time.Time
+	// reliefMu guards relief: one at a time serves all who came before it.
+	reliefMu  sync.Mutex
+	relieved  time.Time // when the last one began
+	reliefErr error     // of it
 
-	sweepMu sync.Mutex // one sweep at a time
+	// sweeping has room for one: who changes or verifies what is reclaimed.
+	sweeping chan struct{}
 
 	mu      sync.Mutex
 	byName  map[string]*export
@@ -64,9 +66,9 @@ type export struct {
 	clients   int
 	logical   int64     // mapped bytes at the last pass
 	passed    uint64    // incarnation of the index in which it has passed, plus 1
-	destages  int64     // at the last pass or checkpoint
+	destages  int64     // when the host last looked
 	quietFrom time.Time // since when destages has not changed
-	sweptAt   int64     // destages at the last pass
+	sweptAt   int64     // rounds and checkpoints at the last pass
 }
 
 // mapCacheFiles bounds the open tables of all maps together; map.md: above the
@@ -92,6 +94,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+		sweeping: make(chan struct{}, 1),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.life, h.cancel = context.WithCancel(context.Background())

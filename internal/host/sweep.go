@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"plinth/datanode"
+	"plinth/internal/disk"
 	"plinth/internal/id"
 )
 
@@ -42,12 +43,36 @@ func (h *Host) suspected(s id.Segment) {
 	}
 }
 
+// lockSweep waits for the turn of a sweep, a repair or a verify; unlockSweep ends
+// it.
+func (h *Host) lockSweep(ctx context.Context) error {
+	select {
+	case h.sweeping <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.life.Done():
+		return ErrClosed
+	}
+}
+
+func (h *Host) unlockSweep() { <-h.sweeping }
+
 // repair restores the fragments of a segment that are missing or damaged on
 // spindles that work. Nothing is reclaimed meanwhile, so that a fragment is not
 // restored behind a deletion.
 func (h *Host) repair(ctx context.Context, s id.Segment) error {
-	h.sweepMu.Lock()
-	defer h.sweepMu.Unlock()
+	if err := h.lockSweep(ctx); err != nil {
+		return err
+	}
+	defer h.unlockSweep()
+	reply, err := h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: []id.Segment{s}})
+	if err != nil {
+		return err
+	}
+	if d := reply.Segments[0]; !d.Known || d.State != datanode.StateLive {
+		return nil // deleted since, or about to be
+	}
 	h.refreshHealth(ctx)
 	report, err := h.pool.Stripes.Check(ctx, s, true)
 	if errors.Is(err, datanode.ErrNotFound) {
@@ -75,7 +100,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 		}
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || h.idle(e) && e.disk.Stats().Destages != swept {
+		if !stated || h.idle(e) && changes(e.disk) != swept {
 			due = append(due, e)
 		}
 	}
@@ -83,6 +108,12 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 		return nil
 	}
 	return h.sweepDisks(ctx, due, st.Index)
+}
+
+// changes counts what may have left something for a pass to give up.
+func changes(d *disk.Disk) int64 {
+	s := d.Stats()
+	return s.Destages + s.Checkpoints
 }
 
 func (h *Host) lastPass(e *export) (sweptAt int64, passed uint64) {
@@ -101,17 +132,28 @@ func (h *Host) Sweep(ctx context.Context) error {
 }
 
 func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
-	h.sweepMu.Lock()
-	defer h.sweepMu.Unlock()
+	if err := h.lockSweep(ctx); err != nil {
+		return err
+	}
+	defer h.unlockSweep()
+	return h.pass(ctx, exports, index)
+}
+
+// pass passes over disks and reclaims. A disk that cannot pass holds what it
+// held, and does not keep what others give up from being reclaimed. It is called
+// under lockSweep.
+func (h *Host) pass(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
 	var errs []error
 	for _, e := range exports {
 		if e.disk == nil {
 			continue
 		}
-		before := e.disk.Stats().Destages
+		before := changes(e.disk)
 		report, err := e.disk.Pass(ctx, !index.Complete)
 		if err != nil {
-			errs = append(errs, err)
+			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile
+				errs = append(errs, err)
+			}
 			continue
 		}
 		h.mu.Lock()
@@ -119,13 +161,10 @@ func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode
 		e.passed, e.sweptAt = index.Incarnation+1, before
 		h.mu.Unlock()
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
 	if err := h.completeIndex(ctx, index); err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	return h.reclaim(ctx)
+	return errors.Join(append(errs, h.reclaim(ctx))...)
 }
 
 // completeIndex calls the index complete if every disk of the catalog has

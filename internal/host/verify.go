@@ -71,8 +71,13 @@ type VerifyOptions struct {
 // is reclaimed. The report names what is wrong and where; an error says that the
 // walk itself could not go on.
 func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, error) {
-	h.sweepMu.Lock()
-	defer h.sweepMu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.life, cancel)()
+	if err := h.lockSweep(ctx); err != nil {
+		return nil, err
+	}
+	defer h.unlockSweep()
 	v := &verify{h: h, opts: opts}
 	defer v.close()
 	h.refreshHealth(ctx)

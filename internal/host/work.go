@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"plinth/datanode"
@@ -16,8 +18,9 @@ const (
 	// logShareMax is the share of the log, in percent, above which those disks
 	// that hold its oldest file are destaged and checkpointed.
 	logShareMax = 50
-	// reliefTime is how long a relief counts as just done.
-	reliefTime = time.Second
+	// reliefWaitMax bounds how long a relief waits for a verify, which may take
+	// hours; writes wait for it.
+	reliefWaitMax = 10 * time.Second
 )
 
 // destageLoop destages what is buffered, at intervals or when nudged, and makes
@@ -33,10 +36,9 @@ func (h *Host) destageLoop() {
 		case <-tick.C:
 		case <-h.nudge:
 		}
-		err := h.destageAll(h.life)
-		if err == nil {
-			err = h.checkpointDue(h.life)
-		}
+		// What hinders one disk must not keep the others from checkpoints, without
+		// which the log fills up.
+		err := errors.Join(h.destageAll(h.life), h.checkpointDue(h.life))
 		if err != nil && h.life.Err() == nil {
 			h.log.Error("background destaging failed, will retry", "err", err)
 			select {
@@ -47,28 +49,31 @@ func (h *Host) destageLoop() {
 	}
 }
 
-// destageAll runs rounds until what was buffered at the call is in segments.
+// destageAll runs rounds until what was buffered at the call is in segments. A
+// disk that hinders its own is left out of the rest.
 func (h *Host) destageAll(ctx context.Context) error {
 	disks := h.disks()
 	for _, d := range disks {
+		d.GiveUp() // if it has failed
 		d.Rotate()
 	}
+	var errs []error
 	for ctx.Err() == nil {
-		var busy []*disk.Disk
-		for _, d := range disks {
-			if d.Frozen() {
-				busy = append(busy, d)
-			}
+		disks = slices.DeleteFunc(disks, func(d *disk.Disk) bool { return !d.Frozen() })
+		if len(disks) == 0 {
+			return errors.Join(errs...)
 		}
-		if len(busy) == 0 {
-			return nil
+		before := make(map[*disk.Disk]int64, len(disks))
+		for _, d := range disks {
+			before[d] = d.Stats().Destages
 		}
 		h.refreshHealth(ctx)
-		if err := h.pool.Destage(ctx, busy); err != nil {
-			return err
+		if err := h.pool.Destage(ctx, disks); err != nil {
+			errs = append(errs, err)
+			disks = slices.DeleteFunc(disks, func(d *disk.Disk) bool { return d.Stats().Destages == before[d] })
 		}
 	}
-	return ctx.Err()
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // refreshHealth tells the stripes which spindles work.
@@ -101,7 +106,9 @@ func (h *Host) checkpointDue(ctx context.Context) error {
 		}
 		updates, results := e.disk.CheckpointDue()
 		if updates >= h.opts.CheckpointUpdates || results > 0 && (h.idle(e) || pins[e.rec.ID]) {
-			errs = append(errs, e.disk.Checkpoint(ctx))
+			if err := e.disk.Checkpoint(ctx); !errors.Is(err, disk.ErrClosed) { // removed meanwhile
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -118,24 +125,33 @@ func (h *Host) idle(e *export) bool {
 }
 
 // relieve makes room in the log and on the spindles: it destages all, and where
-// that is not enough makes checkpoints, or passes and reclaims. Callers share
-// one relief.
+// that is not enough makes checkpoints, or passes and reclaims. Callers share a
+// relief that began after they came. What hinders one step does not keep it from
+// the next.
 func (h *Host) relieve(ctx context.Context) error {
+	came := time.Now()
 	h.reliefMu.Lock()
 	defer h.reliefMu.Unlock()
 	if h.life.Err() != nil {
 		return disk.ErrClosed
 	}
-	if time.Since(h.relieved) < reliefTime {
-		return nil
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	defer func() { h.relieved = time.Now() }()
-	if err := h.destageAll(ctx); err != nil {
-		return err
+	if h.relieved.After(came) {
+		return h.reliefErr
 	}
-	if err := h.checkpointDue(ctx); err != nil {
-		return err
+	began := time.Now()
+	err := errors.Join(h.destageAll(ctx), h.checkpointDue(ctx), h.relieveSpindles(ctx))
+	if ctx.Err() == nil { // or else it is another caller's turn
+		h.relieved, h.reliefErr = began, err
 	}
+	return err
+}
+
+// relieveSpindles passes over the disks that have changed and reclaims, if the
+// spindles are nearly full.
+func (h *Host) relieveSpindles(ctx context.Context) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
 		return err
@@ -144,19 +160,31 @@ func (h *Host) relieve(ctx context.Context) error {
 	for _, s := range st.Spindles {
 		capacity += s.CapacityBytes
 	}
-	if st.FreeBytes < capacity/16 {
-		return h.Sweep(ctx)
+	if st.FreeBytes >= capacity/16 {
+		return nil
 	}
-	return nil
+	wait, cancel := context.WithTimeout(ctx, reliefWaitMax)
+	defer cancel()
+	if err := h.lockSweep(wait); err != nil {
+		return fmt.Errorf("wait for the end of a verify or a pass: %w", err)
+	}
+	defer h.unlockSweep()
+	var due []*export
+	for _, e := range h.exports() {
+		if e.disk == nil || e.disk.Err() != nil {
+			continue
+		}
+		if swept, passed := h.lastPass(e); passed == 0 || changes(e.disk) != swept {
+			due = append(due, e)
+		}
+	}
+	return h.pass(ctx, due, st.Index)
 }
 
 // Quiesce destages everything and makes checkpoints: a start after it has
 // nothing to replay.
 func (h *Host) Quiesce(ctx context.Context) error {
-	if err := h.destageAll(ctx); err != nil {
-		return err
-	}
-	var errs []error
+	errs := []error{h.destageAll(ctx)}
 	for _, d := range h.disks() {
 		if d.Err() == nil {
 			errs = append(errs, d.Checkpoint(ctx))
