@@ -14,6 +14,7 @@ const (
 	dataDefault   = "plinth-data"
 	apiSocketName = "api.sock"
 	apiTokenName  = "api.token"
+	rootKeyName   = "root.key"
 )
 
 // apiFlags say where the API is, for every command that calls it.

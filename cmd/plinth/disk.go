@@ -157,7 +157,13 @@ func removeDisk(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return call(c, func(client *api.Client) error { return client.RemoveDisk(c.Context, args[0]) })
+	return call(c, func(client *api.Client) error {
+		err := client.RemoveDisk(c.Context, args[0])
+		if err == nil && c.Bool("json") {
+			err = printJSON(map[string]string{"removed": args[0]})
+		}
+		return err
+	})
 }
 
 // completeDisks offers the names of disks, and nothing where no plinth answers.

@@ -20,7 +20,7 @@ func parseSize(text string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 || n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("size %q: write a number and K, M, G, T or P, like 10G", text)
+		return 0, fmt.Errorf("size %q: write a whole number and K, M, G, T or P, like 10G", text)
 	}
 	return n << shift, nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"plinth/internal/api"
 	"plinth/internal/host"
@@ -67,8 +68,8 @@ type progress struct {
 }
 
 func newProgress(name string) *progress {
-	info, err := os.Stderr.Stat()
-	return &progress{name: name, tty: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	return &progress{name: name, tty: err == nil}
 }
 
 func (p *progress) show(done, total int) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -28,10 +29,23 @@ func ParseAddress(text string) (Address, error) {
 		}
 		return Address{Unix: path}, nil
 	}
-	if _, _, err := net.SplitHostPort(text); err != nil {
+	if err := CheckHostPort(text); err != nil {
 		return Address{}, fmt.Errorf("API address %q is neither unix:PATH nor HOST:PORT", text)
 	}
 	return Address{TCP: text}, nil
+}
+
+// CheckHostPort returns an error unless text is HOST:PORT with a port by number;
+// the host may be empty.
+func CheckHostPort(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("address %q is not of the form HOST:PORT", text)
+	}
+	return nil
 }
 
 func (a Address) String() string {
@@ -57,19 +71,30 @@ type ListenOptions struct {
 	CertFile, KeyFile string
 }
 
+// Validate returns the error that Listen would return for an address whatever
+// the state of the machine.
+func (o ListenOptions) Validate(a Address) error {
+	switch {
+	case a.Unix != "":
+		return CheckSocketPath(a.Unix)
+	case (o.CertFile == "") != (o.KeyFile == ""):
+		return errors.New("TLS needs both a certificate and a key file")
+	case o.CertFile == "" && !a.loopback():
+		return fmt.Errorf("API on %s can be reached from other machines and needs TLS: give a certificate and a key, or listen on 127.0.0.1", a.TCP)
+	}
+	return nil
+}
+
 // Listen opens a listener: a unix socket of mode 0600, in place of one that a
 // dead process left; or TCP, under TLS where files are given.
 func Listen(a Address, opts ListenOptions) (net.Listener, error) {
+	if err := opts.Validate(a); err != nil {
+		return nil, err
+	}
 	if a.Unix != "" {
 		return ListenUnix(a.Unix)
 	}
-	if (opts.CertFile == "") != (opts.KeyFile == "") {
-		return nil, errors.New("TLS needs both a certificate and a key file")
-	}
 	if opts.CertFile == "" {
-		if !a.loopback() {
-			return nil, fmt.Errorf("API on %s can be reached from other machines and needs TLS: give a certificate and a key, or listen on 127.0.0.1", a.TCP)
-		}
 		return net.Listen("tcp", a.TCP)
 	}
 	cert, err := tls.LoadX509KeyPair(opts.CertFile, opts.KeyFile)
@@ -79,14 +104,22 @@ func Listen(a Address, opts ListenOptions) (net.Listener, error) {
 	return tls.Listen("tcp", a.TCP, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
 }
 
-// socketPathMax is what a sockaddr_un holds, with its final zero.
+// socketPathMax is what a sockaddr_un holds, without its final zero.
 const socketPathMax = 107
+
+// CheckSocketPath returns an error for a path that is too long for a socket.
+func CheckSocketPath(path string) error {
+	if len(path) > socketPathMax {
+		return fmt.Errorf("socket path %s is longer than %d bytes: choose a shorter one", path, socketPathMax)
+	}
+	return nil
+}
 
 // ListenUnix opens a socket of mode 0600. A socket file to which nobody listens
 // is replaced; one that answers, or another kind of file, is an error.
 func ListenUnix(path string) (net.Listener, error) {
-	if len(path) > socketPathMax {
-		return nil, fmt.Errorf("socket path %s is longer than %d bytes: choose a shorter one", path, socketPathMax)
+	if err := CheckSocketPath(path); err != nil {
+		return nil, err
 	}
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode()&os.ModeSocket == 0 {
@@ -107,12 +140,18 @@ func ListenUnix(path string) (net.Listener, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	tmp := filepath.Join(dir, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// By descriptor, because the private name may be longer than a socket's can be.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/s", f.Fd()), Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
+	tmp := filepath.Join(dir, "s")
 	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -124,6 +163,9 @@ type unixListener struct {
 	*net.UnixListener
 	path string
 }
+
+// Addr returns the name that the socket has now.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
 func (l *unixListener) Close() error {
 	err := l.UnixListener.Close()

@@ -65,3 +65,6 @@ func (c catalog) openPool(ctx context.Context, root *keyring.Root) (*keyring.Poo
 	layouts, err := stripe.UnmarshalLayouts(value)
 	return pool, layouts, err
 }
+
+// Geometry returns the form of the pool's stripes.
+func (h *Host) Geometry() stripe.Geometry { return h.layouts.Geometry }

@@ -34,7 +34,8 @@ type Options struct {
 	RootKey string
 	// Passphrase, if not empty, takes the place of the root key's file.
 	Passphrase []byte
-	// Geometry of a new pool; default: by the number of spindles.
+	// Geometry of a new pool; default: by the number of spindles. An existing pool
+	// must have it, if it is given.
 	Geometry stripe.Geometry
 	// Node says how a new data node is made; PoolID, FS, Logger and Width are
 	// filled in.
@@ -127,8 +128,17 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 // createNode makes a data node for a new pool. The root key comes first: it is
 // the one thing that must not be wanting.
 func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
-	if _, err := o.geometry(o.spindles()); err != nil {
+	g, err := o.geometry(o.spindles())
+	if err != nil {
 		return [16]byte{}, err
+	}
+	node := o.Node
+	node.PoolID, node.Width = keyring.NewPoolID(), g.Width()
+	if err := node.Validate(); err != nil {
+		return [16]byte{}, err
+	}
+	if _, err := shelf.PoolID(o.FS, o.Dir); !errors.Is(err, shelf.ErrNoNode) {
+		return [16]byte{}, errors.Join(fmt.Errorf("%s is itself a data node's directory: name the one above it", o.Dir), err)
 	}
 	for _, d := range []string{o.Dir, dir} {
 		if err := o.FS.MkdirAll(d, 0o700); err != nil {
@@ -138,10 +148,6 @@ func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
 	if _, err := s.newRoot(o); err != nil {
 		return [16]byte{}, err
 	}
-	node := o.Node
-	node.PoolID = keyring.NewPoolID()
-	g, _ := o.geometry(o.spindles())
-	node.Width = g.Width()
 	return node.PoolID, shelf.Create(dir, node)
 }
 
