@@ -38,7 +38,7 @@ func crash(t *testing.T, rng *rand.Rand, all *tally) error {
 	made, told := false, 0
 	for range 5 {
 		opts := small(disk)
-		opts.LogBytes = 6 << 20
+		opts.LogBytes = LogBytesMin
 		if !made {
 			if made = Create("/data", opts) == nil; made {
 				all.made++
