@@ -121,6 +121,9 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if s.Host, err = host.Open(ctx, s.Node, root, o.Host); err != nil {
 		return err
 	}
+	if has := s.Host.Geometry(); o.Geometry != (stripe.Geometry{}) && o.Geometry != has {
+		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, o.Geometry)
+	}
 	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
 	return nil
 }
