@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"plinth/nbd/client"
 )
 
 // program builds the command once for all tests.
@@ -44,7 +46,33 @@ type up struct {
 	testing.TB
 	path, api, socket string
 	cmd               *exec.Cmd
-	log               strings.Builder
+
+	mu  sync.Mutex // for what follows
+	log strings.Builder
+}
+
+// Write takes what the program prints.
+func (u *up) Write(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.log.Write(p)
+}
+
+// said returns all that it has printed.
+func (u *up) said() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.log.String()
+}
+
+// connect opens a disk over NBD.
+func (u *up) connect(name string) *client.Client {
+	u.Helper()
+	c, err := client.Dial(u.Context(), "unix", u.socket, name, client.Options{})
+	if err != nil {
+		u.Fatal(err)
+	}
+	return c
 }
 
 // startUp runs plinth up on a directory until the test ends or stop is called.
@@ -64,7 +92,7 @@ func startUp(t testing.TB, dir string, flags ...string) *up {
 	u.cmd = exec.Command(path, append([]string{
 		"up", "--data", dir, "--nbd", "", "--nbd-socket", u.socket, "--api", u.api, "--idle-time", "1h",
 	}, flags...)...)
-	u.cmd.Stdout, u.cmd.Stderr = &u.log, &u.log
+	u.cmd.Stdout, u.cmd.Stderr = u, u
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +131,7 @@ func (u *up) end(sig os.Signal) {
 	}
 	err := u.cmd.Wait()
 	if sig == syscall.SIGINT && err != nil {
-		u.Errorf("plinth up: %v\n%s", err, u.log.String())
+		u.Errorf("plinth up: %v\n%s", err, u.said())
 	}
 }
 
