@@ -306,6 +306,10 @@ func (b bitmap) set(s id.Slot) bitmap {
 	return b
 }
 
+func (b bitmap) has(s id.Slot) bool {
+	return int(s>>3) < len(b) && b[s>>3]&(1<<(s&7)) != 0
+}
+
 func (b bitmap) or(o bitmap) bitmap {
 	if len(o) > len(b) {
 		b = append(b, make([]byte, len(o)-len(b))...)

@@ -164,20 +164,24 @@ func (p *pass) run(ctx context.Context, describe bool) error {
 // describe scans the map again for the slots of some segments, in order.
 func (p *pass) describe(ctx context.Context, window []id.Segment) (map[id.Segment][]datanode.SlotEntry, error) {
 	slots := make(map[id.Segment][]datanode.SlotEntry, len(window))
+	seen := make(map[id.Segment]bitmap, len(window)) // many chunks of the disk may share a slot
 	err := p.snap.Scan(ctx, func(_ id.LBA, e blockmap.Entry) error {
 		s := e.Ref.Segment
 		if s < window[0] || s > window[len(window)-1] {
 			return nil
 		}
+		if seen[s].has(e.Ref.Slot) {
+			return nil
+		}
+		seen[s] = seen[s].set(e.Ref.Slot)
 		slots[s] = append(slots[s], datanode.SlotEntry{
 			Slot: e.Ref.Slot, Fingerprint: e.Fingerprint, Location: e.Ref.Location, PlainBytes: uint32(p.d.size),
 		})
 		return nil
 	})
 	bySlot := func(a, b datanode.SlotEntry) int { return cmp.Compare(a.Slot, b.Slot) }
-	for s, list := range slots {
+	for _, list := range slots {
 		slices.SortFunc(list, bySlot)
-		slots[s] = slices.CompactFunc(list, func(a, b datanode.SlotEntry) bool { return a.Slot == b.Slot })
 	}
 	return slots, err
 }

@@ -20,9 +20,12 @@ import (
 // hindered is a node some of whose calls do not do well.
 type hindered struct {
 	datanode.Node
-	unreadable atomic.Bool   // every segment that is there by now
-	full       atomic.Bool   // no reservation is granted
-	dropLists  atomic.Uint64 // no list of this disk can be set
+	onList     atomic.Pointer[func()] // called once, before fragments are listed
+	publishing chan struct{}          // if set: closed by the first Publish, which
+	publish    chan struct{}          // waits for this
+	unreadable atomic.Bool            // every segment that is there by now
+	full       atomic.Bool            // no reservation is granted
+	dropLists  atomic.Uint64          // no list of this disk can be set
 }
 
 func (n *hindered) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
@@ -55,6 +58,25 @@ func (n *hindered) SetLists(ctx context.Context, r *datanode.SetListsRequest) (*
 		return nil, datanode.ErrGone
 	}
 	return n.Node.SetLists(ctx, r)
+}
+
+func (n *hindered) ListFragments(ctx context.Context, r *datanode.ListFragmentsRequest) (*datanode.ListFragmentsReply, error) {
+	if f := n.onList.Swap(nil); f != nil {
+		(*f)()
+	}
+	return n.Node.ListFragments(ctx, r)
+}
+
+func (n *hindered) Publish(ctx context.Context, r *datanode.PublishRequest) error {
+	if n.publishing != nil {
+		select {
+		case <-n.publishing:
+		default:
+			close(n.publishing)
+		}
+		<-n.publish
+	}
+	return n.Node.Publish(ctx, r)
 }
 
 // hinder puts a hindered node between host and data node.
@@ -149,5 +171,33 @@ func TestSimReliefDuringVerify(t *testing.T) {
 	s.ok(s.Host.Close())
 	if err := <-verified; err == nil {
 		t.Error("verify went on to its end after the agent was closed")
+	}
+}
+
+// TestVerifyDuringRound has a round between fragments and index while a verify
+// lists them: what is being written is no leak.
+func TestVerifyDuringRound(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	content := bytes.Repeat([]byte("content."), 1<<17)
+	s.write("vm", content)
+	n := s.hinder()
+	ctx := context.WithoutCancel(t.Context())
+	s.ok(s.device("vm", func(d nbd.Device) error { return d.WriteAt(ctx, content[1:4097], 0, false) }))
+	n.publishing, n.publish = make(chan struct{}), make(chan struct{})
+	done := make(chan error)
+	round := func() {
+		go func() { done <- s.Host.Quiesce(ctx) }()
+		<-n.publishing
+	}
+	n.onList.Store(&round)
+	r, err := s.Host.Verify(ctx, host.VerifyOptions{})
+	close(n.publish)
+	s.ok(err)
+	for _, f := range r.Findings {
+		t.Errorf("%s: %s: %s", f.Kind, f.Where, f.What)
+	}
+	s.ok(<-done)
+	if r, err = s.Host.Verify(ctx, host.VerifyOptions{}); err != nil || !r.OK() {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

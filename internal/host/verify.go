@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"plinth/blockmap"
 	"plinth/datanode"
 	"plinth/internal/disk"
 	"plinth/internal/id"
@@ -78,7 +79,11 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 		return nil, err
 	}
 	defer h.unlockSweep()
-	v := &verify{h: h, opts: opts}
+	newer, err := h.pool.Number(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := &verify{h: h, opts: opts, newer: newer}
 	defer v.close()
 	h.refreshHealth(ctx)
 	for _, e := range h.exports() {
@@ -113,9 +118,13 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 }
 
 type verify struct {
-	h        *Host
-	opts     VerifyOptions
-	views    []*disk.View
+	h     *Host
+	opts  VerifyOptions
+	views []*disk.View
+	// newer is above the number of every segment that was begun before the
+	// verify. Opening the views waits for the rounds and checkpoints that had
+	// begun; others are writing segments that the index need not know yet.
+	newer    uint64
 	segments []id.Segment // all that anything speaks of
 	stored   map[id.Segment]bool
 	// objects are the segments of checkpoint objects, and what is wrong with
@@ -234,9 +243,21 @@ func (v *verify) collectSpindle(ctx context.Context, spindle id.Spindle, all map
 // window verifies some segments, in order.
 func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) error {
 	needs := make(map[id.Segment][]disk.Need)
+	// Any number of a disk's chunks may be one chunk of a segment: the first
+	// speaks for all.
+	type need struct {
+		disk   id.Disk
+		entry  blockmap.Entry
+		object bool
+	}
+	seen := make(map[need]struct{})
 	for _, view := range v.views {
 		if err := view.Each(ctx, segments[0], segments[len(segments)-1], func(n *disk.Need) error {
-			needs[n.Entry.Ref.Segment] = append(needs[n.Entry.Ref.Segment], *n)
+			key := need{n.Disk, n.Entry, n.Object}
+			if _, ok := seen[key]; !ok {
+				seen[key] = struct{}{}
+				needs[n.Entry.Ref.Segment] = append(needs[n.Entry.Ref.Segment], *n)
+			}
 			return nil
 		}); err != nil {
 			return err
@@ -263,13 +284,16 @@ func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) e
 func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, needs []disk.Need) error {
 	where := "segment " + d.Segment.String()
 	if len(needs) == 0 && (!d.Known || !v.stored[d.Segment]) {
-		if !d.Known && v.stored[d.Segment] {
+		if !d.Known && v.stored[d.Segment] && d.Segment.Number() < v.newer {
 			v.report.add(Finding{Kind: "leak", Where: where, What: "has fragments that the index does not know; plinth recover takes them in"})
 		}
 		if d.Known && d.State == datanode.StateLive && !v.stored[d.Segment] {
 			v.report.add(Finding{Kind: "missing", Where: where, What: "the index knows it, and no spindle has a fragment"})
 		}
 		return nil
+	}
+	if len(needs) == 0 && d.State == datanode.StateDeleting {
+		return nil // a reclaim that was interrupted: the next one ends it
 	}
 	v.report.Segments++
 	// Its writer may have died before it was whole: the owner's next pass frees it.

@@ -57,7 +57,7 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 		} else if d.Known && !ok {
 			v.report.add(Finding{Kind: "index", Where: at, What: n.String() + " refers to it, but the index has no such slot"})
 		}
-		if first || n.Entry != chunks[len(chunks)-1].Entry {
+		if first || len(chunks) == 0 || n.Entry != chunks[len(chunks)-1].Entry {
 			chunks = append(chunks, *n)
 		}
 	}
