@@ -50,7 +50,7 @@ type logPlace struct {
 func newHouse(t testing.TB, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
 	opts := shelf.Options{
-		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 32 << 20, SpindleBytes: 48 << 20,
+		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: 32 << 20,
 		IndexCacheBytes: 1 << 20, FS: crashfs.New(), Logger: slog.New(slog.DiscardHandler),
 	}
 	if err := shelf.Create("/node", opts); err != nil {
