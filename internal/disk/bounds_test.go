@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"context"
+	"sync/atomic"
 	"testing"
 
 	"plinth/blockmap"
@@ -175,4 +176,47 @@ func (f *fullNode) Reserve(_ context.Context, r *datanode.ReserveRequest) error 
 		return nil
 	}
 	return datanode.ErrNoSpace
+}
+
+// TestFullLog finds the log full: a relief that hinders some disk is no reason to
+// give up, the end of the session is, and neither fails the disk.
+func TestFullLog(t *testing.T) {
+	full := &fullLog{}
+	h := newHouse(t, func(n datanode.Node) datanode.Node { full.Node = n; return full })
+	p := h.session()
+	d := h.open(p, 1)
+	reliefs := 0
+	p.Space.opts.Relieve = func(context.Context) error {
+		if reliefs++; reliefs == 3 {
+			full.full.Store(false)
+		}
+		return datanode.ErrSpindle
+	}
+	full.full.Store(true)
+	h.ok(d.WriteAt(t.Context(), []byte("data"), 0, true))
+	full.full.Store(true)
+	p.Space.opts.Relieve = func(context.Context) error { return ErrClosed }
+	h.fails("closing", d.WriteAt(t.Context(), []byte("DATA"), 0, true), ErrClosed)
+	full.full.Store(false)
+	h.ok(d.WriteAt(t.Context(), []byte("more"), 4, true))
+	got := make([]byte, 8)
+	h.ok(d.ReadAt(t.Context(), got, 0))
+	if string(got) != "datamore" {
+		t.Fatalf("read %q", got)
+	}
+	h.ok(d.Close())
+	h.ok(h.open(h.session(), 1).ReadAt(t.Context(), got, 0))
+}
+
+// fullLog is a node whose log has no room for operations at times.
+type fullLog struct {
+	datanode.Node
+	full atomic.Bool
+}
+
+func (f *fullLog) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.AppendReply, error) {
+	if f.full.Load() && r.Class == datanode.ClassData {
+		return nil, datanode.ErrLogFull
+	}
+	return f.Node.Append(ctx, r)
 }

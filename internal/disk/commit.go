@@ -104,7 +104,7 @@ func (d *Disk) appendBatch(batch []*commit) error {
 	}
 	if err := d.appendOps(recs); err != nil {
 		d.rewind(head)
-		if errors.Is(err, ErrNoSpace) {
+		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrClosed) {
 			return err
 		}
 		return d.fail(fmt.Errorf("append to the log: %w", err))
@@ -128,8 +128,13 @@ func (d *Disk) appendOps(recs []datanode.Record) error {
 	defer cancel()
 	for errors.Is(err, datanode.ErrLogFull) {
 		d.stats.logFull.Add(1)
-		if err := d.pool.Space.opts.Relieve(ctx); err != nil || ctx.Err() != nil {
-			return fmt.Errorf("the log is full and was not emptied in %v: %w", logFullWaitMax, ErrNoSpace)
+		// What hinders one disk's relief may leave room enough.
+		rerr := d.pool.Space.opts.Relieve(ctx)
+		if errors.Is(rerr, ErrClosed) {
+			return ErrClosed
+		}
+		if ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("the log is full and was not emptied in %v: %w", logFullWaitMax, ErrNoSpace), rerr)
 		}
 		// Relief may come from records that other disks pin: give it a moment.
 		select {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -168,10 +169,16 @@ func (c catalog) markRemoving(ctx context.Context, rec DiskRecord) error {
 	if err != nil {
 		return err
 	}
-	return c.commit(ctx, &datanode.RegistryTxn{
+	err = c.commit(ctx, &datanode.RegistryTxn{
 		Deletes: []string{nameKey(rec.Name)},
 		Puts:    []datanode.Put{{Key: diskKey(rec.ID), Value: value}},
 	})
+	if err != nil { // which may have come after the fact: then it is removed at the next start
+		if now, _, gerr := c.get(ctx, diskKey(rec.ID)); gerr == nil && bytes.Equal(now, value) {
+			return nil
+		}
+	}
+	return err
 }
 
 // forgetDisk ends a removal. The epochs stay: fragments name them as births, and

@@ -201,3 +201,23 @@ func TestVerifyDuringRound(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// TestChangesEnd changes the catalog for callers who leave, and after the end.
+func TestChangesEnd(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	s.write("vm", make([]byte, 4096))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := s.Host.CreateDisk(gone, host.DiskSpec{Name: "other", Bytes: 4096})
+	if !errors.Is(err, context.Canceled) || !errors.Is(s.Host.RemoveDisk(gone, "vm"), context.Canceled) {
+		t.Errorf("changes for who has left: %v", err)
+	}
+	if disks := s.Host.Disks(); len(disks) != 1 || disks[0].State != "ok" {
+		t.Errorf("disks: %+v", disks)
+	}
+	s.ok(s.Host.Close())
+	_, err = s.Host.CreateDisk(t.Context(), host.DiskSpec{Name: "other", Bytes: 4096})
+	if !errors.Is(err, host.ErrClosed) || !errors.Is(s.Host.RemoveDisk(t.Context(), "vm"), host.ErrClosed) {
+		t.Errorf("changes after the end: %v", err)
+	}
+}

@@ -236,6 +236,8 @@ func (h *Host) Close() error {
 	h.cancel()
 	h.pool.Space.Close()
 	h.work.Wait()
+	h.changeMu.Lock() // nothing is opened or removed any more
+	defer h.changeMu.Unlock()
 	var errs []error
 	for _, d := range h.disks() {
 		errs = append(errs, d.Close())

@@ -71,13 +71,32 @@ func validateSize(bytes int64) error {
 	return nil
 }
 
+// beginChange takes the turn of a change of the catalog, which changeMu.Unlock
+// ends. Close waits for it.
+func (h *Host) beginChange(ctx context.Context) error {
+	h.changeMu.Lock()
+	err := ctx.Err()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closing {
+		err = ErrClosed
+	}
+	if err != nil {
+		h.changeMu.Unlock()
+	}
+	return err
+}
+
 // CreateDisk makes a new, empty disk and serves it. Errors: ErrInvalid, ErrExists.
 func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
-	h.changeMu.Lock()
+	if err := h.beginChange(ctx); err != nil {
+		return nil, err
+	}
 	defer h.changeMu.Unlock()
+	ctx = context.WithoutCancel(ctx) // a caller who leaves does not leave half a disk
 	rec := DiskRecord{
 		Version: diskRecordVersion, Name: spec.Name, Bytes: spec.Bytes, Chunk: uint32(spec.Chunk),
 		Cipher: spec.Cipher, Stable: spec.Stable, Created: time.Now().UTC().Truncate(time.Second),
@@ -98,7 +117,9 @@ func (h *Host) ResizeDisk(ctx context.Context, name string, bytes int64) (*DiskI
 	if err := validateSize(bytes); err != nil {
 		return nil, err
 	}
-	h.changeMu.Lock()
+	if err := h.beginChange(ctx); err != nil {
+		return nil, err
+	}
 	defer h.changeMu.Unlock()
 	e, err := h.open(name)
 	if err != nil {
@@ -116,8 +137,11 @@ func (h *Host) ResizeDisk(ctx context.Context, name string, bytes int64) (*DiskI
 // RemoveDisk removes a disk for ever and starts giving its space back. Errors:
 // ErrUnknownDisk, ErrInUse.
 func (h *Host) RemoveDisk(ctx context.Context, name string) error {
-	h.changeMu.Lock()
+	if err := h.beginChange(ctx); err != nil {
+		return err
+	}
 	defer h.changeMu.Unlock()
+	ctx = context.WithoutCancel(ctx) // what is begun is ended
 	h.mu.Lock()
 	e := h.byName[name]
 	if e == nil || e.clients > 0 {
