@@ -185,9 +185,59 @@ func TestSimFlips(t *testing.T) {
 	verify(t, s)
 	same(t, d, data, 0)
 	shut(t, s)
+
+	// What is damaged while nobody runs is mended on the way of whoever needs it.
+	flipMany(t, rand.New(rand.NewPCG(seed, 3)), walkSlabs(t, opts.Dir), 500)
 	s = open(t, opts)
 	same(t, device(t, s, "vm1"), data, 0)
+	if r, err = s.Host.Verify(t.Context(), host.VerifyOptions{Repair: true}); err != nil || !r.OK() {
+		t.Errorf("verify with repair left damage: %v, %+v", err, r)
+	}
 	verify(t, s)
+	shut(t, s)
+}
+
+// TestSimSpindlesReturn takes 2 spindles away and brings them back when data that
+// they hold is gone and other data has been written.
+func TestSimSpindlesReturn(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	opts := quiet(t, t.TempDir())
+	s := open(t, opts)
+	old := image(seed, 32<<20)
+	d := create(t, s, "vm1", 128<<20)
+	write(t, d, old, 0)
+	settle(t, s)
+	away := rand.New(rand.NewPCG(seed, 1)).Perm(12)[:2]
+	t.Logf("spindles %v are away", away)
+	for _, n := range away {
+		if err := os.Rename(spindleDir(opts.Dir, n), spindleDir(opts.Dir, n)+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); absent(status(t, s), away) < 2; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("status does not report the loss after 10 s")
+		}
+	}
+	fresh := image(seed+1, 16<<20)
+	write(t, d, fresh, 0) // whose old segments go
+	write(t, d, fresh, 64<<20)
+	settle(t, s)
+	shut(t, s)
+	for _, n := range away {
+		if err := os.Rename(spindleDir(opts.Dir, n)+".away", spindleDir(opts.Dir, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, opts)
+	d = device(t, s, "vm1")
+	same(t, d, fresh, 0)
+	same(t, d, old[16<<20:], 16<<20)
+	same(t, d, fresh, 64<<20)
+	settle(t, s)
+	verify(t, s)
+	measure(t, s, opts.Dir)
 	shut(t, s)
 }
 

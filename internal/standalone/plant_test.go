@@ -11,11 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/klauspost/reedsolomon"
 
 	"plinth/datanode"
+	"plinth/datanode/index/indextest"
 	"plinth/datanode/shelf"
 	"plinth/internal/disk"
 	"plinth/internal/host"
@@ -66,14 +65,14 @@ func sabotage(t testing.TB, dir string, d id.Disk) *saboteur {
 	return s
 }
 
-// segments describes all segments of chunks, in the order of their numbers.
+// segments describes the segments of more than a few chunks, in the order of their numbers.
 func (s *saboteur) segments() (out []datanode.SegmentDescription) {
 	reply, err := s.node.DescribeSegments(s.Context(), &datanode.DescribeSegmentsRequest{Slots: true})
 	if err != nil || reply.More {
 		s.Fatal("describe segments: ", err, reply.More)
 	}
 	for _, d := range reply.Segments {
-		if d.Kind == datanode.KindChunks {
+		if d.Kind == datanode.KindChunks && len(d.Slots) > 100 {
 			out = append(out, d)
 		}
 	}
@@ -125,16 +124,16 @@ func (s *saboteur) spoil(d *datanode.SegmentDescription, slot id.Slot, fit bool)
 	write := all[r.Index : r.Index+1]
 	all[r.Index].Data[r.Offset+r.Length/2] ^= 0x10
 	if fit {
-		code, err := reedsolomon.New(8, 2)
+		var data [][]byte
+		for i := range 8 {
+			data = append(data, all[i].Data)
+		}
+		coded, err := stripe.PackObject(stripe.Geometry{K: 8, M: 2}, s.disk, s.epoch, data)
 		if err != nil {
 			s.Fatal(err)
 		}
-		var data [][]byte
-		for i := range all {
-			data = append(data, all[i].Data)
-		}
-		if err := code.Encode(data); err != nil {
-			s.Fatal(err)
+		for i := 8; i < 10; i++ {
+			all[i].Data = coded.Fragments[i]
 		}
 		write = append(slices.Clone(write), all[8:]...)
 	}
@@ -151,43 +150,13 @@ func (s *saboteur) spoil(d *datanode.SegmentDescription, slot id.Slot, fit bool)
 	}
 }
 
-// loseRow deletes what the index has for one fingerprint; the node is stopped.
-func loseRow(t testing.TB, dir string, print id.Fingerprint) {
-	t.Helper()
-	c := *pebble.DefaultComparer
-	c.Name = "plinth.index.v1"
-	c.Split = func(key []byte) int {
-		if len(key) > 17 && key[0] == 'F' {
-			return 17
-		}
-		return len(key)
-	}
-	db, err := pebble.Open(filepath.Join(dir, "datanode", "index", "fingerprints"), &pebble.Options{Comparer: &c, ErrorIfNotExists: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := append([]byte{'F'}, print[:]...)
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !it.First() || !bytes.HasPrefix(it.Key(), key) {
-		t.Fatalf("the index has no row for %s", print)
-	}
-	if err := db.Delete(slices.Clone(it.Key()), pebble.Sync); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(it.Close(), db.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // planted says what verify must name.
 type planted struct{ kind, where string }
 
 // plant damages a stopped pool in every way that verify must name, in another
-// segment each. It returns what the report must hold.
-func plant(t testing.TB, dir string, d id.Disk) []planted {
+// segment each. It returns what the report must hold, and how many chunks are lost
+// as a segment is.
+func plant(t testing.TB, dir string, d id.Disk) (named []planted, lost int) {
 	t.Helper()
 	s := sabotage(t, dir, d)
 	all := s.segments()
@@ -209,7 +178,7 @@ func plant(t testing.TB, dir string, d id.Disk) []planted {
 	if err := s.node.Close(); err != nil {
 		t.Fatal(err)
 	}
-	loseRow(t, dir, all[2].Slots[5].Fingerprint)
+	indextest.LoseRow(t, filepath.Join(dir, "datanode", "index", "fingerprints"), all[2].Slots[5].Fingerprint)
 	r := stripe.Geometry{K: 8, M: 2}.Locate(id.Ref{Location: all[4].Slots[9].Location})
 	t.Logf("spoilt without parity: %v", r)
 	return []planted{
@@ -219,7 +188,7 @@ func plant(t testing.TB, dir string, d id.Disk) []planted {
 		{"index", at(2, 5)},
 		{"chunk", at(3, 7)},
 		{"wrong parity", "segment " + all[4].Segment.String()},
-	}
+	}, len(all[0].Slots)
 }
 
 // TestSimPlanted plants damage that no checksum finds.
@@ -237,7 +206,7 @@ func TestSimPlanted(t *testing.T) {
 	}
 	verify(t, s)
 	shut(t, s)
-	want := plant(t, opts.Dir, info.ID)
+	want, lost := plant(t, opts.Dir, info.ID)
 	verifyByCommand(t, opts.Dir, want)
 
 	s = open(t, opts)
@@ -256,7 +225,7 @@ func TestSimPlanted(t *testing.T) {
 	for _, f := range r.Findings {
 		t.Logf("%s: %s: %s", f.Kind, f.Where, f.What)
 	}
-	readPlanted(t, device(t, s, "vm1"), data)
+	readPlanted(t, device(t, s, "vm1"), data, lost)
 	if n := status(t, s).Repairs["fragments_rewritten"]; n != 1 {
 		t.Errorf("reads repaired %d fragments, want that of the chunk whose parity is sound", n)
 	}
@@ -265,7 +234,7 @@ func TestSimPlanted(t *testing.T) {
 
 // readPlanted reads chunk by chunk: each is right or an error, and the errors are
 // of the segment that is gone and of the one chunk that nothing can restore.
-func readPlanted(t testing.TB, d nbd.Device, data []byte) {
+func readPlanted(t testing.TB, d nbd.Device, data []byte, want int) {
 	t.Helper()
 	got := make([]byte, 4096)
 	lost, spoilt := 0, 0
@@ -283,7 +252,7 @@ func readPlanted(t testing.TB, d nbd.Device, data []byte) {
 			spoilt++
 		}
 	}
-	if spoilt != 1 || lost < 1000 || lost > 2100 {
-		t.Errorf("%d chunks are lost and %d spoilt, want those of a segment and 1", lost, spoilt)
+	if spoilt != 1 || lost != want {
+		t.Errorf("%d chunks are lost and %d spoilt, want %d and 1", lost, spoilt, want)
 	}
 }
