@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -166,8 +167,13 @@ func removeDisk(c *cli.Context) error {
 	})
 }
 
-// completeDisks offers the names of disks, and nothing where no plinth answers.
+// completeDisks offers the names of disks, and nothing where no plinth answers;
+// for a word that begins with "-", flags.
 func completeDisks(c *cli.Context) {
+	if n := len(os.Args); n > 2 && strings.HasPrefix(os.Args[n-2], "-") {
+		cli.DefaultCompleteWithFlags(c.Command)(c)
+		return
+	}
 	_ = call(c, func(client *api.Client) error {
 		disks, err := client.Disks(c.Context)
 		for _, d := range disks {

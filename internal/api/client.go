@@ -104,6 +104,9 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusUnauthorized {
+		return nil, fmt.Errorf("the API at %s wants its bearer token, api.token in its data directory: name a copy with --token-file or PLINTH_TOKEN_FILE", c.address)
+	}
 	var reply errorReply
 	if err := json.NewDecoder(io.LimitReader(resp.Body, replyBytesMax)).Decode(&reply); err != nil || reply.Error.Message == "" {
 		return nil, fmt.Errorf("%s answered %s", c.address, resp.Status)
