@@ -27,7 +27,15 @@ func Open(ctx context.Context, p *Pool, cfg Config) (*Disk, error) {
 }
 
 func (d *Disk) openLog(ctx context.Context) error {
-	fence, err := d.pool.Node.Fence(ctx, &datanode.FenceRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch})
+	req := &datanode.FenceRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch}
+	if d.cfg.AcceptLostLog {
+		_, _, s, err := d.readCheckpoint(ctx)
+		if err != nil {
+			return err
+		}
+		req.Floor = [datanode.Streams]id.Pos{datanode.Ops: s.through + 1, datanode.Results: s.result + 1}
+	}
+	fence, err := d.pool.Node.Fence(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -47,16 +55,12 @@ func (d *Disk) attach(ctx context.Context) error {
 	opts := d.cfg.Map
 	opts.Objects = d.objects
 	opts.Failed = func(err error) { d.fail(fmt.Errorf("map: %w", err)) }
-	reply, err := d.pool.Node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: CheckpointKey(d.cfg.ID)})
-	if errors.Is(err, datanode.ErrNotFound) {
+	rec, revision, s, err := d.readCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	if rec == nil {
 		d.m, err = blockmap.Create(opts)
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	rec, s, err := parseCheckpoint(reply.Value)
-	if err != nil {
 		return err
 	}
 	manifest := make([]byte, rec.ManifestBytes)
@@ -71,8 +75,22 @@ func (d *Disk) attach(ctx context.Context) error {
 		return fmt.Errorf("attach the checkpoint: %w", err)
 	}
 	d.state, d.stats.fromCheckpoint = s, true
-	d.checkpoint = checkpointState{reply.Revision, append(objects, rec.Manifest), s.result}
+	d.checkpoint = checkpointState{revision, append(objects, rec.Manifest), s.result}
 	return nil
+}
+
+// readCheckpoint returns the record of the newest checkpoint, its revision and
+// state; no record if there is none.
+func (d *Disk) readCheckpoint(ctx context.Context) (*CheckpointRecord, uint64, state, error) {
+	reply, err := d.pool.Node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: CheckpointKey(d.cfg.ID)})
+	if errors.Is(err, datanode.ErrNotFound) {
+		return nil, 0, state{}, nil
+	}
+	if err != nil {
+		return nil, 0, state{}, err
+	}
+	rec, s, err := parseCheckpoint(reply.Value)
+	return rec, reply.Revision, s, err
 }
 
 // replay brings map and write buffer to the end of the log.

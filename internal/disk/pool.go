@@ -48,6 +48,9 @@ type Config struct {
 	// Epoch was claimed for this Open in the registry.
 	Epoch  id.Epoch
 	MACKey *chunk.Secret
+	// AcceptLostLog opens the disk as its newest checkpoint has it where the log
+	// is lost: what was acknowledged since and not in it is gone.
+	AcceptLostLog bool
 	// Map says where the map's disposable directory is.
 	Map blockmap.Options
 }

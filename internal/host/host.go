@@ -186,7 +186,7 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord) (*disk.Disk, error)
 	}
 	return disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
-		Stable: rec.Stable, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
+		Stable: rec.Stable, AcceptLostLog: h.opts.AcceptLostLog, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
 		Map: blockmap.Options{
 			FS: h.opts.FS, Dir: h.mapDir(rec.ID), Cache: h.cache, Logger: h.log,
 		},

@@ -29,6 +29,9 @@ type Options struct {
 	// IdleTime is how long a disk must have been quiet for its remaining
 	// updates to be checkpointed and for a pass. Default: 10 s.
 	IdleTime time.Duration
+	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
+	// them.
+	AcceptLostLog bool
 	// CacheBytes is the maps' shared block cache. Default: 256 MiB.
 	CacheBytes int64
 }

@@ -22,6 +22,7 @@ import (
 	"plinth/internal/host"
 	"plinth/internal/keyring"
 	"plinth/internal/stripe"
+	"plinth/internal/vfsx"
 )
 
 // Options say where and how. Dir is needed; the rest of the zero value is right.
@@ -115,6 +116,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	o.Host.FS, o.Host.Logger = o.FS, o.Logger
 	o.Host.Dir = o.FS.PathJoin(o.Dir, "host")
 	o.Host.MayReply = s.Node.Held
+	o.Host.AcceptLostLog = o.Node.AcceptLostLog
 	if err := o.FS.MkdirAll(o.Host.Dir, 0o700); err != nil {
 		return err
 	}
@@ -144,7 +146,7 @@ func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
 		return [16]byte{}, errors.Join(fmt.Errorf("%s is itself a data node's directory: name the one above it", o.Dir), err)
 	}
 	for _, d := range []string{o.Dir, dir} {
-		if err := o.FS.MkdirAll(d, 0o700); err != nil {
+		if err := vfsx.MakeDir(o.FS, d, 0o700); err != nil {
 			return [16]byte{}, err
 		}
 	}

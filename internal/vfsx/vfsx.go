@@ -12,7 +12,9 @@ package vfsx
 import (
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"math"
+	"os"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -89,6 +91,22 @@ func SyncDir(fs vfs.FS, dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// MakeDir makes a directory and those above it that are missing, durably: their
+// names are on stable media when it returns, and that of dir also if another
+// made it. perm is for those that it makes.
+func MakeDir(fs vfs.FS, dir string, perm os.FileMode) error {
+	parent := fs.PathDir(dir)
+	if _, err := fs.Stat(parent); errors.Is(err, iofs.ErrNotExist) && parent != dir {
+		if err := MakeDir(fs, parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, perm); err != nil {
+		return err
+	}
+	return SyncDir(fs, parent)
 }
 
 // SameFile reports whether two results of Stat are of one file, by device and
