@@ -1,6 +1,7 @@
 package writelog
 
 import (
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -165,4 +166,37 @@ func TestTornHeaderIsRepairedBeforeTheSlotIsUsedAgain(t *testing.T) {
 		again = mustOpen(t, after, small)
 		ok(t, m.verify(again))
 	}
+}
+
+// A file that lost no more than zeros holds its last frame still, and that can
+// be read.
+func TestShortFileIsMadeWhole(t *testing.T) {
+	fs, l, _ := filled(t)
+	rec := content(2, 1, 0, l.state.disks[2].streams[0].end)
+	rec.Data = []byte{1, 0, 0, 0, 0}
+	ok(t, l.testAppend(2, 1, 0, rec))
+	name, end := l.head.name, int(l.head.end)
+	after := fs.Kill()
+	b, err := readAll(after, name)
+	ok(t, err)
+	f, err := after.Create(name, category)
+	ok(t, err)
+	_, err = f.Write(b[:end-6])
+	ok(t, err)
+	ok(t, f.Close())
+	again := mustOpen(t, after, small)
+	got, err := again.readAll(2, 1, 0, rec.Pos)
+	ok(t, err)
+	if len(got) != 1 || !same(got[0], rec) {
+		t.Errorf("read %v, want %v", got, rec)
+	}
+}
+
+func readAll(fs *crashfs.FS, name string) ([]byte, error) {
+	f, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }

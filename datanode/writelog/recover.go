@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"plinth/datanode"
+	"plinth/internal/vfsx"
 )
 
 // recovery reads what a log holds into its state.
@@ -34,6 +35,11 @@ func (l *Log) recover() error {
 		}
 		if err := repair(f, r.headers[slot], r.bad[slot]); err != nil {
 			return err
+		}
+		// A frame whose last zeros were cut off is whole to recovery, and must be
+		// to ReadLog.
+		if err := vfsx.Extend(f.f, l.fileBytes); err != nil {
+			return fmt.Errorf("extend log file %s: %w", f.name, err)
 		}
 	}
 	return nil
