@@ -64,7 +64,10 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("create %s in %s: %w", opts.Name, dir, err)
 		}
 	}
-	db, err := pebble.Open(dir, s.options(fs, opts))
+	patient := newPatientFS(fs)
+	o := s.options(patient, opts)
+	patient.listen(o.EventListener)
+	db, err := patient.open(dir, o)
 	if errors.Is(err, pebble.ErrDBDoesNotExist) || !opts.Create && errors.Is(err, iofs.ErrNotExist) {
 		err = ErrAbsent
 	}
