@@ -139,6 +139,9 @@ func (s *Shelf) openLog(create bool) error {
 	s.log, err = writelog.Open(s.place.fs, writelog.Options{
 		Dir: dir, SizeBytes: s.super.logBytes, PoolID: s.super.poolID, BootID: s.bootID, Logger: s.logger,
 	})
+	if errors.Is(err, datanode.ErrCorrupt) {
+		return fmt.Errorf("%w: put back what was there, or move %s away and recover without it (docs/operations.md)", err, dir)
+	}
 	if err != nil {
 		return err
 	}

@@ -217,7 +217,7 @@ func TestCompletion(t *testing.T) {
 		{"plinth up --spindle-", "--spindle-size"},
 	} {
 		words := strings.Fields(c.line)
-		script := `set -e; PATH=` + filepath.Dir(binary) + `:$PATH; export PLINTH_API=` + s.api + `
+		script := `set -e; PATH=` + filepath.Dir(executable) + `:$PATH; export PLINTH_API=` + s.api + `
 			source <(plinth completion bash)
 			COMP_WORDS=(` + c.line + `); COMP_CWORD=` + string(rune('0'+len(words)-1)) + `
 			_plinth; echo "${COMPREPLY[@]}"`

@@ -24,8 +24,8 @@ const (
 	stopTime  = 30 * time.Second
 )
 
-// binary is the program under test.
-var binary string
+// executable is the program under test.
+var executable string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "plinth")
-		if out, err := exec.Command("go", "build", "-o", binary, "plinth/cmd/plinth").CombinedOutput(); err != nil {
+		executable = filepath.Join(dir, "plinth")
+		if out, err := exec.Command("go", "build", "-o", executable, "plinth/cmd/plinth").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1
 		}
@@ -76,8 +76,18 @@ var serving = regexp.MustCompile(`msg=serving nbd=(\S+) nbd-socket=(\S+) api=(\S
 // ends it with stop or kill; otherwise its end does.
 func start(t *testing.T, data string, args ...string) *site {
 	t.Helper()
+	s := launch(t, data, args...)
+	if s.socket == "" {
+		t.Fatalf("plinth up: %v\n%s", s.err, s.said)
+	}
+	return s
+}
+
+// launch is start that accepts a refusal: the socket is then empty.
+func launch(t *testing.T, data string, args ...string) *site {
+	t.Helper()
 	s := &site{data: data, said: new(bytes.Buffer), done: make(chan struct{})}
-	s.cmd = exec.Command(binary, append([]string{"up", "--data", data}, args...)...)
+	s.cmd = exec.Command(executable, append([]string{"up", "--data", data}, args...)...)
 	s.cmd.Env = environment()
 	errs, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -103,7 +113,6 @@ func start(t *testing.T, data string, args ...string) *site {
 	case m := <-ready:
 		s.tcp, s.socket, s.api = m[1], m[2], m[3]
 	case <-s.done:
-		t.Fatalf("plinth up: %v\n%s", s.err, s.said)
 	case <-time.After(startTime):
 		s.kill()
 		t.Fatalf("plinth up does not serve\n%s", s.said)
@@ -163,7 +172,7 @@ func plinth(t *testing.T, env []string, args ...string) (out, complaint string, 
 	ctx, cancel := context.WithTimeout(t.Context(), programTime)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, executable, args...)
 	cmd.Env = append(environment(), env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -187,15 +196,15 @@ func (s *site) uri(network, disk string) string {
 
 // run runs a program of others to its end and returns its output. It fails the
 // test if the program does.
-func run(t *testing.T, program string, args ...string) []byte {
+func run(t *testing.T, name string, args ...string) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), programTime)
 	defer cancel()
 	var out, complaints bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %q: %v\n%s%s", program, args, err, &out, &complaints)
+		t.Fatalf("%s %q: %v\n%s%s", name, args, err, &out, &complaints)
 	}
 	return out.Bytes()
 }

@@ -36,7 +36,7 @@ func makeXFS(t *testing.T, path string) {
 	t.Helper()
 	allocate(t, path, 320<<20)
 	list := filepath.Join(t.TempDir(), "list")
-	text := fmt.Sprintf("/\n0 0\nd--755 0 0\nplinth ---755 0 0 %s\nagain ---644 0 0 %s\n$\n", binary, binary)
+	text := fmt.Sprintf("/\n0 0\nd--755 0 0\nplinth ---755 0 0 %s\nagain ---644 0 0 %s\n$\n", executable, executable)
 	if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
