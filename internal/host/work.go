@@ -38,7 +38,8 @@ func (h *Host) destageLoop() {
 		}
 		// What hinders one disk must not keep the others from checkpoints, without
 		// which the log fills up.
-		err := errors.Join(h.destageAll(h.life), h.checkpointDue(h.life))
+		err := h.destageAll(h.life)
+		err = errors.Join(err, h.checkpointDue(h.life, errors.Is(err, datanode.ErrLogFull)))
 		if err != nil && h.life.Err() == nil {
 			h.log.Error("background destaging failed, will retry", "err", err)
 			select {
@@ -85,8 +86,10 @@ func (h *Host) refreshHealth(ctx context.Context) {
 
 // checkpointDue makes a checkpoint of each disk that has many updates without
 // one, or some and is idle, or whose results hold the oldest file of a log that
-// is filling up.
-func (h *Host) checkpointDue(ctx context.Context) error {
+// is filling up. With full, for a log that has refused an append, results in any
+// file of such a log count: also those of other disks hold the reserve that a
+// result needs, and only checkpoints give them up.
+func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func (h *Host) checkpointDue(ctx context.Context) error {
 	pins := make(map[id.Disk]bool)
 	if st.Log.UsedBytes*100 > st.Log.CapacityBytes*logShareMax {
 		for _, s := range st.Streams {
-			if s.Stream == datanode.Results && s.Pins {
+			if s.Stream == datanode.Results && (s.Pins || full) {
 				pins[s.Disk] = true
 			}
 		}
@@ -141,8 +144,11 @@ func (h *Host) relieve(ctx context.Context) error {
 	if h.relieved.After(came) {
 		return h.reliefErr
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.life, cancel)() // Close waits for the writes that wait for this
 	began := time.Now()
-	err := errors.Join(h.destageAll(ctx), h.checkpointDue(ctx), h.relieveSpindles(ctx))
+	err := errors.Join(h.destageAll(ctx), h.checkpointDue(ctx, true), h.relieveSpindles(ctx))
 	if ctx.Err() == nil { // or else it is another caller's turn
 		h.relieved, h.reliefErr = began, err
 	}
