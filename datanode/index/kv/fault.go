@@ -31,12 +31,19 @@ func newPatientFS(fs vfs.FS) *patientFS {
 	return &patientFS{FS: fs, hopeless: make(chan struct{})}
 }
 
-// listen notes how background work goes.
+// listen notes how background work goes, and passes on the 1st, 2nd, 4th, 8th …
+// failure in a row.
 func (p *patientFS) listen(l *pebble.EventListener) {
 	told := l.BackgroundError
-	l.BackgroundError = func(err error) {
-		p.failures.Add(1)
-		told(err)
+	l.BackgroundError = func(err error) { // Pebble holds its lock
+		n := p.failures.Add(1)
+		if n&(n-1) == 0 {
+			told(err)
+		}
+		p.giveUp(n)
+		if n > openFailuresMax {
+			time.Sleep(createPauseMin) // the work may fail without making a table
+		}
 	}
 	l.FlushEnd = func(i pebble.FlushInfo) {
 		if i.Err == nil {
@@ -49,13 +56,18 @@ func (p *patientFS) listen(l *pebble.EventListener) {
 // fails.
 func (p *patientFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if n := p.failures.Load(); n > 0 && strings.HasSuffix(name, ".sst") {
-		if n >= openFailuresMax && p.opening.CompareAndSwap(true, false) {
-			close(p.hopeless)
-			select {} // Pebble's Open has no other end: both stay behind
-		}
 		time.Sleep(min(createPauseMax, createPauseMin<<min(n-1, 10)))
 	}
 	return p.FS.Create(name, category)
+}
+
+// giveUp fails an open after n failures. Pebble's Open has no other end: it and
+// this goroutine stay behind.
+func (p *patientFS) giveUp(n int32) {
+	if n >= openFailuresMax && p.opening.CompareAndSwap(true, false) {
+		close(p.hopeless)
+		select {}
+	}
 }
 
 // open opens Pebble.
