@@ -76,9 +76,9 @@ type AppendReply struct{ Log LogUsage }
 
 // LogUsage is the state of the physical log that all disks of a node share.
 type LogUsage struct {
-	CapacityBytes int64
+	CapacityBytes int64 `json:"capacity_bytes"`
 	// UsedBytes counts whole log files that hold anything still needed.
-	UsedBytes int64
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // SyncRequest makes a disk's appends stable.
@@ -116,12 +116,13 @@ type DropLogRequest struct {
 
 // LogStreamStatus describes one stream for Status.
 type LogStreamStatus struct {
-	Disk       id.Disk
-	Stream     Stream
-	Epoch      id.Epoch
-	First, End id.Pos
-	Bytes      int64
+	Disk   id.Disk  `json:"disk"`
+	Stream Stream   `json:"stream"`
+	Epoch  id.Epoch `json:"epoch"`
+	First  id.Pos   `json:"first"`
+	End    id.Pos   `json:"end"`
+	Bytes  int64    `json:"bytes"`
 	// Pins is true where the stream has a record in the oldest log file in use:
 	// destaging or checkpointing this disk frees log space soonest.
-	Pins bool
+	Pins bool `json:"pins"`
 }

@@ -13,38 +13,40 @@ const (
 
 // SpindleStatus describes one spindle.
 type SpindleStatus struct {
-	Spindle        id.Spindle
-	Path           string
-	State          SpindleState
-	Reason         string // why it is not ok
-	CapacityBytes  int64
-	AllocatedBytes int64 // fragments with their headers
-	Fragments      int64
+	Spindle        id.Spindle   `json:"spindle"`
+	Path           string       `json:"path"`
+	State          SpindleState `json:"state"`
+	Reason         string       `json:"reason"` // why it is not ok
+	CapacityBytes  int64        `json:"capacity_bytes"`
+	AllocatedBytes int64        `json:"allocated_bytes"` // fragments with their headers
+	Fragments      int64        `json:"fragments"`
 }
 
 // IndexStatus describes the index.
 type IndexStatus struct {
-	Incarnation  uint64
-	Complete     bool
-	Segments     int64
-	Fingerprints int64
+	Incarnation  uint64 `json:"incarnation"`
+	Complete     bool   `json:"complete"`
+	Segments     int64  `json:"segments"`
+	Fingerprints int64  `json:"fingerprints"`
 	// Over live segments of chunks: bytes of their chunks before and after
 	// compression and sealing.
-	PlainBytes, SealedBytes int64
+	PlainBytes  int64 `json:"plain_bytes"`
+	SealedBytes int64 `json:"sealed_bytes"`
 	// ObjectBytes counts the data of segments of checkpoint objects.
-	ObjectBytes int64
+	ObjectBytes int64 `json:"object_bytes"`
 }
 
 // Status describes a node.
 type Status struct {
-	PoolID        [16]byte
-	BootID        [16]byte
-	LayoutVersion uint64
-	Spindles      []SpindleStatus
-	Log           LogUsage
-	Streams       []LogStreamStatus
-	Index         IndexStatus
+	PoolID        [16]byte          `json:"-"`
+	BootID        [16]byte          `json:"-"`
+	LayoutVersion uint64            `json:"layout_version"`
+	Spindles      []SpindleStatus   `json:"spindles"`
+	Log           LogUsage          `json:"log"`
+	Streams       []LogStreamStatus `json:"streams"`
+	Index         IndexStatus       `json:"index"`
 	// ReservedBytes is the sum of the hosts' reservations, FreeBytes what a host
 	// could still reserve.
-	ReservedBytes, FreeBytes int64
+	ReservedBytes int64 `json:"reserved_bytes"`
+	FreeBytes     int64 `json:"free_bytes"`
 }

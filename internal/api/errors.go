@@ -10,8 +10,12 @@ import (
 	"plinth/internal/host"
 )
 
-// errBadRequest marks what the server itself refuses.
-var errBadRequest = errors.New("bad request")
+var (
+	// errBadRequest marks what the server itself refuses.
+	errBadRequest = errors.New("bad request")
+	// errTooLarge marks a body above bodyBytesMax.
+	errTooLarge = errors.New("too large")
+)
 
 // statuses is the one table from errors to answers; the first match counts.
 var statuses = []struct {
@@ -19,6 +23,7 @@ var statuses = []struct {
 	status int
 	code   string
 }{
+	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large"},
 	{errBadRequest, http.StatusBadRequest, "bad_request"},
 	{host.ErrInvalid, http.StatusBadRequest, "invalid"},
 	{host.ErrUnknownDisk, http.StatusNotFound, "not_found"},

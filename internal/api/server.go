@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -10,8 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
+	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/host"
 )
@@ -59,16 +62,20 @@ func (s *Server) routes() []route {
 func NewServer(h *host.Host, metrics http.Handler, log *slog.Logger) *Server {
 	s := &Server{host: h, log: log}
 	mux := http.NewServeMux()
+	methods := map[string][]string{} // by path
 	for _, r := range s.routes() {
-		mux.HandleFunc(r.method+" "+prefix+r.path, func(w http.ResponseWriter, req *http.Request) {
-			req.Body = http.MaxBytesReader(w, req.Body, bodyBytesMax)
-			if err := r.handle(w, req); err != nil {
-				s.fail(w, req, err)
-			}
+		mux.HandleFunc(r.method+" "+prefix+r.path, s.answer(r.handle))
+		methods[r.path] = append(methods[r.path], r.method)
+	}
+	for path, allowed := range methods {
+		mux.HandleFunc(prefix+path, func(w http.ResponseWriter, req *http.Request) {
+			allow := strings.Join(allowed, ", ")
+			w.Header().Set("Allow", allow)
+			writeJSON(w, http.StatusMethodNotAllowed, errorReply{ErrorBody{"method_not_allowed", req.URL.Path + " takes " + allow + ", not " + req.Method}})
 		})
 	}
 	mux.HandleFunc(prefix+"/", func(w http.ResponseWriter, req *http.Request) {
-		writeJSON(w, http.StatusNotFound, errorReply{ErrorBody{"not_found", "no such resource or method: " + req.Method + " " + req.URL.Path}})
+		writeJSON(w, http.StatusNotFound, errorReply{ErrorBody{"not_found", "no such resource: " + req.URL.Path}})
 	})
 	mux.Handle("GET /metrics", metrics)
 	s.http = http.Server{
@@ -92,6 +99,33 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return errors.Join(err, s.http.Close())
 	}
 	return nil
+}
+
+// answer reads the whole body first, so that its bounds in size and time hold
+// for every request, whatever its handler reads.
+func (s *Server) answer(handle func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := readBody(w, r)
+		if err == nil {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			err = handle(w, r)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyBytesMax))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, fmt.Errorf("body is %w: at most %d bytes", errTooLarge, bodyBytesMax)
+	case err != nil:
+		return nil, fmt.Errorf("%w: body: %w", errBadRequest, err)
+	}
+	return body, nil
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -125,18 +159,19 @@ func readJSON(r *http.Request, v any) error {
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	st, err := s.host.Status(r.Context())
-	if err == nil {
-		writeJSON(w, http.StatusOK, st)
+	if err != nil {
+		return err
 	}
-	return err
+	// A list that is empty is [], never null.
+	if st.Node.Streams == nil {
+		st.Node.Streams = []datanode.LogStreamStatus{}
+	}
+	writeJSON(w, http.StatusOK, st)
+	return nil
 }
 
 func (s *Server) listDisks(w http.ResponseWriter, _ *http.Request) error {
-	list := DiskList{Disks: s.host.Disks()}
-	if list.Disks == nil {
-		list.Disks = []host.DiskInfo{}
-	}
-	writeJSON(w, http.StatusOK, list)
+	writeJSON(w, http.StatusOK, DiskList{Disks: s.host.Disks()})
 	return nil
 }
 
@@ -204,6 +239,9 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 		},
 	})
 	end := Event{Report: report}
+	if report != nil && report.Findings == nil {
+		report.Findings = []host.Finding{}
+	}
 	if err != nil {
 		_, body := classify(err)
 		end = Event{Error: &body}

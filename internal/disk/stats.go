@@ -20,22 +20,22 @@ type counters struct {
 
 // Stats counts what a disk has done since it was opened.
 type Stats struct {
-	RecordsLogged int64 // operations appended to the log
-	LogFull       int64 // appends that found the log full
-	ChunkReads    int64 // chunks read from segments
-	ChunksBad     int64 // of these, those that did not verify at first
-	Destages      int64 // rounds whose result is stable
-	DedupeHits    int64 // chunks that the index knew
-	DedupeMisses  int64 // chunks that were stored
-	LogTrims      int64
-	Passes        int64
-	Checkpoints   int64
-	BufferedBytes int64 // of log records not yet destaged
-	Layers        int
+	RecordsLogged int64 `json:"records_logged"` // operations appended to the log
+	LogFull       int64 `json:"log_full"`       // appends that found the log full
+	ChunkReads    int64 `json:"chunk_reads"`    // chunks read from segments
+	ChunksBad     int64 `json:"chunks_bad"`     // of these, those that did not verify at first
+	Destages      int64 `json:"destages"`       // rounds whose result is stable
+	DedupeHits    int64 `json:"dedupe_hits"`    // chunks that the index knew
+	DedupeMisses  int64 `json:"dedupe_misses"`  // chunks that were stored
+	LogTrims      int64 `json:"log_trims"`
+	Passes        int64 `json:"passes"`
+	Checkpoints   int64 `json:"checkpoints"`
+	BufferedBytes int64 `json:"buffered_bytes"` // of log records not yet destaged
+	Layers        int   `json:"layers"`
 	// FromCheckpoint says that the disk was opened at a checkpoint, and
 	// OpsReplayed how many operations of the log came on top.
-	FromCheckpoint bool
-	OpsReplayed    int64
+	FromCheckpoint bool  `json:"from_checkpoint"`
+	OpsReplayed    int64 `json:"ops_replayed"`
 }
 
 // Stats returns the disk's counters.

@@ -80,7 +80,7 @@ func (h *Host) info(e *export) *DiskInfo {
 
 // Disks describes all disks in the order of their names.
 func (h *Host) Disks() []DiskInfo {
-	var out []DiskInfo
+	out := []DiskInfo{}
 	for _, e := range h.exports() {
 		out = append(out, *h.info(e))
 	}
