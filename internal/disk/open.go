@@ -109,7 +109,35 @@ func (d *Disk) replay(ctx context.Context, fence *datanode.FenceReply) error {
 	if err := covers(fence, datanode.Ops, d.state.through+1); err != nil {
 		return err
 	}
+	if err := d.trimDone(ctx, fence); err != nil {
+		return err
+	}
 	return d.replayOps(ctx)
+}
+
+// trimDone gives up what an owner died before giving up: operations that are in
+// results, and results that are in the checkpoint. Nobody else does: with a log
+// full of them there is no write, and so no round, for ever. The results may
+// come of an owner that had not synced them yet (I7).
+func (d *Disk) trimDone(ctx context.Context, fence *datanode.FenceReply) error {
+	through := [datanode.Streams]id.Pos{datanode.Ops: d.state.through, datanode.Results: d.checkpoint.result}
+	if fence.First[datanode.Ops] > through[datanode.Ops] && fence.First[datanode.Results] > through[datanode.Results] {
+		return nil
+	}
+	if err := d.sync(ctx); err != nil {
+		return err
+	}
+	for stream, pos := range through {
+		if fence.First[stream] > pos {
+			continue
+		}
+		if err := d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
+			Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Stream: datanode.Stream(stream), Through: pos,
+		}); err != nil {
+			return d.outcome(fmt.Errorf("trim the log: %w", err))
+		}
+	}
+	return nil
 }
 
 // covers checks that a stream has all from a position on. It lacks some only if
