@@ -10,9 +10,13 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
+
+// secondSignalTime is from when on a second signal counts.
+const secondSignalTime = time.Second
 
 // errReported ends a command with status 1 when everything has been said.
 var errReported = errors.New("reported")
@@ -21,8 +25,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// A second signal ends the program where a stop takes too long: as a crash
-	// would, which costs a replay.
-	context.AfterFunc(ctx, stop)
+	// would, which costs a replay. One that comes at once is the first again:
+	// timeout(1) and others pass on what the whole process group got.
+	context.AfterFunc(ctx, func() { time.AfterFunc(secondSignalTime, stop) })
 	app := newApp()
 	if err := app.RunContext(ctx, flagsFirst(app.Commands, os.Args)); err != nil {
 		if text := complaint(ctx, err); text != "" {
