@@ -124,7 +124,7 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 
 // run serves the site until ctx ends, then stops in order: clients, buffers.
 func (s *server) run(ctx context.Context, site *standalone.Site) error {
-	if site.Created {
+	if site.New {
 		if _, err := site.Host.CreateDisk(ctx, host.DiskSpec{Name: firstDisk, Bytes: firstDiskBytes}); err != nil {
 			return err
 		}

@@ -111,6 +111,12 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 	return h.info(e), nil
 }
 
+// NeverHadDisk reports whether no disk was ever made in the pool.
+func (h *Host) NeverHadDisk(ctx context.Context) (bool, error) {
+	_, revision, err := h.catalog.get(ctx, nextDisk)
+	return revision == 0, err
+}
+
 // ResizeDisk makes a disk larger; clients see it when they connect again.
 // Errors: ErrUnknownDisk, ErrInvalid for a smaller size.
 func (h *Host) ResizeDisk(ctx context.Context, name string, bytes int64) (*DiskInfo, error) {

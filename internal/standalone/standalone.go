@@ -50,9 +50,9 @@ type Options struct {
 type Site struct {
 	Node *shelf.Shelf
 	Host *host.Host
-	// Created says that the pool was made by this Open; NewRootKey that its root
+	// New says that the pool never had a disk; NewRootKey that this Open made its root
 	// key was, too.
-	Created    bool
+	New        bool
 	NewRootKey string
 }
 
@@ -127,7 +127,8 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, o.Geometry)
 	}
 	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
-	return nil
+	s.New, err = s.Host.NeverHadDisk(ctx)
+	return err
 }
 
 // createNode makes a data node for a new pool. The root key comes first: it is
@@ -199,7 +200,6 @@ func (s *Site) openPool(ctx context.Context, o *Options, id keyring.PoolID) (*ke
 		return nil, err
 	}
 	bytes, _ := keyring.CreatePool(root, id)
-	s.Created = true
 	return root, host.Format(ctx, s.Node, bytes, g, len(st.Spindles))
 }
 

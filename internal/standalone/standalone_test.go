@@ -158,7 +158,7 @@ func diskAgainstModel(t *testing.T, size int64, rounds, steps int) {
 	t.Logf("seed %d", seed)
 	opts := small(t, t.TempDir())
 	s := open(t, opts)
-	if !s.Created || s.NewRootKey == "" {
+	if !s.New || s.NewRootKey == "" {
 		t.Error("a new pool does not say that it is new")
 	}
 	m := newModel(size, seed)
