@@ -3,8 +3,6 @@ package nbd
 import (
 	"math/bits"
 	"sync"
-
-	"plinth/nbd/internal/wire"
 )
 
 // Payload buffers come in size classes, powers of two from 4 KiB to 32 MiB,
@@ -51,5 +49,6 @@ func (b *buffer) put() { bufferPools[b.class].Put(b) }
 // data is the payload.
 func (b *buffer) data() []byte { return b.mem[bufferHead : bufferHead+b.n] }
 
-// reply is the payload with the header's room in front of it.
-func (b *buffer) reply() []byte { return b.mem[bufferHead-wire.ReplyBytes : bufferHead+b.n] }
+// from is the payload with room for a header of n bytes, at most bufferHead, in
+// front of it.
+func (b *buffer) from(n int) []byte { return b.mem[bufferHead-n : bufferHead+b.n] }

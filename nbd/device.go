@@ -63,6 +63,38 @@ type TryReader interface {
 	TryReadAt(p []byte, off int64) bool
 }
 
+// Extenter is an optional ability of a Device: to tell what is allocated. A
+// device without it is taken for wholly allocated.
+type Extenter interface {
+	// Extents calls each for consecutive extents from off on, until they cover
+	// n bytes or each returns false. It may end early when that saves work, but
+	// not before the first extent, and the last extent may reach beyond.
+	Extents(ctx context.Context, off, n int64, each func(Extent) bool) error
+}
+
+// Extent is a run of bytes of one status.
+type Extent struct {
+	N    int64 // bytes, more than 0
+	Hole bool  // takes no space
+	Zero bool  // reads as zeros
+}
+
+// Prefetcher is an optional ability of a Device: to make later reads fast
+// (CACHE).
+type Prefetcher interface {
+	// Prefetch hints that n bytes at off, perhaps more than memory holds, will
+	// be read. It may do part of it, or nothing.
+	Prefetch(ctx context.Context, off, n int64) error
+}
+
+// FastZeroer is an optional ability of a Device: to know what zeroing costs
+// (FAST_ZERO).
+type FastZeroer interface {
+	// ZeroIsFast reports, at once, that a Zero would take less time than writing
+	// zeros.
+	ZeroIsFast(off, n int64, mayTrim bool) bool
+}
+
 // Export is a device with its name and properties.
 type Export struct {
 	// Name is the canonical name, which may differ from the one asked for
@@ -92,11 +124,15 @@ type ExportInfo struct {
 	ReadOnly           bool
 	MultiConn          bool
 	Rotational         bool
+	Cache              bool // the device is a Prefetcher
+	FastZero           bool // the device is a FastZeroer
 	PreferredBlockSize uint32
 }
 
 // Info returns e's description, so that what INFO and GO say is one thing.
 func (e Export) Info() ExportInfo {
+	_, cache := e.Device.(Prefetcher)
+	_, fastZero := e.Device.(FastZeroer)
 	return ExportInfo{
 		Name:               e.Name,
 		Description:        e.Description,
@@ -104,6 +140,8 @@ func (e Export) Info() ExportInfo {
 		ReadOnly:           e.ReadOnly,
 		MultiConn:          e.MultiConn,
 		Rotational:         e.Rotational,
+		Cache:              cache,
+		FastZero:           fastZero && !e.ReadOnly,
 		PreferredBlockSize: e.PreferredBlockSize,
 	}
 }

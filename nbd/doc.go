@@ -1,7 +1,9 @@
 // Package nbd serves disks over the Network Block Device protocol: fixed
-// newstyle negotiation (LIST, INFO, GO, EXPORT_NAME, ABORT) and transmission
-// with simple replies (READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, DISC, with FUA
-// and NO_HOLE), over TCP and unix sockets.
+// newstyle negotiation (LIST, INFO, GO, EXPORT_NAME, ABORT, STRUCTURED_REPLY,
+// EXTENDED_HEADERS, LIST_META_CONTEXT, SET_META_CONTEXT) and transmission
+// (READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS, DISC, and every
+// flag of theirs) with simple, structured and extended headers, over TCP and
+// unix sockets.
 //
 // Nouns: a [Server] offers [Exports]; an [Export] is a [Device] with a name; a
 // connection negotiates (handshake), then carries requests (transmission). The
@@ -43,8 +45,8 @@
 // (errno.go). A client that breaks the protocol in a request is answered
 // EINVAL where the stream is still in step, and disconnected where it is not.
 //
-// It does not do TLS, structured replies or metadata contexts, and does not
-// change an export's size under an open connection. A device call without end
-// holds its slot of the window until the server is closed: deadlines are the
-// device's.
+// It does not do TLS, and does not change an export's size under an open
+// connection. Every device call has a deadline (Options.RequestTimeout), which
+// the device must heed: one that does not holds its slot of the window until it
+// returns.
 package nbd

@@ -127,7 +127,7 @@ func FuzzHandshake(f *testing.F) {
 func FuzzRequests(f *testing.F) {
 	head := func(flags, typ uint16, off uint64, n uint32, payload int) []byte {
 		b := make([]byte, wire.RequestBytes+payload)
-		wire.PutRequest(b, protocol.TransmissionRequestHeader{RequestMagic: wire.MagicRequest, CommandFlags: flags, Type: typ, Offset: off, Length: n})
+		wire.PutRequest(b, wire.Request{Magic: wire.MagicRequest, Flags: flags, Type: typ, Offset: off, Length: uint64(n)})
 		return b
 	}
 	f.Add(slices.Concat(head(0, wire.CmdRead, 1, 511, 0), head(1, wire.CmdWrite, 7, 100, 100), head(0, wire.CmdFlush, 0, 0, 0),
@@ -173,27 +173,27 @@ func FuzzRequests(f *testing.F) {
 
 // number gives each request in the stream its own cookie, and returns those
 // that must be answered: all that come whole before the stream is out of step.
-func number(in []byte) map[uint64]protocol.TransmissionRequestHeader {
-	want := map[uint64]protocol.TransmissionRequestHeader{}
+func number(in []byte) map[uint64]wire.Request {
+	want := map[uint64]wire.Request{}
 	for len(in) >= wire.RequestBytes {
 		h := wire.DecodeRequest(in)
-		if h.RequestMagic != wire.MagicRequest || h.Type == wire.CmdDisc {
+		if h.Magic != wire.MagicRequest || h.Type == wire.CmdDisc {
 			break
 		}
-		h.Handle = uint64(len(want))
-		binary.BigEndian.PutUint64(in[8:], h.Handle)
+		h.Cookie = uint64(len(want))
+		binary.BigEndian.PutUint64(in[8:], h.Cookie)
 		in = in[wire.RequestBytes:]
 		if h.Type == wire.CmdWrite {
-			if uint64(h.Length) > uint64(len(in)) {
+			if h.Length > uint64(len(in)) {
 				// Refused ones are answered for their header alone.
-				if check(h, zerosBytes, false) != 0 {
-					want[h.Handle] = h
+				if check(&h, &limits{size: zerosBytes}) != 0 {
+					want[h.Cookie] = h
 				}
 				break
 			}
 			in = in[h.Length:]
 		}
-		want[h.Handle] = h
+		want[h.Cookie] = h
 	}
 	return want
 }

@@ -26,14 +26,16 @@ const (
 var errAborted = errors.New("client aborted")
 
 // handshake is the negotiation of one connection: fixed newstyle, up to the
-// reply that enters transmission. STARTTLS, structured replies and metadata
-// contexts would be cases of option and state here.
+// reply that enters transmission.
 type handshake struct {
 	server *Server
 	r      *bufio.Reader
 	w      *bufio.Writer
 
-	noZeroes bool
+	noZeroes   bool
+	form       form
+	contexts   contexts
+	contextsOf string // the canonical name of the export they were selected for
 }
 
 // session is what a handshake leads to.
@@ -41,6 +43,9 @@ type session struct {
 	export  Export
 	info    ExportInfo // as the client was told
 	release func()
+
+	form     form
+	contexts contexts
 }
 
 // run negotiates until the client has chosen an export. On error nothing is
@@ -123,16 +128,47 @@ func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*se
 		return h.exportName(ctx, data, tooBig)
 	case h.server.stopping():
 		h.reply(opt, wire.RepErrShutdown, []byte("server is shutting down"))
-	case opt != wire.OptList && opt != wire.OptInfo && opt != wire.OptGo:
+	case !known(opt):
 		h.reply(opt, wire.RepErrUnsup, []byte("unknown option"))
 	case tooBig:
 		h.reply(opt, wire.RepErrTooBig, fmt.Appendf(nil, "more than %d bytes of data", optionBytesMax))
 	case opt == wire.OptList:
 		h.list(ctx, data)
+	case opt == wire.OptStructuredReply || opt == wire.OptExtendedHeaders:
+		h.setForm(opt, data)
+	case opt == wire.OptListMetaContext || opt == wire.OptSetMetaContext:
+		h.meta(ctx, opt, data)
 	default:
 		return h.info(ctx, opt, data), nil
 	}
 	return nil, nil
+}
+
+func known(opt uint32) bool {
+	switch opt {
+	case wire.OptList, wire.OptInfo, wire.OptGo, wire.OptStructuredReply, wire.OptExtendedHeaders,
+		wire.OptListMetaContext, wire.OptSetMetaContext:
+		return true
+	}
+	return false
+}
+
+// setForm answers STRUCTURED_REPLY and EXTENDED_HEADERS. The latter has no way
+// back.
+func (h *handshake) setForm(opt uint32, data []byte) {
+	switch {
+	case len(data) > 0:
+		h.reply(opt, wire.RepErrInvalid, []byte("the option takes no data"))
+		return
+	case opt == wire.OptExtendedHeaders:
+		h.form = formExtended
+	case h.form == formExtended:
+		h.reply(opt, wire.RepErrExtHeaderReqd, []byte("extended headers are negotiated"))
+		return
+	default:
+		h.form = formStructured
+	}
+	h.reply(opt, wire.RepAck, nil)
 }
 
 // exportName answers EXPORT_NAME, which has no way to say no but to hang up.
@@ -142,6 +178,8 @@ func (h *handshake) exportName(ctx context.Context, data []byte, tooBig bool) (*
 		return nil, fmt.Errorf("export name of more than %d bytes", optionBytesMax)
 	case h.server.stopping():
 		return nil, ErrShutdown
+	case h.form == formExtended:
+		return nil, errors.New("EXPORT_NAME with extended headers")
 	}
 	if err := checkName(data); err != nil {
 		return nil, err
@@ -150,7 +188,8 @@ func (h *handshake) exportName(ctx context.Context, data []byte, tooBig bool) (*
 	if err != nil {
 		return nil, fmt.Errorf("open export %q: %w", data, err)
 	}
-	h.w.Write(exportNameReply(s.info, h.noZeroes))
+	h.settle(s)
+	h.w.Write(exportNameReply(s.info, h.form, h.noZeroes))
 	return s, nil
 }
 
@@ -182,6 +221,7 @@ func (h *handshake) info(ctx context.Context, opt uint32, data []byte) *session 
 	if opt == wire.OptGo {
 		if s, err = h.server.open(ctx, q.name); err == nil {
 			info = s.info
+			h.settle(s)
 		}
 	} else {
 		info, err = h.server.exports.Describe(ctx, q.name)
@@ -190,11 +230,20 @@ func (h *handshake) info(ctx context.Context, opt uint32, data []byte) *session 
 		h.fail(opt, q.name, err)
 		return nil
 	}
-	for _, payload := range infoReplies(info, q) {
+	for _, payload := range infoReplies(info, q, h.form, len(h.contexts) > 0 && h.contextsOf == info.Name) {
 		h.reply(opt, wire.RepInfo, payload)
 	}
 	h.reply(opt, wire.RepAck, nil)
 	return s
+}
+
+// settle gives a session what was negotiated before it. Contexts that were
+// selected for another export are none.
+func (h *handshake) settle(s *session) {
+	s.form = h.form
+	if h.contextsOf == s.info.Name {
+		s.contexts = h.contexts
+	}
 }
 
 // fail answers an option that Exports refused. What went wrong inside stays

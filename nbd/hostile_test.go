@@ -67,7 +67,10 @@ func TestHostileOptionsAreRefused(t *testing.T) {
 		want uint32
 	}{
 		{"STARTTLS", 5, nil, wire.RepErrUnsup},
-		{"STRUCTURED_REPLY", 8, nil, wire.RepErrUnsup},
+		{"PEEK_EXPORT", 4, nil, wire.RepErrUnsup},
+		{"STRUCTURED_REPLY with data", 8, []byte{1}, wire.RepErrInvalid},
+		{"EXTENDED_HEADERS with data", 11, []byte{1}, wire.RepErrInvalid},
+		{"SET_META_CONTEXT before structured replies", 10, nbdtest.MetaData(t, "disk", "base:allocation"), wire.RepErrInvalid},
 		{"the largest number", 1<<32 - 1, make([]byte, 100000), wire.RepErrUnsup},
 		{"LIST with data", wire.OptList, []byte{1}, wire.RepErrInvalid},
 		{"LIST with much data", wire.OptList, make([]byte, 20000), wire.RepErrTooBig},
@@ -98,7 +101,7 @@ func TestHostileOptionsAreRefused(t *testing.T) {
 // A request that breaks the rules is refused, and the stream stays in step.
 func TestHostileRequestsAreRefused(t *testing.T) {
 	m := nbdtest.NewMemory(mib)
-	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: m},
+	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: slow{m}},
 		nbd.Export{Name: "fixed", Device: m, ReadOnly: true})
 	const big = nbd.PayloadBytesMax + 1
 	for _, test := range []struct {

@@ -2,6 +2,7 @@ package nbd_test
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
@@ -104,3 +105,6 @@ func TestConformance(t *testing.T) {
 		})
 	}
 }
+
+func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
+func be64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }

@@ -64,12 +64,12 @@ func checkName(name []byte) error {
 }
 
 // infoReplies returns the payloads of the information replies to q, EXPORT
-// first.
-func infoReplies(e ExportInfo, q infoRequest) [][]byte {
+// first, on a connection of form f.
+func infoReplies(e ExportInfo, q infoRequest, f form, contexts bool) [][]byte {
 	out := [][]byte{encode(protocol.NegotiationReplyInfo{
 		Type:              wire.InfoExport,
 		Size:              uint64(e.Size),
-		TransmissionFlags: transmissionFlags(e),
+		TransmissionFlags: transmissionFlags(e, f, contexts),
 	})}
 	if q.wantName {
 		out = append(out, append(encode(wire.InfoName), e.Name...))
@@ -96,16 +96,18 @@ func serverReply(e ExportInfo) []byte {
 }
 
 // exportNameReply is the whole reply to EXPORT_NAME.
-func exportNameReply(e ExportInfo, noZeroes bool) []byte {
+func exportNameReply(e ExportInfo, f form, noZeroes bool) []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(e.Size))
-	b = binary.BigEndian.AppendUint16(b, transmissionFlags(e))
+	b = binary.BigEndian.AppendUint16(b, transmissionFlags(e, f, false))
 	if !noZeroes {
 		b = append(b, make([]byte, wire.ExportNamePadBytes)...)
 	}
 	return b
 }
 
-func transmissionFlags(e ExportInfo) uint16 {
+// transmissionFlags says what the client may ask; contexts, that it has
+// selected some of this export.
+func transmissionFlags(e ExportInfo, form form, contexts bool) uint16 {
 	f := wire.FlagHasFlags | wire.FlagSendFlush | wire.FlagSendFUA
 	if e.ReadOnly {
 		f |= wire.FlagReadOnly
@@ -117,6 +119,18 @@ func transmissionFlags(e ExportInfo) uint16 {
 	}
 	if e.MultiConn {
 		f |= wire.FlagCanMultiConn
+	}
+	if e.Cache {
+		f |= wire.FlagSendCache
+	}
+	if e.FastZero && !e.ReadOnly {
+		f |= wire.FlagSendFastZero
+	}
+	if form != formSimple {
+		f |= wire.FlagSendDF
+	}
+	if form == formExtended && contexts {
+		f |= wire.FlagBlockStatusPayload
 	}
 	return f
 }

@@ -28,6 +28,10 @@ type Options struct {
 	// requests are left unread, but a single request always goes.
 	// Default: 64 MiB.
 	BytesInFlightMax int64
+	// RequestTimeout ends the context of a device call, up to a sixteenth
+	// later; what the device then returns is answered, EIO as a rule.
+	// Default: 2 min.
+	RequestTimeout time.Duration
 }
 
 const (
@@ -35,6 +39,7 @@ const (
 	handshakeTimeoutDefault = 10 * time.Second
 	requestsMaxDefault      = 128
 	bytesInFlightMaxDefault = 64 << 20
+	requestTimeoutDefault   = 2 * time.Minute
 )
 
 func (o Options) withDefaults() Options {
@@ -52,6 +57,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.BytesInFlightMax <= 0 {
 		o.BytesInFlightMax = bytesInFlightMaxDefault
+	}
+	if o.RequestTimeout <= 0 {
+		o.RequestTimeout = requestTimeoutDefault
 	}
 	return o
 }

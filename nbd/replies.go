@@ -13,10 +13,11 @@ import (
 type replies struct {
 	conn   net.Conn
 	window *window
+	form   form
 
 	mu      sync.Mutex
 	pending []*request
-	bytes   int // of pending frames
+	bytes   int // of pending replies
 	writing bool
 	broken  bool // a write failed: replies are dropped, not written
 
@@ -28,7 +29,7 @@ type replies struct {
 }
 
 const (
-	// flatBytes gathers small frames by copying; a copy of a few KiB costs
+	// flatBytes gathers small pieces by copying; a copy of a few KiB costs
 	// less than one more entry of a writev.
 	flatBytes    = 128 << 10
 	copyBytesMax = 8 << 10
@@ -36,17 +37,21 @@ const (
 	flushBytes = 256 << 10
 )
 
-func newReplies(conn net.Conn, w *window) *replies {
-	return &replies{conn: conn, window: w, flat: make([]byte, 0, flatBytes)}
+func newReplies(conn net.Conn, w *window, f form) *replies {
+	return &replies{conn: conn, window: w, form: f, flat: make([]byte, 0, flatBytes)}
 }
 
 // push queues r's reply and takes r over. It reports that so much is pending
 // that the caller should flush even if more is to come.
 func (q *replies) push(r *request) bool {
-	frame := r.frame()
+	r.encode(q.form)
+	n := 0
+	for _, b := range r.out {
+		n += len(b)
+	}
 	q.mu.Lock()
 	q.pending = append(q.pending, r)
-	q.bytes += len(frame)
+	q.bytes += n
 	full := q.bytes >= flushBytes
 	q.mu.Unlock()
 	return full
@@ -83,16 +88,17 @@ func (q *replies) write() bool {
 	q.flat, q.parts = q.flat[:0], q.parts[:0]
 	cut := 0 // flat[cut:] is not yet in parts
 	for _, r := range q.batch {
-		frame := r.frame()
-		if len(frame) <= copyBytesMax && len(q.flat)+len(frame) <= cap(q.flat) {
-			q.flat = append(q.flat, frame...)
-			continue
+		for _, piece := range r.out {
+			if len(piece) <= copyBytesMax && len(q.flat)+len(piece) <= cap(q.flat) {
+				q.flat = append(q.flat, piece...)
+				continue
+			}
+			if cut < len(q.flat) {
+				q.parts = append(q.parts, q.flat[cut:])
+				cut = len(q.flat)
+			}
+			q.parts = append(q.parts, piece)
 		}
-		if cut < len(q.flat) {
-			q.parts = append(q.parts, q.flat[cut:])
-			cut = len(q.flat)
-		}
-		q.parts = append(q.parts, frame)
 	}
 	if cut < len(q.flat) {
 		q.parts = append(q.parts, q.flat[cut:])

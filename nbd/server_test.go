@@ -175,7 +175,7 @@ func TestInfoSaysWhatTheExportIs(t *testing.T) {
 	h := serve(t, "tcp", nbd.Options{}, e, memory("a"))
 	want := client.Info{Name: "vm1", Description: "root disk of vm1", Size: 12345,
 		Flags: wire.FlagHasFlags | wire.FlagReadOnly | wire.FlagSendFlush | wire.FlagSendFUA |
-			wire.FlagRotational | wire.FlagCanMultiConn,
+			wire.FlagRotational | wire.FlagCanMultiConn | wire.FlagSendCache,
 		MinBlockSize: 1, PreferredBlockSize: 65536, PayloadBytesMax: nbd.PayloadBytesMax}
 	for _, name := range []string{"vm1", ""} { // the empty name is the default's
 		got, err := client.Describe(t.Context(), h.network, h.addr, name, client.Options{})

@@ -9,8 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-
-	"github.com/pojntfx/go-nbd/pkg/protocol"
+	"time"
 
 	"plinth/nbd/internal/wire"
 )
@@ -25,18 +24,24 @@ var (
 // them off the wire, workers call the device, replies go out in the order in
 // which they are ready.
 type transmission struct {
-	conn    *conn
-	r       *bufio.Reader
-	device  Device
-	try     TryReader // nil: none
-	info    ExportInfo
+	conn   *conn
+	r      *bufio.Reader
+	device Device
+	limits limits
+	// Abilities of the device; nil: none.
+	try      TryReader
+	extents  Extenter
+	prefetch Prefetcher
+	fastZero FastZeroer
+
 	log     *slog.Logger
 	errors  errorLog
 	window  *window
 	replies *replies
 
-	ctx    context.Context // of device calls
+	ctx    context.Context // the parent of device calls'
 	cancel context.CancelFunc
+	slice  slice // the reader's
 
 	// work hands requests to workers, which are started as they are needed, up
 	// to workersMax, and live as long as the connection.
@@ -48,10 +53,17 @@ type transmission struct {
 
 func newTransmission(c *conn, s *session, r *bufio.Reader, log *slog.Logger) *transmission {
 	o := c.server.opts
-	t := &transmission{conn: c, r: r, device: s.export.Device, info: s.info, log: log}
-	t.try, _ = s.export.Device.(TryReader)
+	t := &transmission{conn: c, r: r, device: s.export.Device, log: log}
+	t.limits = limits{
+		size: s.info.Size, readOnly: s.info.ReadOnly, cache: s.info.Cache, fastZero: s.info.FastZero,
+		form: s.form, contexts: s.contexts,
+	}
+	t.try, _ = t.device.(TryReader)
+	t.extents, _ = t.device.(Extenter)
+	t.prefetch, _ = t.device.(Prefetcher)
+	t.fastZero, _ = t.device.(FastZeroer)
 	t.window = newWindow(o.RequestsMax, o.BytesInFlightMax, c.wakeReader)
-	t.replies = newReplies(c.Conn, t.window)
+	t.replies = newReplies(c.Conn, t.window, s.form)
 	t.ctx, t.cancel = context.WithCancel(c.server.ctx)
 	t.work = make(chan *request)
 	// One may be busy writing replies whose requests are already released.
@@ -81,9 +93,6 @@ func (t *transmission) read() error {
 		if err != nil {
 			return err
 		}
-		if h.RequestMagic != wire.MagicRequest {
-			return fmt.Errorf("request magic %#x: the stream is out of step", h.RequestMagic)
-		}
 		if h.Type == wire.CmdDisc {
 			return errDisconnected
 		}
@@ -93,16 +102,31 @@ func (t *transmission) read() error {
 	}
 }
 
-func (t *transmission) header() (h protocol.TransmissionRequestHeader, err error) {
-	if t.r.Buffered() < wire.RequestBytes {
+func (t *transmission) header() (h wire.Request, err error) {
+	n, magic := wire.RequestBytes, wire.MagicRequest
+	if t.limits.form == formExtended {
+		n, magic = wire.ExtendedRequestBytes, wire.MagicExtendedRequest
+	}
+	if t.r.Buffered() < n {
 		t.replies.flush() // about to block
 	}
-	b, err := t.r.Peek(wire.RequestBytes)
+	b, err := t.r.Peek(n)
 	if err != nil {
 		return h, t.readError(err)
 	}
-	h = wire.DecodeRequest(b)
-	t.r.Discard(wire.RequestBytes)
+	if n == wire.RequestBytes {
+		h = wire.DecodeRequest(b)
+	} else {
+		h = wire.DecodeExtendedRequest(b)
+	}
+	t.r.Discard(n)
+	switch {
+	case h.Magic != magic:
+		return h, fmt.Errorf("request magic %#x: the stream is out of step", h.Magic)
+	// The compact form has 32 bits of length: reading past is worth a try.
+	case magic == wire.MagicExtendedRequest && h.Payload() > PayloadBytesMax && h.Type != wire.CmdDisc:
+		return h, fmt.Errorf("payload of %d bytes, at most %d", h.Payload(), PayloadBytesMax)
+	}
 	return h, nil
 }
 
@@ -116,20 +140,28 @@ func (t *transmission) readError(err error) error {
 
 // accept takes a request in: refused ones are answered at once, others go to
 // a worker, or are answered inline where the device can.
-func (t *transmission) accept(h protocol.TransmissionRequestHeader) error {
-	errno := check(h, t.info.Size, t.info.ReadOnly)
+func (t *transmission) accept(h wire.Request) error {
+	errno := check(&h, &t.limits)
+	follows, asked := int(h.Payload()), t.limits.contexts
+	if errno == 0 && h.Type == wire.CmdBlockStatus && follows > 0 {
+		var err error
+		if asked, errno, err = t.filter(&h); err != nil {
+			return err
+		}
+		follows = 0
+	}
 	held := 0
 	if errno == 0 {
-		held = payloadHeld(h)
+		held = payloadHeld(&h)
 	}
-	r := t.acquire(held)
-	r.TransmissionRequestHeader = h
+	r := t.acquire(&h, held)
+	r.Request = h
 	if r.refused && errno == 0 {
 		errno = ESHUTDOWN
 	}
 	if errno != 0 {
 		r.errno = errno
-		err := t.skip(payloadIn(h))
+		err := t.skip(follows)
 		t.answer(r)
 		return err
 	}
@@ -145,14 +177,19 @@ func (t *transmission) accept(h protocol.TransmissionRequestHeader) error {
 		t.answer(r)
 		return nil
 	}
+	r.contexts = asked
 	t.dispatch(r)
 	return nil
 }
 
-func (t *transmission) acquire(held int) *request {
+// acquire takes a request from the window, charged for what it will hold.
+func (t *transmission) acquire(h *wire.Request, held int) *request {
 	var n int64
-	if held > 0 {
+	switch {
+	case held > 0:
 		n = bufferBytes(held)
+	case h.Type == wire.CmdBlockStatus:
+		n = statusBytes
 	}
 	if r := t.window.tryAcquire(n); r != nil {
 		return r
@@ -178,11 +215,19 @@ func (t *transmission) fill(r *request) error {
 	if r.buf == nil {
 		return nil // a write of no bytes
 	}
-	if t.r.Buffered() < r.buf.n {
+	err := t.readFull(r.buf.data())
+	if err != nil {
+		t.window.release([]*request{r})
+	}
+	return err
+}
+
+// readFull fills b from the wire.
+func (t *transmission) readFull(b []byte) error {
+	if t.r.Buffered() < len(b) {
 		t.replies.flush() // about to block
 	}
-	if _, err := io.ReadFull(t.r, r.buf.data()); err != nil {
-		t.window.release([]*request{r})
+	if _, err := io.ReadFull(t.r, b); err != nil {
 		return t.readError(err)
 	}
 	return nil
@@ -208,6 +253,7 @@ func (t *transmission) answer(r *request) {
 // dispatch hands r to a worker. It does not block for long: there is a worker
 // for every request that the window admits.
 func (t *transmission) dispatch(r *request) {
+	r.ctx = t.deadline()
 	select {
 	case t.work <- r:
 		return
@@ -218,6 +264,30 @@ func (t *transmission) dispatch(r *request) {
 		t.workers.Go(t.worker)
 	}
 	t.work <- r
+}
+
+// slice is a deadline that the requests of some time share, so that none costs
+// an allocation or a timer of its own.
+type slice struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	end    time.Time // requests from here on get another one
+}
+
+// slicesPerDeadline bounds the deadlines alive on a connection, and by how much
+// a request may have more time than Options.RequestTimeout: 1/16.
+const slicesPerDeadline = 16
+
+// deadline returns a request's context.
+func (t *transmission) deadline() context.Context {
+	if now := time.Now(); !now.Before(t.slice.end) {
+		d := t.conn.server.opts.RequestTimeout
+		end := now.Add(d / slicesPerDeadline)
+		// The one before ends by itself: requests still have it.
+		ctx, cancel := context.WithDeadline(t.ctx, end.Add(d))
+		t.slice = slice{ctx, cancel, end}
+	}
+	return t.slice.ctx
 }
 
 func (t *transmission) worker() {
@@ -236,18 +306,25 @@ func (t *transmission) perform(r *request) error {
 	off, n := int64(r.Offset), int64(r.Length)
 	switch r.Type {
 	case wire.CmdFlush:
-		return t.device.Flush(t.ctx)
+		return t.device.Flush(r.ctx)
 	case wire.CmdTrim:
-		return t.device.Trim(t.ctx, off, n, r.fua())
+		return t.device.Trim(r.ctx, off, n, r.fua())
 	case wire.CmdWriteZeroes:
-		mayTrim := r.CommandFlags&wire.CmdFlagNoHole == 0
-		return t.device.Zero(t.ctx, off, n, mayTrim, r.fua())
+		mayTrim := !r.has(wire.CmdFlagNoHole)
+		if r.has(wire.CmdFlagFastZero) && !t.fastZero.ZeroIsFast(off, n, mayTrim) {
+			return ENOTSUP
+		}
+		return t.device.Zero(r.ctx, off, n, mayTrim, r.fua())
+	case wire.CmdCache:
+		return t.prefetch.Prefetch(r.ctx, off, n)
+	case wire.CmdBlockStatus:
+		return t.collect(r)
 	}
 	if n == 0 {
 		return nil // the protocol leaves it open; nothing to do is done
 	}
 	if r.Type == wire.CmdRead {
-		return t.device.ReadAt(t.ctx, r.buf.data(), off)
+		return t.device.ReadAt(r.ctx, r.buf.data(), off)
 	}
-	return t.device.WriteAt(t.ctx, r.buf.data(), off, r.fua())
+	return t.device.WriteAt(r.ctx, r.buf.data(), off, r.fua())
 }

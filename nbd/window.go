@@ -73,16 +73,12 @@ func (w *window) take(n int64) *request {
 func (w *window) release(rs []*request) {
 	w.mu.Lock()
 	for _, r := range rs {
-		if r.buf != nil {
-			r.buf.put()
-			r.buf = nil
-		}
+		r.reset()
 		w.requests--
 		w.bytes -= r.charged
 		if !r.refused {
 			w.accepted--
 		}
-		r.errno = 0
 		w.free = append(w.free, r)
 	}
 	done := w.draining && w.accepted == 0

@@ -8,38 +8,45 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/pojntfx/go-nbd/pkg/protocol"
-
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
 )
 
-// slot is a place for one call in flight.
-type slot struct {
-	// state settles who has p: the caller and the receiver change it with
-	// compare-and-swap from waiting.
-	state atomic.Int32
-	// cookie names the use of the slot that is in flight. Written by the
-	// caller before state becomes waiting.
-	cookie uint64
-	read   []byte     // where a read's payload goes
-	n      int        // the payload's length, when read is not to be touched
-	done   chan error // of 1
+// question is what a call asks.
+type question struct {
+	cmd, flags uint16
+	off, n     int64
+	read       []byte    // where a read's payload goes
+	write      []byte    // what is sent after the header
+	status     *[]Status // where the answer of a BLOCK_STATUS goes
+	// effect is the range's length where n is that of write: BLOCK_STATUS with
+	// a payload.
+	effect int64
 }
 
-const (
-	idle      = iota
-	waiting   // the reply has not come
-	receiving // the receiver has p
-	abandoned // the caller has gone; the receiver frees the slot
-)
+// slot is a place for one call in flight.
+type slot struct {
+	done chan error // of 1
+
+	// mu is held by the receiver while it takes in a piece of the reply, so
+	// that a caller does not take its buffer back meanwhile.
+	mu        sync.Mutex
+	inFlight  bool
+	abandoned bool // the caller has gone; the receiver frees the slot
+	cookie    uint64
+	question
+
+	// Of a reply in chunks, so far.
+	covered int64 // bytes of a read
+	failed  error
+	taken   []Status
+}
 
 // slotBits is where a cookie's use count begins.
 const slotBits = 32
 
-// call sends a request and waits for its reply. write is sent after the
-// header; read is filled by the reply.
-func (c *Client) call(ctx context.Context, cmd, flags uint16, off, n int64, read, write []byte) error {
+// call sends a request and waits for its reply.
+func (c *Client) call(ctx context.Context, q question) error {
 	var i int
 	select {
 	case i = <-c.free:
@@ -49,11 +56,14 @@ func (c *Client) call(ctx context.Context, cmd, flags uint16, off, n int64, read
 		return ctx.Err()
 	}
 	s := &c.slots[i]
+	s.mu.Lock()
 	s.cookie += 1 << slotBits
 	s.cookie = s.cookie>>slotBits<<slotBits | uint64(i)
-	s.read, s.n = read, len(read)
-	s.state.Store(waiting)
-	if err := c.send.request(cmd, flags, s.cookie, off, n, write); err != nil {
+	cookie := s.cookie
+	s.question, s.inFlight, s.abandoned = q, true, false
+	s.covered, s.failed, s.taken = 0, nil, nil
+	s.mu.Unlock()
+	if err := c.send.request(c.info.Form, cookie, &q); err != nil {
 		c.conn.Close() // part of a request may be out
 		<-c.gone
 		return c.err
@@ -68,21 +78,31 @@ func (c *Client) call(ctx context.Context, cmd, flags uint16, off, n int64, read
 			return c.err // slots are of no use any more
 		}
 	case <-ctx.Done():
-		if s.state.CompareAndSwap(waiting, abandoned) {
+		if s.abandon() {
 			return ctx.Err()
 		}
-		select { // the receiver has our buffer
-		case err = <-s.done:
-		case <-c.gone:
-			return ctx.Err()
-		}
+		err = <-s.done
 	}
-	s.state.Store(idle)
 	c.free <- i
 	if e, ok := err.(nbd.Errno); ok {
-		return &Error{Op: opName(cmd), Off: off, N: n, Errno: e}
+		n := q.n
+		if q.effect > 0 {
+			n = q.effect
+		}
+		return &Error{Op: opName(q.cmd), Off: q.off, N: n, Errno: e}
 	}
 	return err
+}
+
+// abandon takes the buffer back, unless the reply is there.
+func (s *slot) abandon() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inFlight {
+		return false
+	}
+	s.abandoned, s.write, s.status = true, nil, nil
+	return true
 }
 
 func opName(cmd uint16) string {
@@ -95,8 +115,12 @@ func opName(cmd uint16) string {
 		return "flush"
 	case wire.CmdTrim:
 		return "trim"
+	case wire.CmdCache:
+		return "cache"
 	case wire.CmdWriteZeroes:
 		return "write zeroes"
+	case wire.CmdBlockStatus:
+		return "block status"
 	}
 	return fmt.Sprintf("request %d", cmd)
 }
@@ -111,56 +135,108 @@ func (c *Client) receive() {
 
 func (c *Client) replies() error {
 	for {
-		b, err := c.r.Peek(wire.ReplyBytes)
+		chunk, simple, err := c.head()
 		if err != nil {
 			return err
 		}
-		h := wire.DecodeReply(b)
-		c.r.Discard(wire.ReplyBytes)
-		if h.ReplyMagic != wire.MagicReply {
-			return fmt.Errorf("%w: reply magic %#x", ErrProtocol, h.ReplyMagic)
-		}
-		i := h.Handle & (1<<slotBits - 1)
+		i := chunk.Cookie & (1<<slotBits - 1)
 		if i >= uint64(len(c.slots)) {
-			return fmt.Errorf("%w: reply to unknown cookie %#x", ErrProtocol, h.Handle)
+			return fmt.Errorf("%w: reply to unknown cookie %#x", ErrProtocol, chunk.Cookie)
 		}
-		if err := c.finish(int(i), h); err != nil {
+		s := &c.slots[i]
+		s.mu.Lock()
+		var last bool
+		switch {
+		case !s.inFlight || s.cookie != chunk.Cookie:
+			err = fmt.Errorf("%w: reply to cookie %#x, which is not in flight", ErrProtocol, chunk.Cookie)
+		case simple:
+			// The error number is where a chunk has its length.
+			last, err = true, c.simple(s, uint32(chunk.Length))
+		default:
+			last, err = c.chunk(s, &chunk)
+		}
+		if err == nil && last {
+			c.finish(s, int(i))
+		}
+		s.mu.Unlock()
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// finish gives a reply to its call.
-func (c *Client) finish(i int, h protocol.TransmissionReplyHeader) error {
-	s := &c.slots[i]
-	// The state is read first: it publishes cookie.
-	if st := s.state.Load(); (st != waiting && st != abandoned) || s.cookie != h.Handle {
-		return fmt.Errorf("%w: reply to cookie %#x, which is not in flight", ErrProtocol, h.Handle)
-	}
-	var result error
-	if h.Error != 0 {
-		result = nbd.Errno(h.Error)
-	}
-	mine := s.state.CompareAndSwap(waiting, receiving)
-	if s.n > 0 && h.Error == 0 {
-		var err error
-		if mine {
-			_, err = io.ReadFull(c.r, s.read)
-		} else {
-			_, err = c.r.Discard(s.n)
-		}
+// head reads the header of a reply, which a server of structured replies may
+// make simple.
+func (c *Client) head() (h wire.Chunk, simple bool, err error) {
+	if c.info.Form == Extended {
+		b, err := c.r.Peek(wire.ExtendedReplyBytes)
 		if err != nil {
-			return err
+			return h, false, err
 		}
+		h = wire.DecodeExtendedReply(b)
+		c.r.Discard(len(b))
+		if h.Magic != wire.MagicExtendedReply {
+			err = fmt.Errorf("%w: reply magic %#x", ErrProtocol, h.Magic)
+		}
+		return h, false, err
 	}
-	if mine {
-		s.done <- result
+	b, err := c.r.Peek(wire.ReplyBytes)
+	if err != nil {
+		return h, false, err
+	}
+	r := wire.DecodeReply(b)
+	switch {
+	case r.ReplyMagic == wire.MagicReply:
+		c.r.Discard(len(b))
+		return wire.Chunk{Cookie: r.Handle, Length: uint64(r.Error)}, true, nil
+	case r.ReplyMagic != wire.MagicChunk || c.info.Form != Structured:
+		return h, false, fmt.Errorf("%w: reply magic %#x", ErrProtocol, r.ReplyMagic)
+	}
+	if b, err = c.r.Peek(wire.ChunkBytes); err != nil {
+		return h, false, err
+	}
+	h = wire.DecodeChunk(b)
+	c.r.Discard(len(b))
+	return h, false, nil
+}
+
+// simple takes in a simple reply. The slot is locked.
+func (c *Client) simple(s *slot, errno uint32) error {
+	if c.info.Form != Simple && (s.cmd == wire.CmdRead || s.cmd == wire.CmdBlockStatus && errno == 0) {
+		return fmt.Errorf("%w: simple reply to a %s", ErrProtocol, opName(s.cmd))
+	}
+	if errno != 0 {
+		s.failed = nbd.Errno(errno)
 		return nil
 	}
-	s.read = nil
-	s.state.Store(idle)
-	c.free <- i
-	return nil
+	return c.fill(s, 0, int64(len(s.read)))
+}
+
+// fill takes n bytes of a read's payload off the wire, for offset at of it.
+func (c *Client) fill(s *slot, at, n int64) (err error) {
+	switch {
+	case n == 0:
+	case s.abandoned:
+		_, err = c.r.Discard(int(n))
+	default:
+		_, err = io.ReadFull(c.r, s.read[at:at+n])
+	}
+	return err
+}
+
+// finish gives a whole reply to its call. The slot is locked.
+func (c *Client) finish(s *slot, i int) {
+	s.inFlight = false
+	err := s.failed
+	if err == nil && s.status != nil {
+		*s.status = s.taken
+	}
+	s.question = question{}
+	if s.abandoned {
+		c.free <- i
+	} else {
+		s.done <- err
+	}
 }
 
 // sender writes requests. Those who wait for the lock meanwhile share one
@@ -170,20 +246,28 @@ type sender struct {
 
 	mu   sync.Mutex
 	w    *bufio.Writer
-	head [wire.RequestBytes]byte
+	head [wire.ExtendedRequestBytes]byte
 }
 
 // request sends one request and its payload, which is not used after return.
-func (s *sender) request(cmd, flags uint16, cookie uint64, off, n int64, payload []byte) error {
+func (s *sender) request(f Form, cookie uint64, q *question) error {
 	s.queued.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wire.PutRequest(s.head[:], protocol.TransmissionRequestHeader{
-		RequestMagic: wire.MagicRequest, CommandFlags: flags, Type: cmd,
-		Handle: cookie, Offset: uint64(off), Length: uint32(n),
-	})
-	s.w.Write(s.head[:])
-	_, err := s.w.Write(payload)
+	r := wire.Request{Magic: wire.MagicRequest, Flags: q.flags, Type: q.cmd, Cookie: cookie, Offset: uint64(q.off), Length: uint64(q.n)}
+	head := s.head[:wire.RequestBytes]
+	if f == Extended {
+		head = s.head[:]
+		r.Magic = wire.MagicExtendedRequest
+		if len(q.write) > 0 || q.cmd == wire.CmdWrite {
+			r.Flags |= wire.CmdFlagPayloadLen
+		}
+		wire.PutExtendedRequest(head, r)
+	} else {
+		wire.PutRequest(head, r)
+	}
+	s.w.Write(head)
+	_, err := s.w.Write(q.write)
 	if s.queued.Add(-1) == 0 {
 		err = s.w.Flush() // returns an earlier error too
 	}

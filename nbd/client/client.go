@@ -45,6 +45,11 @@ type Options struct {
 	// HandshakeTimeout bounds the handshake, beside the context.
 	// Default (0): 10 s.
 	HandshakeTimeout time.Duration
+	// Form is the form to ask for; a server may have a lesser one only.
+	// Default (0): Simple.
+	Form Form
+	// Contexts are the metadata contexts to select. Default: base:allocation.
+	Contexts []string
 }
 
 const (
@@ -60,6 +65,9 @@ func (o Options) withDefaults() Options {
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = handshakeTimeoutDefault
 	}
+	if o.Contexts == nil {
+		o.Contexts = []string{wire.ContextAllocation}
+	}
 	return o
 }
 
@@ -67,7 +75,9 @@ func (o Options) withDefaults() Options {
 type Client struct {
 	conn net.Conn
 	info Info
-	r    *bufio.Reader // the receiver's
+	// contexts are the selected ones by number.
+	contexts map[uint32]string
+	r        *bufio.Reader // the receiver's
 
 	// free holds the numbers of the slots that are not in flight.
 	free  chan int
@@ -82,7 +92,10 @@ type Client struct {
 	once sync.Once
 }
 
-var _ nbd.Device = (*Client)(nil)
+var (
+	_ nbd.Device   = (*Client)(nil)
+	_ nbd.Extenter = (*Client)(nil)
+)
 
 // Dial connects to addr ("tcp" or "unix"), and opens export. The context and
 // HandshakeTimeout bound the dialling and the handshake.
@@ -100,15 +113,23 @@ func NewClient(ctx context.Context, conn net.Conn, export string, o Options) (*C
 	o = o.withDefaults()
 	var info Info
 	s, err := negotiate(ctx, conn, o, func(s *session) (err error) {
-		info, err = s.open(export)
+		if err = s.negotiateForm(o.Form); err == nil {
+			err = s.selectContexts(export, o.Contexts)
+		}
+		if err == nil {
+			info, err = s.open(export)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open export %q at %s: %w", export, conn.RemoteAddr(), err)
 	}
 	c := &Client{
-		conn:  conn,
-		info:  info,
+		conn: conn,
+		info: info,
+
+		contexts: s.contexts,
+
 		r:     bufio.NewReaderSize(s.r, bufferBytes),
 		free:  make(chan int, o.InFlightMax),
 		slots: make([]slot, o.InFlightMax),
@@ -133,7 +154,7 @@ func (c *Client) Size() int64 { return c.info.Size }
 func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
 		n := min(len(p), int(c.info.PayloadBytesMax))
-		if err := c.call(ctx, wire.CmdRead, 0, off, int64(n), p[:n], nil); err != nil {
+		if err := c.call(ctx, question{cmd: wire.CmdRead, off: off, n: int64(n), read: p[:n]}); err != nil {
 			return err
 		}
 		p, off = p[n:], off+int64(n)
@@ -147,7 +168,7 @@ func (c *Client) WriteAt(ctx context.Context, p []byte, off int64, fua bool) err
 	flags, flush := c.fua(fua)
 	for len(p) > 0 {
 		n := min(len(p), int(c.info.PayloadBytesMax))
-		if err := c.call(ctx, wire.CmdWrite, flags, off, int64(n), nil, p[:n]); err != nil {
+		if err := c.call(ctx, question{cmd: wire.CmdWrite, flags: flags, off: off, n: int64(n), write: p[:n]}); err != nil {
 			return err
 		}
 		p, off = p[n:], off+int64(n)
@@ -189,17 +210,20 @@ func (c *Client) Flush(ctx context.Context) error {
 	if c.info.Flags&wire.FlagSendFlush == 0 {
 		return fmt.Errorf("flush: %w", ErrUnsupported)
 	}
-	return c.call(ctx, wire.CmdFlush, 0, 0, 0, nil, nil)
+	return c.call(ctx, question{cmd: wire.CmdFlush})
 }
 
-// rangeBytesMax is the longest trim or zero sent at once: below 4 GiB, and at a
-// border where the next one is aligned too.
+// rangeBytesMax is the longest trim or zero sent at once in compact requests:
+// below 4 GiB, and at a border where the next one is aligned too.
 const rangeBytesMax = 1 << 30
 
 func (c *Client) ranges(ctx context.Context, cmd, flags uint16, off, n int64) error {
 	for n > 0 {
-		k := min(n, rangeBytesMax)
-		if err := c.call(ctx, cmd, flags, off, k, nil, nil); err != nil {
+		k := n
+		if c.info.Form != Extended {
+			k = min(n, rangeBytesMax)
+		}
+		if err := c.call(ctx, question{cmd: cmd, flags: flags, off: off, n: k}); err != nil {
 			return err
 		}
 		off, n = off+k, n-k
@@ -228,7 +252,7 @@ func (c *Client) after(ctx context.Context, flush bool) error {
 // It returns when it has, or when ctx ends; then the connection is cut.
 func (c *Client) Disconnect(ctx context.Context) error {
 	defer c.Close()
-	if err := c.send.request(wire.CmdDisc, 0, 0, 0, 0, nil); err != nil {
+	if err := c.send.request(c.info.Form, 0, &question{cmd: wire.CmdDisc}); err != nil {
 		return fmt.Errorf("disconnect: %w", err)
 	}
 	select {

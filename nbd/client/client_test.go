@@ -81,7 +81,7 @@ func request(c net.Conn) (typ, flags uint16, cookie uint64, n uint32, ok bool) {
 		got += k
 	}
 	h := wire.DecodeRequest(b)
-	return h.Type, h.CommandFlags, h.Handle, h.Length, true
+	return h.Type, h.Flags, h.Cookie, uint32(h.Length), true
 }
 
 func open(t *testing.T, conn net.Conn, o client.Options) *client.Client {

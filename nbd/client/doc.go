@@ -1,5 +1,5 @@
-// Package client speaks NBD to any server: fixed newstyle, simple replies,
-// many requests in flight on one connection.
+// Package client speaks NBD to any server: fixed newstyle, with simple,
+// structured and extended headers, many requests in flight on one connection.
 //
 // Nouns: a [Client] is one connection to one export; [Info] is what the server
 // said of it; a call is one request in flight, named on the wire by a cookie.

@@ -26,6 +26,7 @@ type Info struct {
 	MinBlockSize       uint32 // bytes; 1 unless the server says otherwise
 	PreferredBlockSize uint32 // bytes; 4096 unless the server says otherwise
 	PayloadBytesMax    uint32 // of one read or write
+	Form               Form   // negotiated before
 }
 
 // ReadOnly reports that the server refuses writes.
@@ -66,6 +67,8 @@ type session struct {
 	r    *bufio.Reader
 
 	noZeroes bool
+	form     Form
+	contexts map[uint32]string
 }
 
 // dial connects to addr.
@@ -126,11 +129,17 @@ func (s *session) greet() error {
 // not know GO.
 func (s *session) open(name string) (Info, error) {
 	info, err := s.ask(wire.OptGo, name)
-	var refused *OptionError
-	if errors.As(err, &refused) && refused.Type == wire.RepErrUnsup {
+	if refused(err) && s.form != Extended {
 		info, err = s.exportName(name)
 	}
+	info.Form = s.form
 	return info, err
+}
+
+// refused reports a server that does not know an option.
+func refused(err error) bool {
+	var e *OptionError
+	return errors.As(err, &e) && e.Type == wire.RepErrUnsup
 }
 
 // check judges what the server said, and bounds the payload by what every

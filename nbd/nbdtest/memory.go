@@ -2,6 +2,7 @@ package nbdtest
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"plinth/nbd"
@@ -13,7 +14,7 @@ const pageBytes = 64 << 10
 const memoryShards = 64
 
 // Memory is a sparse device in RAM of any size. It costs what was written,
-// stores nothing durably, and is an nbd.Device and an nbd.TryReader.
+// stores nothing durably, and has every ability that a Device can have.
 type Memory struct {
 	size   int64
 	shards [memoryShards]struct {
@@ -96,7 +97,8 @@ func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
 		s := &m.shards[i]
 		s.mu.Lock()
 		for page, b := range s.pages {
-			from, to := max(off, page*pageBytes)-page*pageBytes, min(off+n, (page+1)*pageBytes)-page*pageBytes
+			// Not (page+1)*pageBytes, which may be 2^63.
+			from, to := max(off-page*pageBytes, 0), min(off+n-page*pageBytes, pageBytes)
 			switch {
 			case from >= to:
 			case to-from == pageBytes:
@@ -108,6 +110,51 @@ func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
 		s.mu.Unlock()
 	}
 	return nil
+}
+
+// Extents tells pages that were written from those that were not.
+func (m *Memory) Extents(_ context.Context, off, n int64, each func(nbd.Extent) bool) error {
+	if err := m.check(off, n); err != nil {
+		return err
+	}
+	var pages []int64
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.RLock()
+		for page := range s.pages {
+			if page >= off/pageBytes && page <= (off+n-1)/pageBytes {
+				pages = append(pages, page)
+			}
+		}
+		s.mu.RUnlock()
+	}
+	slices.Sort(pages)
+	end := off + n
+	for _, page := range pages {
+		if first := page * pageBytes; off < first {
+			if !each(nbd.Extent{N: first - off, Hole: true, Zero: true}) {
+				return nil
+			}
+			off = first
+		}
+		e := nbd.Extent{N: min(pageBytes-off%pageBytes, end-off)}
+		if !each(e) {
+			return nil
+		}
+		off += e.N
+	}
+	if off < end {
+		each(nbd.Extent{N: end - off, Hole: true, Zero: true})
+	}
+	return nil
+}
+
+// Prefetch does nothing: all is in memory.
+func (m *Memory) Prefetch(_ context.Context, off, n int64) error { return m.check(off, n) }
+
+// ZeroIsFast is true for whole pages that may go.
+func (m *Memory) ZeroIsFast(off, n int64, mayTrim bool) bool {
+	return mayTrim && off%pageBytes == 0 && (n%pageBytes == 0 || off+n == m.size)
 }
 
 // Flush does nothing.

@@ -124,9 +124,7 @@ func (r *Raw) Enter(export string) {
 // Request sends a request whose header may say anything, the magic apart.
 func (r *Raw) Request(flags, typ uint16, cookie, off uint64, n uint32, payload []byte) {
 	r.t.Helper()
-	r.Send(protocol.TransmissionRequestHeader{
-		RequestMagic: wire.MagicRequest, CommandFlags: flags, Type: typ, Handle: cookie, Offset: off, Length: n,
-	}, payload)
+	r.Send(wire.MagicRequest, flags, typ, cookie, off, n, payload)
 }
 
 // Reply reads the head of a reply.
@@ -155,4 +153,84 @@ func (r *Raw) ExpectEnd() []byte {
 		r.t.Fatal("the server did not hang up")
 	}
 	return b
+}
+
+// RequestExtended is Request in the extended form.
+func (r *Raw) RequestExtended(flags, typ uint16, cookie, off, n uint64, payload []byte) {
+	r.t.Helper()
+	r.Send(wire.MagicExtendedRequest, flags, typ, cookie, off, n, payload)
+}
+
+// EnterAs is Enter after the options named, without data, and with the metadata
+// contexts named. It returns their numbers, and the transmission flags.
+func (r *Raw) EnterAs(export string, options []uint32, contexts ...string) (ids []uint32, flags uint16) {
+	r.t.Helper()
+	r.Greet(wire.ClientFixedNewstyle | wire.ClientNoZeroes)
+	for _, opt := range options {
+		r.Option(opt, nil)
+		if typ := r.LastReply(opt); typ != wire.RepAck {
+			r.t.Fatalf("option %d: reply %#x", opt, typ)
+		}
+	}
+	if len(contexts) > 0 {
+		r.Option(wire.OptSetMetaContext, MetaData(r.t, export, contexts...))
+		for _, want := range contexts {
+			typ, payload := r.OptionReply(wire.OptSetMetaContext)
+			if typ != wire.RepMetaContext || len(payload) < 4 || string(payload[4:]) != want {
+				r.t.Fatalf("context %q: reply %#x %q", want, typ, payload)
+			}
+			ids = append(ids, binary.BigEndian.Uint32(payload))
+		}
+		if typ := r.LastReply(wire.OptSetMetaContext); typ != wire.RepAck {
+			r.t.Fatalf("SET_META_CONTEXT: reply %#x", typ)
+		}
+	}
+	r.Option(wire.OptGo, InfoData(r.t, export))
+	for {
+		typ, payload := r.OptionReply(wire.OptGo)
+		switch {
+		case typ == wire.RepInfo && len(payload) == 12 && binary.BigEndian.Uint16(payload) == wire.InfoExport:
+			flags = binary.BigEndian.Uint16(payload[10:])
+		case typ == wire.RepAck:
+			return ids, flags
+		case typ != wire.RepInfo:
+			r.t.Fatalf("GO %q: reply %#x", export, typ)
+		}
+	}
+}
+
+// MetaData is the data of a LIST_META_CONTEXT or SET_META_CONTEXT option.
+func MetaData(t testing.TB, export string, queries ...string) []byte {
+	t.Helper()
+	b := Encode(t, uint32(len(export)), export, uint32(len(queries)))
+	for _, q := range queries {
+		b = append(b, Encode(t, uint32(len(q)), q)...)
+	}
+	return b
+}
+
+// Chunk reads one chunk of a structured reply, or an extended one.
+func (r *Raw) Chunk(extended bool) (h wire.Chunk, payload []byte) {
+	r.t.Helper()
+	magic := wire.MagicChunk
+	if extended {
+		magic = wire.MagicExtendedReply
+		h = wire.DecodeExtendedReply(r.Receive(wire.ExtendedReplyBytes))
+	} else {
+		h = wire.DecodeChunk(r.Receive(wire.ChunkBytes))
+	}
+	if h.Magic != magic || h.Length > wire.PayloadBytesMax+8 {
+		r.t.Fatalf("chunk %+v", h)
+	}
+	return h, r.Receive(int(h.Length))
+}
+
+// ExpectError reads a reply that is one error chunk and checks its number.
+func (r *Raw) ExpectError(extended bool, errno uint32, cookie uint64) {
+	r.t.Helper()
+	h, b := r.Chunk(extended)
+	if h.Type != wire.ChunkErr || h.Cookie != cookie || h.Flags != wire.ChunkFlagDone || len(b) < 6 ||
+		binary.BigEndian.Uint32(b) != errno || int(binary.BigEndian.Uint16(b[4:])) != len(b)-6 {
+		r.t.Fatalf("chunk %+v %x, want error %d to cookie %d", h, b, errno, cookie)
+	}
 }

@@ -19,6 +19,10 @@ const (
 	MagicOptionReply = protocol.NEGOTIATION_MAGIC_REPLY
 	MagicRequest     = protocol.TRANSMISSION_MAGIC_REQUEST
 	MagicReply       = protocol.TRANSMISSION_MAGIC_REPLY
+
+	MagicChunk           = uint32(0x668e33ef) // structured reply
+	MagicExtendedRequest = uint32(0x21e41c71)
+	MagicExtendedReply   = uint32(0x6e8a278c)
 )
 
 // Handshake flags of the server (16 bits) and of the client (32 bits).
@@ -37,6 +41,12 @@ const (
 	OptList       = protocol.NEGOTIATION_ID_OPTION_LIST
 	OptInfo       = protocol.NEGOTIATION_ID_OPTION_INFO
 	OptGo         = protocol.NEGOTIATION_ID_OPTION_GO
+
+	OptStartTLS        = uint32(5)
+	OptStructuredReply = uint32(8)
+	OptListMetaContext = uint32(9)
+	OptSetMetaContext  = uint32(10)
+	OptExtendedHeaders = uint32(11)
 )
 
 // Option reply types. Errors have RepError set.
@@ -45,13 +55,18 @@ const (
 	RepServer = protocol.NEGOTIATION_TYPE_REPLY_SERVER
 	RepInfo   = protocol.NEGOTIATION_TYPE_REPLY_INFO
 
+	RepMetaContext = uint32(4)
+
 	RepError       = uint32(1 << 31)
 	RepErrUnsup    = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNSUPPORTED
 	RepErrPolicy   = RepError | 2
 	RepErrInvalid  = RepError | 3
 	RepErrUnknown  = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNKNOWN
+	RepErrTLSReqd  = RepError | 5
 	RepErrShutdown = RepError | 7
 	RepErrTooBig   = RepError | 9
+
+	RepErrExtHeaderReqd = RepError | 10
 )
 
 // Information types of INFO and GO.
@@ -71,7 +86,12 @@ const (
 	FlagRotational      = uint16(1 << 4)
 	FlagSendTrim        = uint16(1 << 5)
 	FlagSendWriteZeroes = uint16(1 << 6)
+	FlagSendDF          = uint16(1 << 7)
 	FlagCanMultiConn    = protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN
+	FlagSendCache       = uint16(1 << 10)
+	FlagSendFastZero    = uint16(1 << 11)
+
+	FlagBlockStatusPayload = uint16(1 << 12)
 )
 
 // Request types.
@@ -81,13 +101,46 @@ const (
 	CmdDisc        = protocol.TRANSMISSION_TYPE_REQUEST_DISC
 	CmdFlush       = uint16(3)
 	CmdTrim        = uint16(4)
+	CmdCache       = uint16(5)
 	CmdWriteZeroes = uint16(6)
+	CmdBlockStatus = uint16(7)
 )
 
 // Command flags.
 const (
 	CmdFlagFUA    = uint16(1 << 0)
 	CmdFlagNoHole = uint16(1 << 1)
+
+	CmdFlagDF         = uint16(1 << 2)
+	CmdFlagReqOne     = uint16(1 << 3)
+	CmdFlagFastZero   = uint16(1 << 4)
+	CmdFlagPayloadLen = uint16(1 << 5)
+)
+
+// Types of chunks of structured and extended replies. Errors have ChunkError
+// set.
+const (
+	ChunkNone           = uint16(0)
+	ChunkData           = uint16(1)
+	ChunkHole           = uint16(2)
+	ChunkBlockStatus    = uint16(5)
+	ChunkBlockStatusExt = uint16(6)
+
+	ChunkError     = uint16(1 << 15)
+	ChunkErr       = ChunkError | 1
+	ChunkErrOffset = ChunkError | 2
+
+	// ChunkFlagDone marks a reply's last chunk.
+	ChunkFlagDone = uint16(1)
+)
+
+// Metadata contexts and the bits of base:allocation.
+const (
+	ContextAllocation = "base:allocation"
+	ContextDepth      = "qemu:allocation-depth"
+
+	StateHole = uint32(1 << 0)
+	StateZero = uint32(1 << 1)
 )
 
 // Sizes in bytes.
@@ -103,35 +156,128 @@ const (
 	RequestBytes = 28
 	// ReplyBytes is magic 4, error 4, cookie 8.
 	ReplyBytes = 16
+	// ChunkBytes is magic 4, flags 2, type 2, cookie 8, payload length 4.
+	ChunkBytes = 20
+	// ExtendedRequestBytes is magic 4, flags 2, type 2, cookie 8, offset 8,
+	// length 8.
+	ExtendedRequestBytes = 32
+	// ExtendedReplyBytes is magic 4, flags 2, type 2, cookie 8, offset 8,
+	// payload length 8.
+	ExtendedReplyBytes = 32
+	// DescriptorsMax bounds the descriptors of a block status chunk.
+	DescriptorsMax = 1 << 20
 	// StringBytesMax bounds every string of the protocol.
 	StringBytesMax = 4096
 	// PayloadBytesMax is what every implementation must take in one request.
 	PayloadBytesMax = 32 << 20
 )
 
-// DecodeRequest reads a request header from the first RequestBytes of b. The
-// magic is the caller's to check.
-func DecodeRequest(b []byte) protocol.TransmissionRequestHeader {
+// Request is a request header of either form.
+type Request struct {
+	Magic          uint32
+	Flags, Type    uint16
+	Cookie, Offset uint64
+	Length         uint64 // at most 2^32-1 in the compact form
+}
+
+// Payload is the number of bytes that follow the header on the wire.
+func (r *Request) Payload() uint64 {
+	if r.Magic == MagicExtendedRequest && r.Flags&CmdFlagPayloadLen != 0 || r.Magic == MagicRequest && r.Type == CmdWrite {
+		return r.Length
+	}
+	return 0
+}
+
+// DecodeRequest reads a compact request header from the first RequestBytes of
+// b. The magic is the caller's to check.
+func DecodeRequest(b []byte) Request {
 	_ = b[RequestBytes-1]
-	return protocol.TransmissionRequestHeader{
-		RequestMagic: binary.BigEndian.Uint32(b),
-		CommandFlags: binary.BigEndian.Uint16(b[4:]),
-		Type:         binary.BigEndian.Uint16(b[6:]),
-		Handle:       binary.BigEndian.Uint64(b[8:]),
-		Offset:       binary.BigEndian.Uint64(b[16:]),
-		Length:       binary.BigEndian.Uint32(b[24:]),
+	return Request{
+		Magic:  binary.BigEndian.Uint32(b),
+		Flags:  binary.BigEndian.Uint16(b[4:]),
+		Type:   binary.BigEndian.Uint16(b[6:]),
+		Cookie: binary.BigEndian.Uint64(b[8:]),
+		Offset: binary.BigEndian.Uint64(b[16:]),
+		Length: uint64(binary.BigEndian.Uint32(b[24:])),
 	}
 }
 
-// PutRequest writes h to the first RequestBytes of b.
-func PutRequest(b []byte, h protocol.TransmissionRequestHeader) {
+// DecodeExtendedRequest is DecodeRequest for ExtendedRequestBytes.
+func DecodeExtendedRequest(b []byte) Request {
+	_ = b[ExtendedRequestBytes-1]
+	r := DecodeRequest(b)
+	r.Length = binary.BigEndian.Uint64(b[24:])
+	return r
+}
+
+// PutRequest writes a compact header to the first RequestBytes of b.
+func PutRequest(b []byte, r Request) {
 	_ = b[RequestBytes-1]
-	binary.BigEndian.PutUint32(b, h.RequestMagic)
-	binary.BigEndian.PutUint16(b[4:], h.CommandFlags)
-	binary.BigEndian.PutUint16(b[6:], h.Type)
-	binary.BigEndian.PutUint64(b[8:], h.Handle)
-	binary.BigEndian.PutUint64(b[16:], h.Offset)
-	binary.BigEndian.PutUint32(b[24:], h.Length)
+	binary.BigEndian.PutUint32(b, r.Magic)
+	binary.BigEndian.PutUint16(b[4:], r.Flags)
+	binary.BigEndian.PutUint16(b[6:], r.Type)
+	binary.BigEndian.PutUint64(b[8:], r.Cookie)
+	binary.BigEndian.PutUint64(b[16:], r.Offset)
+	binary.BigEndian.PutUint32(b[24:], uint32(r.Length))
+}
+
+// PutExtendedRequest writes an extended header to the first
+// ExtendedRequestBytes of b.
+func PutExtendedRequest(b []byte, r Request) {
+	_ = b[ExtendedRequestBytes-1]
+	PutRequest(b, r)
+	binary.BigEndian.PutUint64(b[24:], r.Length)
+}
+
+// Chunk is the header of a chunk of a structured or extended reply.
+type Chunk struct {
+	Magic          uint32
+	Flags, Type    uint16
+	Cookie, Offset uint64 // Offset is the request's, and in extended ones only
+	Length         uint64 // of the payload; at most 2^32-1 in structured ones
+}
+
+// DecodeChunk reads a structured header from the first ChunkBytes of b. The
+// magic is the caller's to check.
+func DecodeChunk(b []byte) Chunk {
+	_ = b[ChunkBytes-1]
+	return Chunk{
+		Magic:  binary.BigEndian.Uint32(b),
+		Flags:  binary.BigEndian.Uint16(b[4:]),
+		Type:   binary.BigEndian.Uint16(b[6:]),
+		Cookie: binary.BigEndian.Uint64(b[8:]),
+		Length: uint64(binary.BigEndian.Uint32(b[16:])),
+	}
+}
+
+// DecodeExtendedReply is DecodeChunk for ExtendedReplyBytes.
+func DecodeExtendedReply(b []byte) Chunk {
+	_ = b[ExtendedReplyBytes-1]
+	c := DecodeChunk(b)
+	c.Offset, c.Length = binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
+	return c
+}
+
+// PutChunk writes a structured header to the first ChunkBytes of b.
+func PutChunk(b []byte, c Chunk) {
+	_ = b[ChunkBytes-1]
+	binary.BigEndian.PutUint32(b, MagicChunk)
+	binary.BigEndian.PutUint16(b[4:], c.Flags)
+	binary.BigEndian.PutUint16(b[6:], c.Type)
+	binary.BigEndian.PutUint64(b[8:], c.Cookie)
+	binary.BigEndian.PutUint32(b[16:], uint32(c.Length))
+}
+
+// PutExtendedReply writes an extended header to the first ExtendedReplyBytes
+// of b.
+func PutExtendedReply(b []byte, c Chunk) {
+	_ = b[ExtendedReplyBytes-1]
+	binary.BigEndian.PutUint32(b, MagicExtendedReply)
+	binary.BigEndian.PutUint16(b[4:], c.Flags)
+	binary.BigEndian.PutUint16(b[6:], c.Type)
+	binary.BigEndian.PutUint64(b[8:], c.Cookie)
+	binary.BigEndian.PutUint64(b[16:], c.Offset)
+	binary.BigEndian.PutUint64(b[24:], c.Length)
 }
 
 // DecodeReply reads a simple reply header from the first ReplyBytes of b. The
