@@ -85,6 +85,14 @@ func (fs *FS) Kill() *FS {
 	return fs.end(nil, true)
 }
 
+// Drop ends this file system and forgets what is in it, for a test whose
+// goroutines may hold on to it for long.
+func (fs *FS) Drop() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.crashed, fs.root = true, newDir()
+}
+
 func (fs *FS) end(keep func() bool, kill bool) *FS {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
