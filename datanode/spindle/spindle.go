@@ -130,6 +130,10 @@ func (sp *spindle) load() error {
 	if err != nil {
 		return err
 	}
+	// A process that died while it made a slab has left its name without a sync.
+	if err := vfsx.SyncDir(sp.fs, sp.dir); err != nil {
+		return err
+	}
 	sp.slabs = make([]*slab, sp.super.sizeBytes/sp.super.slabBytes)
 	var rows []located
 	for _, n := range names {
