@@ -58,7 +58,7 @@ func newApp() *cli.App {
 		Suggest:              true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			upCommand(), recoverCommand(), diskCommand(), statusCommand(), verifyCommand(), benchCommand(), completionCommand(),
+			upCommand(), recoverCommand(), diskCommand(), statusCommand(), verifyCommand(), attachCommand(), detachCommand(), qemuCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},

@@ -19,6 +19,7 @@ const (
 	goNBD       = "github.com/pojntfx/go-nbd"
 	cli         = "github.com/urfave/cli"
 	xcrypto     = "golang.org/x/crypto"
+	netlink     = "github.com/mdlayher"
 )
 
 // rules is the whole law. The order of layers is
@@ -120,6 +121,19 @@ var rules = []rule{
 		Except: []string{"nbd"},
 		To:     []string{goNBD},
 		Reason: "magics and wire structs of NBD stay with the protocol",
+	},
+	{
+		From:   []string{""},
+		Except: []string{"internal/attach"},
+		To:     []string{netlink},
+		Reason: "one package talks to this machine's kernel about devices",
+	},
+	{
+		From:    []string{"internal/attach"},
+		To:      []string{""},
+		Allow:   []string{"internal/attach", "nbd"},
+		Through: true,
+		Reason:  "attaching a disk takes a server of NBD, not an agent: it works where no plinth is",
 	},
 	{
 		From:   []string{""},

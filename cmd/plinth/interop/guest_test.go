@@ -2,6 +2,8 @@ package interop
 
 import (
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -90,6 +92,84 @@ nbd-client -d /dev/nbd0
 dmesg | grep -iE 'nbd.*error|I/O error' && exit 1
 exit 0
 `})
+	succeed(t, g)
+	s.stop(t)
+}
+
+// staticProgram builds the program without libraries, as it runs everywhere.
+func staticProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "plinth")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "plinth/cmd/plinth")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return path
+}
+
+// await waits for words on a guest's console.
+func await(t *testing.T, g *guest.Guest, text string) {
+	t.Helper()
+	if err := g.Await(t.Context(), text); err != nil {
+		t.Fatalf("%v\n%s", err, g.Console())
+	}
+}
+
+// restart ends the site as a crash would, leaves clients alone for a while, and
+// starts it again on the same port.
+func (s *site) restart(t *testing.T, away time.Duration) *site {
+	t.Helper()
+	s.kill()
+	time.Sleep(away)
+	return start(t, s.data, append(small, "--nbd", s.tcp)...)
+}
+
+// The kernel's driver, attached by plinth attach: the server is killed under
+// writes, and the guest sees a pause and no error.
+func TestGuestAttach(t *testing.T) {
+	s := start(t, filepath.Join(tempDir(t), "data"), small...)
+	s.command(t, "disk", "create", "data", "1G")
+	g := boot(t, guest.Options{
+		Modules:  append([]string{"nbd"}, fileSystemModules...),
+		Programs: fileSystemPrograms,
+		Files:    map[string]string{"/usr/bin/plinth": staticProgram(t)},
+		Script: `
+export PLINTH_NBD=` + guest.Host + `:` + s.port(t) + `
+plinth attach data /dev/nbd3 --request-timeout 2s
+test "$(cat /sys/block/nbd3/size)" = $((1 << 21))
+test "$(ls /sys/block/nbd3/mq | wc -l)" = 4
+if plinth attach data /dev/nbd4; then exit 1; fi
+if plinth attach vm1 /dev/nbd3; then exit 1; fi
+if plinth attach missing; then exit 1; fi
+mkfs.ext4 -q /dev/nbd3
+mount -t ext4 /dev/nbd3 /mnt
+for i in $(seq 1 40); do
+  dd if=/dev/urandom of=/mnt/$i bs=256k count=4 conv=fsync 2>/dev/null
+  sha256sum /mnt/$i >>/tmp/sums
+  echo "wrote $i"
+done
+echo 3 >/proc/sys/vm/drop_caches
+sha256sum -c /tmp/sums >/dev/null
+if plinth detach data; then exit 1; fi
+umount /mnt
+e2fsck -fn /dev/nbd3
+mount -t ext4 /dev/nbd3 /mnt
+sha256sum -c /tmp/sums >/dev/null
+umount /mnt
+plinth detach data
+if plinth detach data; then exit 1; fi
+test "$(cat /sys/block/nbd3/size)" = 0
+sleep 2
+if pidof plinth; then exit 1; fi
+cat /run/plinth/nbd3.log
+dmesg | grep -iE 'nbd3' | tail -20
+if dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)'; then exit 1; fi
+`})
+	await(t, g, "wrote 10\r\n")
+	s = s.restart(t, time.Second)
+	await(t, g, "wrote 25\r\n")
+	s = s.restart(t, 0)
 	succeed(t, g)
 	s.stop(t)
 }
