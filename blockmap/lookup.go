@@ -72,6 +72,11 @@ type cursor struct {
 	entry Entry
 	err   error
 
+	// rows, unless it is negative, is how many more rows may be looked at; then
+	// next ends, and stopped is the first LBA of which nothing is known.
+	rows    int
+	stopped id.LBA
+
 	started      bool
 	lower, upper pointKey
 }
@@ -83,7 +88,7 @@ const nextsMax = 8
 // cursor returns one over [first, end), of a snapshot or of now. The caller
 // closes it.
 func (m *Map) cursor(s *Snapshot, first, end id.LBA) (*cursor, error) {
-	c := &cursor{lower: firstKey(first), upper: firstKey(end)}
+	c := &cursor{lower: firstKey(first), upper: firstKey(end), rows: -1, stopped: end}
 	opts := pebble.IterOptions{LowerBound: c.lower[:], UpperBound: c.upper[:prefixBytes]} // NextPrefix wants a prefix
 	var err error
 	if s != nil {
@@ -120,6 +125,11 @@ func (c *cursor) next() bool {
 			c.err = err
 			return false
 		}
+		if c.rows == 0 {
+			c.stopped = lba
+			return false
+		}
+		c.rows--
 		floor, ok := c.view.floor(gen)
 		switch {
 		case !ok:

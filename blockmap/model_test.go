@@ -143,6 +143,7 @@ func (m *model) apply(i int) {
 }
 
 func (m *model) lookup() {
+	m.runs()
 	first := id.LBA(m.rand.Uint64N(m.space))
 	out := make([]Entry, 1+m.rand.IntN(1<<m.rand.IntN(9)))
 	out[0] = entryOf(99)
@@ -153,6 +154,35 @@ func (m *model) lookup() {
 	for i, e := range out {
 		if want := m.entries[first+id.LBA(i)]; e != want {
 			m.t.Errorf("LBA %d is %v, want %v", first+id.LBA(i), e, want)
+		}
+	}
+}
+
+// runs walks over the runs of a range, in one call or in several.
+func (m *model) runs() {
+	first := id.LBA(m.rand.Uint64N(m.space))
+	end := first + 1 + id.LBA(m.rand.Uint64N(min(2*m.space, 2000)))
+	rowsMax := 1 + m.rand.IntN(400)
+	mapped := map[id.LBA]bool{}
+	for at := first; at < end; {
+		last := at
+		stopped, err := m.m.MappedRuns(at, end, rowsMax, func(e Extent) {
+			if e.First < last || e.First >= e.End || e.First == last && last > at || e.End > end {
+				m.t.Errorf("run %v after %d in [%d, %d)", e, last, at, end)
+			}
+			for last = e.First; last < e.End; last++ {
+				mapped[last] = true
+			}
+		})
+		if err != nil || stopped <= at || stopped > end || last > stopped {
+			m.t.Errorf("runs from %d to %d: stopped at %d, last %d: %v", at, end, stopped, last, err)
+			return
+		}
+		at = stopped
+	}
+	for lba := first; lba < end; lba++ {
+		if _, want := m.entries[lba]; mapped[lba] != want {
+			m.t.Errorf("LBA %d is mapped: %v, want %v", lba, mapped[lba], want)
 		}
 	}
 }
