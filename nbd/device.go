@@ -36,8 +36,8 @@ const PayloadBytesMax = wire.PayloadBytesMax
 // media when it returns. The context ends when the connection breaks or the
 // server is closed; a method must then return soon, with any error.
 type Device interface {
-	// Size returns the size in bytes. It is read once per handshake: a
-	// connection keeps the size it was told.
+	// Size returns the size in bytes, which may only grow. It is read at the
+	// handshake, and again when a client asks for more than there was then.
 	Size() int64
 	// ReadAt fills p wholly, or fails.
 	ReadAt(ctx context.Context, p []byte, off int64) error

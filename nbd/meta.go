@@ -205,5 +205,6 @@ func (t *transmission) filter(h *wire.Request) (wanted contexts, errno Errno, er
 		}
 		wanted = append(wanted, c)
 	}
+	t.grow(h)
 	return wanted, checkRange(h, &t.limits), nil
 }

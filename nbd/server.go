@@ -93,9 +93,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Shutdown stops listening, lets requests in flight finish, answers later ones
-// with ESHUTDOWN and options with ERR_SHUTDOWN, and closes each connection
-// when it is quiet. When ctx ends first it does what Close does and returns
+// Shutdown stops listening, lets requests in flight finish, answers options with
+// ERR_SHUTDOWN and later requests not at all, and closes each connection when it
+// is quiet: clients that reconnect notice no more than a pause. When ctx ends first it does what Close does and returns
 // ctx's error. Either way it returns when every export is released.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop((*conn).drain)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,15 +18,15 @@ func memory(name string) nbd.Export {
 	return nbd.Export{Name: name, Device: nbdtest.NewMemory(mib)}
 }
 
-// What was accepted is answered, what comes later is refused, and then the
-// server hangs up.
+// What was accepted is answered, what comes later is neither done nor answered,
+// and then the server hangs up.
 func TestShutdownFinishesRequests(t *testing.T) {
 	g := newGate()
 	h := serve(t, "unix", nbd.Options{}, probe(func(ctx context.Context, c nbdtest.Call) error {
-		if c.Op == "trim" {
-			return g.wait(ctx, c)
+		if c.Op != "trim" {
+			t.Errorf("%s after shutdown began", c.Op)
 		}
-		return nil
+		return g.wait(ctx, c)
 	}))
 	r, silent, idle := h.raw(t), h.raw(t), h.raw(t)
 	silent.Receive(18)
@@ -36,14 +37,9 @@ func TestShutdownFinishesRequests(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- h.Shutdown(context.Background()) }()
 	idle.ExpectEnd()
-	for errno, cookie := uint32(0), uint64(2); errno == 0; cookie++ {
-		// Shutdown may not have come to this connection yet.
-		r.Request(0, wire.CmdWrite, cookie, 0, 3, []byte("abc"))
-		var answered uint64
-		if errno, answered = r.Reply(); answered != cookie || errno != 0 && errno != uint32(nbd.ESHUTDOWN) {
-			t.Fatalf("reply with error %d to cookie %d", errno, answered)
-		}
-	}
+	h.Connections("disk") // waits until Shutdown has come to every connection
+	r.Request(0, wire.CmdWrite, 2, 0, 3, []byte("abc"))
+	r.Request(0, wire.CmdFlush, 3, 0, 0, nil)
 	g.open()
 	r.Expect(0, 1)
 	r.ExpectEnd()
@@ -241,4 +237,28 @@ func TestBrokenExports(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// grown is a device whose size is said at each call.
+type grown struct {
+	*nbdtest.Memory
+	size *atomic.Int64
+}
+
+func (g grown) Size() int64 { return g.size.Load() }
+
+// A connection may use what its device has grown by.
+func TestDeviceGrows(t *testing.T) {
+	d := grown{nbdtest.NewMemory(2 * mib), new(atomic.Int64)}
+	d.size.Store(mib)
+	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: d})
+	r := h.raw(t)
+	r.Enter("disk")
+	r.Request(0, wire.CmdWrite, 1, mib-1, 2, []byte("ab"))
+	r.Expect(uint32(nbd.ENOSPC), 1)
+	d.size.Store(2 * mib)
+	r.Request(0, wire.CmdWrite, 2, mib-1, 2, []byte("ab"))
+	r.Expect(0, 2)
+	r.Request(0, wire.CmdWrite, 3, 2*mib-1, 2, []byte("ab"))
+	r.Expect(uint32(nbd.ENOSPC), 3)
 }

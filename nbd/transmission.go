@@ -138,9 +138,20 @@ func (t *transmission) readError(err error) error {
 	return fmt.Errorf("read request: %w", err)
 }
 
-// accept takes a request in: refused ones are answered at once, others go to
-// a worker, or are answered inline where the device can.
+// grow takes notice of a device that has grown, when a request wants more than
+// the connection was told of: a client may have learned it elsewhere.
+func (t *transmission) grow(h *wire.Request) {
+	if size := uint64(t.limits.size); h.Offset > size || h.Length > size-h.Offset {
+		t.limits.size = max(t.limits.size, t.device.Size())
+	}
+}
+
+// accept takes a request in: bad ones are answered at once, others go to a
+// worker, or are answered inline where the device can. One that comes after
+// shutdown began ends the connection (errDrained) without an answer: clients
+// that reconnect send it again, and to those that do not it is the same.
 func (t *transmission) accept(h wire.Request) error {
+	t.grow(&h)
 	errno := check(&h, &t.limits)
 	follows, asked := int(h.Payload()), t.limits.contexts
 	if errno == 0 && h.Type == wire.CmdBlockStatus && follows > 0 {
@@ -156,8 +167,9 @@ func (t *transmission) accept(h wire.Request) error {
 	}
 	r := t.acquire(&h, held)
 	r.Request = h
-	if r.refused && errno == 0 {
-		errno = ESHUTDOWN
+	if r.refused {
+		t.window.release([]*request{r})
+		return errDrained
 	}
 	if errno != 0 {
 		r.errno = errno
