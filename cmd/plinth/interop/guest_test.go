@@ -116,23 +116,20 @@ func await(t *testing.T, g *guest.Guest, text string) {
 	}
 }
 
-// restart ends the site as a crash would, leaves clients alone for a while, and
-// starts it again on the same port.
-func (s *site) restart(t *testing.T, away time.Duration) *site {
+// again starts a site that has ended on the port it had.
+func (s *site) again(t *testing.T) *site {
 	t.Helper()
-	s.kill()
-	time.Sleep(away)
 	return start(t, s.data, append(small, "--nbd", s.tcp)...)
 }
 
-// The kernel's driver, attached by plinth attach: the server is killed under
-// writes, and the guest sees a pause and no error.
+// The kernel's driver, attached by plinth attach: under writes the server is killed
+// and stopped, the disk grows, and the guest sees pauses and no error.
 func TestGuestAttach(t *testing.T) {
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "data", "1G")
 	g := boot(t, guest.Options{
 		Modules:  append([]string{"nbd"}, fileSystemModules...),
-		Programs: fileSystemPrograms,
+		Programs: append([]string{"resize2fs"}, fileSystemPrograms...),
 		Files:    map[string]string{"/usr/bin/plinth": staticProgram(t)},
 		Script: `
 export PLINTH_NBD=` + guest.Host + `:` + s.port(t) + `
@@ -151,6 +148,12 @@ for i in $(seq 1 40); do
 done
 echo 3 >/proc/sys/vm/drop_caches
 sha256sum -c /tmp/sums >/dev/null
+echo "grow it"
+until test "$(cat /sys/block/nbd3/size)" = $((2 << 21)); do plinth attach data >/dev/null; sleep 1; done
+resize2fs /dev/nbd3
+dd if=/dev/urandom of=/mnt/large bs=1M count=24
+dd if=/dev/zero of=/mnt/holes bs=1M count=1 seek=1536
+sha256sum /mnt/large >>/tmp/sums
 if plinth detach data; then exit 1; fi
 umount /mnt
 e2fsck -fn /dev/nbd3
@@ -167,9 +170,17 @@ dmesg | grep -iE 'nbd3' | tail -20
 if dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)'; then exit 1; fi
 `})
 	await(t, g, "wrote 10\r\n")
-	s = s.restart(t, time.Second)
-	await(t, g, "wrote 25\r\n")
-	s = s.restart(t, 0)
+	s.kill()
+	time.Sleep(time.Second)
+	s = s.again(t)
+	await(t, g, "wrote 20\r\n")
+	s.kill()
+	s = s.again(t)
+	await(t, g, "wrote 30\r\n")
+	s.stop(t)
+	s = s.again(t)
+	await(t, g, "grow it")
+	s.command(t, "disk", "resize", "data", "2G")
 	succeed(t, g)
 	s.stop(t)
 }
