@@ -33,6 +33,15 @@ func (zeros) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
 func (zeros) Trim(_ context.Context, off, n int64, _ bool) error    { return inside(off, n) }
 func (zeros) Zero(_ context.Context, off, n int64, _, _ bool) error { return inside(off, n) }
 func (zeros) Flush(context.Context) error                           { return nil }
+func (zeros) Prefetch(_ context.Context, off, n int64) error        { return inside(off, n) }
+func (zeros) ZeroIsFast(off, n int64, mayTrim bool) bool            { return mayTrim && inside(off, n) == nil }
+func (zeros) Extents(_ context.Context, off, n int64, each func(Extent) bool) error {
+	for off%3 < 2 && n > 0 && each(Extent{N: min(n, 1000), Hole: off%2 == 0, Zero: true}) {
+		off, n = off+1000, n-1000
+	}
+	each(Extent{N: 1 << 60})
+	return inside(off, max(n, 0))
+}
 
 // inside panics where the server lets a range pass that it must not.
 func inside(off, n int64) error {
@@ -98,6 +107,9 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(flags)
 	f.Add(slices.Concat(flags, option(wire.OptList), option(wire.OptAbort)))
 	f.Add(slices.Concat(flags, option(wire.OptExportName, []byte("disk"))))
+	f.Add(slices.Concat(flags, option(wire.OptStructuredReply), option(wire.OptListMetaContext, uint32(4), []byte("disk"), uint32(0)),
+		option(wire.OptSetMetaContext, uint32(4), []byte("disk"), uint32(2), uint32(15), []byte("base:allocation"), uint32(5), []byte("qemu:")),
+		option(wire.OptExtendedHeaders), option(wire.OptStartTLS), option(wire.OptExportName, []byte("disk"))))
 	f.Add(slices.Concat(flags, option(99, []byte("?")), option(wire.OptInfo, uint32(4), []byte("disk"), uint16(3), []uint16{1, 2, 3}),
 		option(wire.OptGo, uint32(4), []byte("none"), uint16(0)), option(wire.OptGo, uint32(4), []byte("disk"), uint16(0))))
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -130,40 +142,44 @@ func FuzzRequests(f *testing.F) {
 		wire.PutRequest(b, wire.Request{Magic: wire.MagicRequest, Flags: flags, Type: typ, Offset: off, Length: uint64(n)})
 		return b
 	}
-	f.Add(slices.Concat(head(0, wire.CmdRead, 1, 511, 0), head(1, wire.CmdWrite, 7, 100, 100), head(0, wire.CmdFlush, 0, 0, 0),
-		head(0, wire.CmdTrim, 0, zerosBytes, 0), head(2, wire.CmdWriteZeroes, 4096, 1, 0), head(0, wire.CmdDisc, 0, 0, 0)))
-	f.Add(slices.Concat(head(0, wire.CmdWrite, 1<<63, 300, 300), head(0, wire.CmdRead, 0, 1<<31, 0), head(0, 77, 1, 1, 0)))
-	f.Add(head(0, wire.CmdWrite, 0, 100, 99))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		want := number(in)
-		enter := slices.Concat(encode(wire.ClientFixedNewstyle|wire.ClientNoZeroes),
-			encode(protocol.NegotiationOptionHeader{OptionMagic: wire.MagicOption, ID: wire.OptExportName, Length: 4}), []byte("disk"))
+	extended := func(flags, typ uint16, off, n uint64, payload ...byte) []byte {
+		b := make([]byte, wire.ExtendedRequestBytes)
+		wire.PutExtendedRequest(b, wire.Request{Magic: wire.MagicExtendedRequest, Flags: flags, Type: typ, Offset: off, Length: n})
+		return append(b, payload...)
+	}
+	for form := range byte(2) {
+		f.Add(form, slices.Concat(head(0, wire.CmdRead, 1, 511, 0), head(1, wire.CmdWrite, 7, 100, 100), head(0, wire.CmdFlush, 0, 0, 0),
+			head(0, wire.CmdTrim, 0, zerosBytes, 0), head(2, wire.CmdWriteZeroes, 4096, 1, 0), head(0, wire.CmdDisc, 0, 0, 0)))
+		f.Add(form, slices.Concat(head(0, wire.CmdWrite, 1<<63, 300, 300), head(0, wire.CmdRead, 0, 1<<31, 0), head(0, 77, 1, 1, 0)))
+		f.Add(form, head(0, wire.CmdWrite, 0, 100, 99))
+		f.Add(form, slices.Concat(head(4, wire.CmdRead, 5, 40000, 0), head(0, wire.CmdRead, 5, 40000, 0), head(8, wire.CmdBlockStatus, 1, 9999, 0),
+			head(0, wire.CmdBlockStatus, 0, zerosBytes, 0), head(0x12, wire.CmdWriteZeroes, 0, 1, 0), head(0, wire.CmdCache, 0, 1, 0)))
+	}
+	const payload = wire.CmdFlagPayloadLen
+	f.Add(byte(2), slices.Concat(extended(payload, wire.CmdWrite, 0, 3, 1, 2, 3), extended(0, wire.CmdRead, 9, 50000),
+		extended(0, wire.CmdTrim, 0, 1<<63), extended(8, wire.CmdBlockStatus, 0, zerosBytes),
+		extended(payload, wire.CmdBlockStatus, 0, 12, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 2), extended(payload, 99, 0, 2, 0, 0)))
+	f.Add(byte(2), slices.Concat(extended(payload, wire.CmdBlockStatus, 0, 12, 0, 0), extended(0, wire.CmdWrite, 0, 5)))
+	f.Fuzz(func(t *testing.T, which byte, in []byte) {
+		form := form(which % 3)
+		want := number(in, form)
 		opened := 0
 		s := NewServer(one{&opened}, discard)
 		defer s.Close()
-		sc := &script{in: bytes.NewReader(slices.Concat(enter, in))}
+		sc := &script{in: bytes.NewReader(slices.Concat(enter(form), in))}
 		(&conn{server: s, Conn: sc}).run()
 		if opened != 0 {
 			t.Fatalf("%d opened more than released", opened)
 		}
-		out := sc.out.Bytes()[18+10:]
+		out := sc.out.Bytes()[18:]
+		for entered := false; !entered; {
+			opt, typ, n := binary.BigEndian.Uint32(out[8:]), binary.BigEndian.Uint32(out[12:]), binary.BigEndian.Uint32(out[16:])
+			entered = opt == wire.OptGo && typ == wire.RepAck
+			out = out[wire.OptionReplyHeaderBytes+n:]
+		}
+		read := map[uint64]uint64{} // bytes of each read's reply
 		for len(out) > 0 {
-			if len(out) < wire.ReplyBytes || wire.DecodeReply(out).ReplyMagic != wire.MagicReply {
-				t.Fatalf("reply %x", out)
-			}
-			r := wire.DecodeReply(out)
-			h, ok := want[r.Handle]
-			if !ok {
-				t.Fatalf("cookie %d was answered twice, or never sent", r.Handle)
-			}
-			delete(want, r.Handle)
-			out = out[wire.ReplyBytes:]
-			if h.Type == wire.CmdRead && r.Error == 0 {
-				if bytes.ContainsFunc(out[:h.Length], func(c rune) bool { return c != 0 }) {
-					t.Fatal("read something else than zeros")
-				}
-				out = out[h.Length:]
-			}
+			out = checkReply(t, form, out, want, read)
 		}
 		if len(want) > 0 {
 			t.Fatalf("not answered: %v", want)
@@ -171,28 +187,102 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
+// enter is a handshake that ends in transmission, with both contexts where they
+// can be had.
+func enter(f form) []byte {
+	out := encode(wire.ClientFixedNewstyle | wire.ClientNoZeroes)
+	option := func(opt uint32, data []byte) {
+		out = append(out, encode(protocol.NegotiationOptionHeader{OptionMagic: wire.MagicOption, ID: opt, Length: uint32(len(data))})...)
+		out = append(out, data...)
+	}
+	if f != formSimple {
+		option([]uint32{formStructured: wire.OptStructuredReply, formExtended: wire.OptExtendedHeaders}[f], nil)
+		option(wire.OptSetMetaContext, []byte("\x00\x00\x00\x04disk\x00\x00\x00\x02\x00\x00\x00\x0fbase:allocation\x00\x00\x00\x15qemu:allocation-depth"))
+	}
+	option(wire.OptGo, []byte("\x00\x00\x00\x04disk\x00\x00"))
+	return out
+}
+
+// checkReply takes one reply, or a chunk of one, off out, and off want when it
+// is whole.
+func checkReply(t *testing.T, f form, out []byte, want map[uint64]wire.Request, read map[uint64]uint64) []byte {
+	var c wire.Chunk
+	switch {
+	case f == formExtended:
+		c, out = wire.DecodeExtendedReply(out), out[wire.ExtendedReplyBytes:]
+	case binary.BigEndian.Uint32(out) == wire.MagicChunk && f == formStructured:
+		c, out = wire.DecodeChunk(out), out[wire.ChunkBytes:]
+	default:
+		r := wire.DecodeReply(out)
+		h := want[r.Handle]
+		c = wire.Chunk{Magic: r.ReplyMagic, Flags: wire.ChunkFlagDone, Cookie: r.Handle}
+		out = out[wire.ReplyBytes:]
+		if h.Type == wire.CmdRead && r.Error == 0 {
+			c.Length = h.Length
+			read[c.Cookie] = h.Length
+		}
+		if r.ReplyMagic != wire.MagicReply || f == formStructured && (h.Type == wire.CmdRead || r.Error != 0) {
+			t.Fatalf("simple reply %+v to %+v", r, h)
+		}
+	}
+	h, ok := want[c.Cookie]
+	if !ok || f == formExtended && c.Offset != h.Offset {
+		t.Fatalf("%+v answers what was answered before, or never sent", c)
+	}
+	p := out[:c.Length]
+	switch c.Type {
+	case wire.ChunkData:
+		read[c.Cookie] += c.Length - 8
+		p = p[8:]
+	case wire.ChunkHole:
+		read[c.Cookie] += uint64(binary.BigEndian.Uint32(p[8:]))
+		p = nil
+	case wire.ChunkErr:
+		read[c.Cookie] = h.Length
+	}
+	if h.Type == wire.CmdRead && c.Type != wire.ChunkErr && bytes.ContainsFunc(p, func(c rune) bool { return c != 0 }) {
+		t.Fatal("read something else than zeros")
+	}
+	if c.Flags&wire.ChunkFlagDone != 0 {
+		if h.Type == wire.CmdRead && c.Magic != wire.MagicReply && read[c.Cookie] != h.Length {
+			t.Fatalf("%d bytes answer %+v", read[c.Cookie], h)
+		}
+		delete(want, c.Cookie)
+	}
+	return out[c.Length:]
+}
+
 // number gives each request in the stream its own cookie, and returns those
 // that must be answered: all that come whole before the stream is out of step.
-func number(in []byte) map[uint64]wire.Request {
+func number(in []byte, f form) map[uint64]wire.Request {
+	l := limits{size: zerosBytes, cache: true, fastZero: true, form: f}
+	n, magic := wire.RequestBytes, wire.MagicRequest
+	if f != formSimple {
+		l.contexts = contexts{contextAllocation, contextDepth}
+	}
+	if f == formExtended {
+		n, magic = wire.ExtendedRequestBytes, wire.MagicExtendedRequest
+	}
 	want := map[uint64]wire.Request{}
-	for len(in) >= wire.RequestBytes {
+	for len(in) >= n {
 		h := wire.DecodeRequest(in)
-		if h.Magic != wire.MagicRequest || h.Type == wire.CmdDisc {
+		if f == formExtended {
+			h = wire.DecodeExtendedRequest(in)
+		}
+		if h.Magic != magic || h.Type == wire.CmdDisc || f == formExtended && h.Payload() > PayloadBytesMax {
 			break
 		}
 		h.Cookie = uint64(len(want))
 		binary.BigEndian.PutUint64(in[8:], h.Cookie)
-		in = in[wire.RequestBytes:]
-		if h.Type == wire.CmdWrite {
-			if h.Length > uint64(len(in)) {
-				// Refused ones are answered for their header alone.
-				if check(&h, &limits{size: zerosBytes}) != 0 {
-					want[h.Cookie] = h
-				}
-				break
+		in = in[n:]
+		if h.Payload() > uint64(len(in)) {
+			// Refused ones are answered for their header alone.
+			if check(&h, &l) != 0 {
+				want[h.Cookie] = h
 			}
-			in = in[h.Length:]
+			break
 		}
+		in = in[h.Payload():]
 		want[h.Cookie] = h
 	}
 	return want

@@ -83,7 +83,12 @@ func (h *house) raw(t testing.TB) *nbdtest.Raw {
 
 func (h *house) open(t testing.TB, export string) *client.Client {
 	t.Helper()
-	c, err := client.Dial(t.Context(), h.network, h.addr, export, client.Options{})
+	return h.openAs(t, export, client.Options{})
+}
+
+func (h *house) openAs(t testing.TB, export string, o client.Options) *client.Client {
+	t.Helper()
+	c, err := client.Dial(t.Context(), h.network, h.addr, export, o)
 	if err != nil {
 		t.Fatal(err)
 	}

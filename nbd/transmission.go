@@ -154,7 +154,7 @@ func (t *transmission) accept(h wire.Request) error {
 	t.grow(&h)
 	errno := check(&h, &t.limits)
 	follows, asked := int(h.Payload()), t.limits.contexts
-	if errno == 0 && h.Type == wire.CmdBlockStatus && follows > 0 {
+	if errno == 0 && h.Type == wire.CmdBlockStatus && payloadFollows(&h) {
 		var err error
 		if asked, errno, err = t.filter(&h); err != nil {
 			return err

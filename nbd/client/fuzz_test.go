@@ -123,15 +123,40 @@ func FuzzReplies(f *testing.F) {
 	ok := func(slot uint64) []byte {
 		return be(wire.MagicReply, uint32(0), cookie(slot), bytes.Repeat([]byte{9}, n))
 	}
-	f.Add([]byte{})
-	f.Add(bytes.Join([][]byte{ok(2), ok(0), ok(3), ok(1)}, nil))
-	f.Add(bytes.Join([][]byte{ok(2), ok(2)}, nil))
-	f.Add(bytes.Join([][]byte{be(wire.MagicReply, uint32(28), cookie(1)), ok(0), be(wire.MagicReply, uint32(0), cookie(3), uint8(1))}, nil))
-	f.Fuzz(func(t *testing.T, in []byte) {
+	chunk := func(flags, typ uint16, slot uint64, payload ...any) []byte {
+		p := be(payload...)
+		return be(wire.MagicChunk, flags, typ, cookie(slot), uint32(len(p)), p)
+	}
+	extended := func(flags, typ uint16, slot uint64, payload ...any) []byte {
+		p := be(payload...)
+		return be(wire.MagicExtendedReply, flags, typ, cookie(slot), uint64(0), uint64(len(p)), p)
+	}
+	f.Add(byte(0), []byte{})
+	f.Add(byte(0), bytes.Join([][]byte{ok(2), ok(0), ok(3), ok(1)}, nil))
+	f.Add(byte(0), bytes.Join([][]byte{ok(2), ok(2)}, nil))
+	f.Add(byte(0), bytes.Join([][]byte{be(wire.MagicReply, uint32(28), cookie(1)), ok(0), be(wire.MagicReply, uint32(0), cookie(3), uint8(1))}, nil))
+	for form, chunk := range map[byte]func(uint16, uint16, uint64, ...any) []byte{1: chunk, 2: extended} {
+		f.Add(form, bytes.Join([][]byte{chunk(1, wire.ChunkData, 1, uint64(0), make([]byte, n)), chunk(1, wire.ChunkHole, 0, uint64(0), uint32(n)),
+			chunk(0, wire.ChunkData, 3, uint64(8), make([]byte, 8)), chunk(0, wire.ChunkHole, 3, uint64(0), uint32(8)), chunk(1, wire.ChunkNone, 3)}, nil))
+		f.Add(form, bytes.Join([][]byte{chunk(1, wire.ChunkErr, 1, uint32(5), uint16(2), uint16(1)), chunk(0, wire.ChunkErrOffset, 0, uint32(5), uint16(0), uint64(3)),
+			chunk(1, wire.ChunkNone, 0), chunk(1, wire.ChunkBlockStatus, 2, uint32(1), uint32(5), uint32(0))}, nil))
+		f.Add(form, chunk(1, wire.ChunkHole, 1, uint64(1<<63), uint32(n)))
+	}
+	f.Fuzz(func(t *testing.T, which byte, in []byte) {
+		form := Form(which % 3)
+		greeting, size := greeting, wire.RequestBytes
+		handshake := 4 + wire.OptionHeaderBytes + 12
+		if form != Simple {
+			opt := wire.OptStructuredReply
+			if form == Extended {
+				opt, size = wire.OptExtendedHeaders, wire.ExtendedRequestBytes
+			}
+			greeting = append(bytes.Clone(greeting), be(wire.MagicOptionReply, opt, wire.RepAck, uint32(0))...)
+			handshake += wire.OptionHeaderBytes
+		}
 		early := len(greeting) + len(entered)
-		const handshake = 4 + wire.OptionHeaderBytes + 12
-		s := newScript(bytes.Join([][]byte{greeting, entered, in}, nil), early, handshake+calls*wire.RequestBytes)
-		c, err := NewClient(context.Background(), s, "", Options{InFlightMax: calls})
+		s := newScript(bytes.Join([][]byte{greeting, entered, in}, nil), early, handshake+calls*size)
+		c, err := NewClient(context.Background(), s, "", Options{InFlightMax: calls, Form: form, Contexts: []string{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +180,7 @@ func FuzzReplies(f *testing.F) {
 				won++
 			}
 		}
-		if won*(wire.ReplyBytes+n) > len(in) {
+		if least := []int{wire.ReplyBytes + n, wire.ChunkBytes + 12, wire.ExtendedReplyBytes + 12}[form]; won*least > len(in) {
 			t.Errorf("%d reads succeeded on %d bytes", won, len(in))
 		}
 	})

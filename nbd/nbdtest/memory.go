@@ -101,7 +101,7 @@ func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
 			from, to := max(off-page*pageBytes, 0), min(off+n-page*pageBytes, pageBytes)
 			switch {
 			case from >= to:
-			case to-from == pageBytes:
+			case from == 0 && to == min(pageBytes, m.size-page*pageBytes):
 				delete(s.pages, page)
 			default:
 				clear(b[from:to])

@@ -35,11 +35,23 @@ const DeviceBytesMin = 64 << 20
 // suiteTime bounds each test of the suite.
 const suiteTime = time.Minute
 
-// Run tests that the target keeps to the protocol. What the protocol leaves
+// Run tests that the target keeps to the protocol, in each form that it offers. What the protocol leaves
 // open (the content after TRIM, the order of replies) is not judged, and what
 // a server does not advertise is not asked for.
 func Run(t *testing.T, target Target) {
-	s := suite{target}
+	for _, form := range []client.Form{client.Simple, client.Structured, client.Extended} {
+		s := suite{target, form}
+		name := []string{"simple", "structured", "extended"}[form]
+		t.Run(name, func(t *testing.T) {
+			if s.open(t, s.Export).Form() == form {
+				s.run(t)
+			}
+		})
+	}
+}
+
+// run tests in one form.
+func (s suite) run(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		run  func(suite, *testing.T)
@@ -54,6 +66,7 @@ func Run(t *testing.T, target Target) {
 		{"UnknownRequest", suite.unknownRequest},
 		{"BeyondEnd", suite.beyondEnd},
 		{"Zero", suite.zero},
+		{"Extents", suite.extents},
 		{"Random", suite.random},
 		{"InFlight", suite.inFlight},
 		{"Longest", suite.longest},
@@ -64,7 +77,10 @@ func Run(t *testing.T, target Target) {
 	}
 }
 
-type suite struct{ Target }
+type suite struct {
+	Target
+	form client.Form
+}
 
 func (s suite) context(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTime)
@@ -84,7 +100,7 @@ func (s suite) dial(t *testing.T) net.Conn {
 // open returns a client, which is closed when the test ends.
 func (s suite) open(t *testing.T, export string) *client.Client {
 	t.Helper()
-	c, err := client.NewClient(s.context(t), s.dial(t), export, client.Options{})
+	c, err := client.NewClient(s.context(t), s.dial(t), export, client.Options{Form: s.form})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +127,7 @@ func (s suite) describe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.form = client.Simple
 	if opened := s.open(t, s.Export).Info(); info != opened {
 		t.Errorf("described as %+v, opened as %+v", info, opened)
 	}

@@ -66,6 +66,40 @@ func (s suite) zero(t *testing.T) {
 	}
 }
 
+// What is said to be zeros is, what was written is not, and nothing is left
+// out.
+func (s suite) extents(t *testing.T) {
+	ctx, c := s.context(t), s.open(t, s.Export)
+	if c.Form() == client.Simple {
+		return
+	}
+	const at, n = 40 << 20, 1 << 20
+	if c.Info().Flags&wire.FlagSendTrim != 0 {
+		if err := c.Trim(ctx, 0, c.Size(), false); err != nil {
+			t.Error(err)
+		}
+	}
+	write(ctx, t, c, at, pattern(n, 7))
+	var off int64
+	err := c.Extents(ctx, 0, c.Size(), func(e nbd.Extent) bool {
+		if e.Zero && off < at+n && at < off+e.N {
+			t.Errorf("%d bytes at %d are no zeros", e.N, off)
+		} else if k := min(e.N, 1<<20); e.Zero {
+			checkRead(ctx, t, c, off, make([]byte, k))
+			checkRead(ctx, t, c, off+e.N-k, make([]byte, k))
+		}
+		off += e.N
+		return true
+	})
+	if err != nil || off != c.Size() {
+		t.Errorf("extents of %d bytes of %d: %v", off, c.Size(), err)
+	}
+	if _, err := c.BlockStatus(ctx, 1, c.Size(), false); !errors.Is(err, nbd.EINVAL) && c.Info().Form == client.Extended {
+		t.Errorf("block status beyond the end: %v", err)
+	}
+	checkRead(ctx, t, c, at, pattern(n, 7))
+}
+
 // randomBytes is the part of the device that random works on, and keeps a
 // model of.
 const randomBytes = 2 << 20
