@@ -36,7 +36,9 @@ var initScript []byte
 // Options say what a guest is. The zero value boots and powers off.
 type Options struct {
 	// Script is run by busybox sh -e; its status is the guest's. It finds all of
-	// busybox's commands, /proc, /sys, /dev and the network.
+	// busybox's commands, /proc, /sys, /dev and the network. If it leaves a file
+	// system at /mnt with /sbin/init, that becomes the root, and /sbin/init the
+	// first process, which says "guest: status N" and powers off.
 	Script string
 	// Programs of this machine, by name or path, with their libraries.
 	Programs []string
@@ -182,7 +184,7 @@ func (g *Guest) Await(ctx context.Context, text string) error {
 			if strings.Contains(g.Console(), text) {
 				return nil
 			}
-			return fmt.Errorf("guest ended without %q: %w", text, g.err)
+			return errors.Join(fmt.Errorf("guest ended without %q", text), g.err)
 		case <-ctx.Done():
 			return fmt.Errorf("guest says no %q: %w", text, ctx.Err())
 		}

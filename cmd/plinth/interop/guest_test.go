@@ -58,6 +58,7 @@ func (s *site) port(t *testing.T) string {
 
 // The kernel's driver, attached by nbd-client with 4 connections.
 func TestGuestClient(t *testing.T) {
+	t.Parallel()
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	g := boot(t, guest.Options{
 		Modules:  append([]string{"nbd"}, fileSystemModules...),
@@ -125,6 +126,7 @@ func (s *site) again(t *testing.T) *site {
 // The kernel's driver, attached by plinth attach: under writes the server is killed
 // and stopped, the disk grows, and the guest sees pauses and no error.
 func TestGuestAttach(t *testing.T) {
+	t.Parallel()
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "data", "1G")
 	g := boot(t, guest.Options{
