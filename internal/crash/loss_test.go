@@ -137,9 +137,11 @@ func interrupt(t *testing.T, s *site, after time.Duration) {
 	_ = cmd.Wait() // it was killed, or was done before
 }
 
+// recoverSite recovers, and sees that nothing is reclaimed before every disk has
+// stated what it needs.
 func recoverSite(t *testing.T, s *site) *host.Status {
 	t.Helper()
-	cmd := s.command(t, "recover", "--json")
+	cmd := s.command(t, "recover", "--json", "--verbose")
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	var status host.Status
@@ -149,6 +151,10 @@ func recoverSite(t *testing.T, s *site) *host.Status {
 	}
 	if err != nil {
 		t.Fatalf("recover: %v\n%s%s", err, out.Bytes(), log.Bytes())
+	}
+	complete := strings.Index(log.String(), "the index is complete again")
+	if freed := strings.Index(log.String(), "reclaimed segments"); complete < 0 || freed >= 0 && freed < complete {
+		t.Errorf("recover reclaimed before the index was complete:\n%s", log.Bytes())
 	}
 	return &status
 }

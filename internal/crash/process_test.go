@@ -75,16 +75,14 @@ func (s *site) path(name ...string) string {
 	return filepath.Join(append([]string{s.dir, "d"}, name...)...)
 }
 
-// run runs another command of the program to its end.
-func (s *site) run(t testing.TB, args ...string) {
+// command returns another command of the program on the site.
+func (s *site) command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := buildPlinth()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
-		t.Fatalf("plinth %s: %v\n%s", args[0], err, out)
-	}
+	return exec.Command(path, append(args, s.args...)...)
 }
 
 // life is one process.
@@ -104,14 +102,11 @@ type life struct {
 // start starts the program; point arms a failpoint, or is empty.
 func (s *site) start(t testing.TB, point string) *life {
 	t.Helper()
-	path, err := buildPlinth()
-	if err != nil {
-		t.Fatal(err)
-	}
 	l := &life{site: s, gone: make(chan struct{}), polled: make(chan struct{})}
-	l.cmd = exec.Command(path, append([]string{"up", "--nbd", ""}, s.args...)...)
+	l.cmd = s.command(t, "up", "--nbd", "")
 	l.cmd.Env = append(os.Environ(), failpoint.Variable+"="+point)
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.out
+	var err error
 	if l.api, err = api.NewClient(api.Address{Unix: s.path("api.sock")}, api.ClientOptions{}); err != nil {
 		t.Fatal(err)
 	}
