@@ -165,6 +165,27 @@ func TestReliefFails(t *testing.T) {
 	h.fails("cancelled", s.Acquire(ctx, 256<<20), context.Canceled)
 }
 
+// A write whose caller went away while it waited is not done: the caller may have
+// sent it again, and another to the same place after that.
+func TestCancelledWrite(t *testing.T) {
+	h := newHouse(t, nil)
+	p := h.session()
+	d := h.open(p, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	block := bytes.Repeat([]byte{7}, 4096)
+	h.fails("write", d.WriteAt(ctx, block, 0, false), context.Canceled)
+	h.fails("part", d.WriteAt(ctx, block[:5], 4097, false), context.Canceled)
+	h.fails("zero", d.Zero(ctx, 0, 4096, false), context.Canceled)
+	h.fails("trim", d.Trim(ctx, 0, 4096, false), context.Canceled)
+	if got := d.Stats(); got.RecordsLogged != 0 {
+		t.Errorf("%+v", got)
+	}
+	if p.Space.Charged() != 0 {
+		t.Errorf("%d bytes stay charged", p.Space.Charged())
+	}
+}
+
 // fullNode refuses reservations.
 type fullNode struct {
 	datanode.Node

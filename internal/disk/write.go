@@ -135,12 +135,22 @@ func (d *Disk) write(ctx context.Context, p []byte, off int64) error {
 	c := commit{charge: charge}
 	var err error
 	if c.recs, err = d.encode(p, off); err == nil {
-		err = d.commit(&c)
+		err = d.enqueue(ctx, &c)
 	}
 	if err != nil {
 		d.pool.Space.Release(d.ctx, c.charge)
 	}
 	return err
+}
+
+// enqueue commits, unless the caller has gone: a client that lost its connection
+// while its write waited has sent it again, and perhaps a later one to the same
+// place, which the first must not overwrite now.
+func (d *Disk) enqueue(ctx context.Context, c *commit) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.commit(c)
 }
 
 // submit admits and commits one record.
@@ -149,7 +159,7 @@ func (d *Disk) submit(ctx context.Context, charge int64, rec pending) error {
 		return err
 	}
 	c := commit{recs: []pending{rec}, charge: charge}
-	err := d.commit(&c)
+	err := d.enqueue(ctx, &c)
 	if err != nil {
 		d.pool.Space.Release(d.ctx, c.charge)
 	}
