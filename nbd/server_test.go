@@ -86,6 +86,22 @@ func TestLostConnectionEndsDeviceCalls(t *testing.T) {
 	eventually(t, func() bool { return g.ended.Load() == 1 && h.Connections("disk") == 0 })
 }
 
+// Nor does a client go unnoticed that hangs up while its requests wait for room.
+func TestLostConnectionWithoutRoom(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		g := newGate()
+		h := serve(t, network, nbd.Options{RequestsMax: 1}, probe(g.wait))
+		r := h.raw(t)
+		r.Enter("disk")
+		for cookie := range uint64(3) {
+			r.Request(0, wire.CmdTrim, cookie, 0, 1, nil)
+		}
+		g.settle(t, 1)
+		r.Close()
+		eventually(t, func() bool { return g.ended.Load() > 0 && h.Connections("disk") == 0 })
+	}
+}
+
 // DISC is not a lost connection: what is in flight is finished.
 func TestDisconnectFinishesRequests(t *testing.T) {
 	g := newGate()

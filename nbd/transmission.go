@@ -207,6 +207,7 @@ func (t *transmission) acquire(h *wire.Request, held int) *request {
 		return r
 	}
 	t.replies.flush() // about to block
+	defer t.watchHangUp()()
 	return t.window.acquire(n)
 }
 
