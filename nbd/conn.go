@@ -22,8 +22,12 @@ const (
 
 // conn is one accepted connection, owned by the goroutine of run.
 type conn struct {
-	server *Server
-	net.Conn
+	server   *Server
+	net.Conn // as accepted
+
+	// stream is what is read and written: the connection, or TLS on it. Owned
+	// by run.
+	stream net.Conn
 
 	mu         sync.Mutex
 	draining   bool
@@ -37,7 +41,11 @@ func (c *conn) run() {
 	log := c.server.opts.Logger.With("remote", c.RemoteAddr().String())
 	c.limit()
 	ctx, cancel := context.WithTimeout(c.server.ctx, c.server.opts.HandshakeTimeout)
-	h := &handshake{server: c.server, r: bufio.NewReader(c), w: bufio.NewWriter(c)}
+	c.stream = c.Conn
+	h := &handshake{
+		server: c.server, conn: c, peer: Peer{Addr: c.RemoteAddr()},
+		r: bufio.NewReader(c), w: bufio.NewWriter(c),
+	}
 	s, err := h.run(ctx)
 	cancel()
 	if err != nil {
@@ -50,7 +58,10 @@ func (c *conn) run() {
 	}
 	defer s.release()
 	log = log.With("export", s.info.Name)
-	log.Info("nbd: attached", "bytes", s.info.Size, "readonly", s.info.ReadOnly)
+	if h.peer.TLS {
+		log = log.With("certificate", h.peer.Names)
+	}
+	log.Info("nbd: attached", "bytes", s.info.Size, "readonly", s.info.ReadOnly, "tls", h.peer.TLS)
 
 	setSocketBuffers(c.Conn)
 	t := newTransmission(c, s, bufio.NewReaderSize(h.r, readBufferBytes), log)
@@ -118,7 +129,8 @@ func (c *conn) wakeReader() { c.SetReadDeadline(time.Unix(1, 0)) }
 // linger tells the client that nothing more comes, and waits a little for it
 // to hang up.
 func (c *conn) linger() {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
+	c.SetWriteDeadline(time.Now().Add(lingerTime))
+	half, ok := c.stream.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}

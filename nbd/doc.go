@@ -1,6 +1,6 @@
 // Package nbd serves disks over the Network Block Device protocol: fixed
-// newstyle negotiation (LIST, INFO, GO, EXPORT_NAME, ABORT, STRUCTURED_REPLY,
-// EXTENDED_HEADERS, LIST_META_CONTEXT, SET_META_CONTEXT) and transmission
+// newstyle negotiation (LIST, INFO, GO, EXPORT_NAME, ABORT, STARTTLS,
+// STRUCTURED_REPLY, EXTENDED_HEADERS, LIST_META_CONTEXT, SET_META_CONTEXT) and transmission
 // (READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS, DISC, and every
 // flag of theirs) with simple, structured and extended headers, over TCP and
 // unix sockets.
@@ -45,7 +45,7 @@
 // (errno.go). A client that breaks the protocol in a request is answered
 // EINVAL where the stream is still in step, and disconnected where it is not.
 //
-// It does not do TLS, and does not change an export's size under an open
+// It does not change an export's size under an open
 // connection. Every device call has a deadline (Options.RequestTimeout), which
 // the device must heed: one that does not holds its slot of the window until it
 // returns.

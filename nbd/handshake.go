@@ -25,10 +25,15 @@ const (
 // errAborted ends a handshake that the client gave up in good form.
 var errAborted = errors.New("client aborted")
 
+// errNotAllowed is what Options.Allow refuses.
+var errNotAllowed = errors.New("not allowed")
+
 // handshake is the negotiation of one connection: fixed newstyle, up to the
 // reply that enters transmission.
 type handshake struct {
 	server *Server
+	conn   *conn
+	peer   Peer
 	r      *bufio.Reader
 	w      *bufio.Writer
 
@@ -124,6 +129,10 @@ func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*se
 		h.reply(opt, wire.RepAck, nil)
 		h.w.Flush() // the client need not wait for it
 		return nil, errAborted
+	case h.tlsMissing() && opt == wire.OptExportName:
+		return nil, errors.New("EXPORT_NAME without TLS, which is required")
+	case h.tlsMissing() && opt != wire.OptStartTLS:
+		h.reply(opt, wire.RepErrTLSReqd, []byte("start TLS first"))
 	case opt == wire.OptExportName:
 		return h.exportName(ctx, data, tooBig)
 	case h.server.stopping():
@@ -132,6 +141,8 @@ func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*se
 		h.reply(opt, wire.RepErrUnsup, []byte("unknown option"))
 	case tooBig:
 		h.reply(opt, wire.RepErrTooBig, fmt.Appendf(nil, "more than %d bytes of data", optionBytesMax))
+	case opt == wire.OptStartTLS:
+		return nil, h.startTLS(ctx, data)
 	case opt == wire.OptList:
 		h.list(ctx, data)
 	case opt == wire.OptStructuredReply || opt == wire.OptExtendedHeaders:
@@ -144,9 +155,14 @@ func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*se
 	return nil, nil
 }
 
+// tlsMissing reports that TLS must come before anything else.
+func (h *handshake) tlsMissing() bool {
+	return h.server.opts.TLSRequired && !h.peer.TLS && !h.peer.local()
+}
+
 func known(opt uint32) bool {
 	switch opt {
-	case wire.OptList, wire.OptInfo, wire.OptGo, wire.OptStructuredReply, wire.OptExtendedHeaders,
+	case wire.OptStartTLS, wire.OptList, wire.OptInfo, wire.OptGo, wire.OptStructuredReply, wire.OptExtendedHeaders,
 		wire.OptListMetaContext, wire.OptSetMetaContext:
 		return true
 	}
@@ -188,6 +204,10 @@ func (h *handshake) exportName(ctx context.Context, data []byte, tooBig bool) (*
 	if err != nil {
 		return nil, fmt.Errorf("open export %q: %w", data, err)
 	}
+	if !h.allowed(s.info.Name) {
+		s.release()
+		return nil, fmt.Errorf("export %q is not for this client", s.info.Name)
+	}
 	h.settle(s)
 	h.w.Write(exportNameReply(s.info, h.form, h.noZeroes))
 	return s, nil
@@ -203,7 +223,11 @@ func (h *handshake) list(ctx context.Context, data []byte) {
 		h.fail(wire.OptList, "", err)
 		return
 	}
+	allow := h.server.opts.Allow
 	for _, e := range exports {
+		if allow != nil && !allow(h.peer, e.Name) {
+			continue
+		}
 		h.reply(wire.OptList, wire.RepServer, serverReply(e))
 	}
 	h.reply(wire.OptList, wire.RepAck, nil)
@@ -225,6 +249,13 @@ func (h *handshake) info(ctx context.Context, opt uint32, data []byte) *session 
 		}
 	} else {
 		info, err = h.server.exports.Describe(ctx, q.name)
+	}
+	if err == nil && !h.allowed(info.Name) {
+		err = errNotAllowed
+		if s != nil {
+			s.release()
+			s = nil
+		}
 	}
 	if err != nil {
 		h.fail(opt, q.name, err)
@@ -252,6 +283,8 @@ func (h *handshake) fail(opt uint32, name string, err error) {
 	switch {
 	case errors.Is(err, ErrUnknownExport):
 		h.reply(opt, wire.RepErrUnknown, fmt.Appendf(nil, "no export %.256q", name))
+	case errors.Is(err, errNotAllowed):
+		h.reply(opt, wire.RepErrPolicy, fmt.Appendf(nil, "export %.256q is not for this client", name))
 	case errors.Is(err, ErrShutdown):
 		h.reply(opt, wire.RepErrShutdown, []byte("export is shutting down"))
 	default:

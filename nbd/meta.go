@@ -129,6 +129,9 @@ func (h *handshake) meta(ctx context.Context, opt uint32, data []byte) {
 		return
 	}
 	info, err := h.server.exports.Describe(ctx, q.export)
+	if err == nil && !h.allowed(info.Name) {
+		err = errNotAllowed
+	}
 	if err != nil {
 		h.fail(opt, q.export, err)
 		return

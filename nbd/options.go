@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"time"
 )
@@ -15,6 +16,16 @@ type Options struct {
 	// sentinels. 0 means "not known", and the built-in table decides.
 	// Default: nil.
 	Errno func(error) Errno
+	// TLS lets clients start TLS with STARTTLS; LoadTLS makes one. It is not
+	// changed. Default: nil, no TLS.
+	TLS *tls.Config
+	// TLSRequired refuses clients that do not start TLS, those on unix sockets
+	// apart, which the socket's permissions let in. It needs TLS.
+	TLSRequired bool
+	// Allow says whether a client may see and use an export, by its canonical
+	// name; Grants has one. It is called at once and often. Default: nil, all
+	// may use all.
+	Allow func(p Peer, export string) bool
 	// ConnectionsMax bounds the connections of all listeners together; further
 	// ones are closed at once. Default: 1024.
 	ConnectionsMax int
@@ -45,6 +56,10 @@ const (
 func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.TLS != nil {
+		o.TLS = o.TLS.Clone()
+		o.TLS.DynamicRecordSizingDisabled = true // replies are written at once
 	}
 	if o.ConnectionsMax <= 0 {
 		o.ConnectionsMax = connectionsMaxDefault

@@ -85,6 +85,16 @@ func (q *replies) flush() {
 
 // write sends the batch and reports success.
 func (q *replies) write() bool {
+	s, ok := q.conn.(*tlsStream)
+	if !ok {
+		return q.writeBatch()
+	}
+	s.pipe.cork()
+	ok = q.writeBatch()
+	return s.pipe.uncork() == nil && ok
+}
+
+func (q *replies) writeBatch() bool {
 	q.flat, q.parts = q.flat[:0], q.parts[:0]
 	cut := 0 // flat[cut:] is not yet in parts
 	for _, r := range q.batch {

@@ -28,8 +28,12 @@ type Server struct {
 	attached  map[string]int
 }
 
-// NewServer returns a server of exports.
+// NewServer returns a server of exports. It panics on Options.TLSRequired
+// without TLS: nobody could connect.
 func NewServer(exports Exports, opts Options) *Server {
+	if opts.TLSRequired && opts.TLS == nil {
+		panic("nbd: TLS is required and not set up")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
 		exports:   exports,

@@ -63,7 +63,7 @@ func newTransmission(c *conn, s *session, r *bufio.Reader, log *slog.Logger) *tr
 	t.prefetch, _ = t.device.(Prefetcher)
 	t.fastZero, _ = t.device.(FastZeroer)
 	t.window = newWindow(o.RequestsMax, o.BytesInFlightMax, c.wakeReader)
-	t.replies = newReplies(c.Conn, t.window, s.form)
+	t.replies = newReplies(c.stream, t.window, s.form)
 	t.ctx, t.cancel = context.WithCancel(c.server.ctx)
 	t.work = make(chan *request)
 	// One may be busy writing replies whose requests are already released.

@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -48,6 +49,9 @@ type Options struct {
 	// Form is the form to ask for; a server may have a lesser one only.
 	// Default (0): Simple.
 	Form Form
+	// TLS starts TLS before anything else, and gives up where the server will
+	// not; ServerName must be set, or InsecureSkipVerify. Default: nil, no TLS.
+	TLS *tls.Config
 	// Contexts are the metadata contexts to select. Default: base:allocation.
 	Contexts []string
 }
@@ -125,7 +129,7 @@ func NewClient(ctx context.Context, conn net.Conn, export string, o Options) (*C
 		return nil, fmt.Errorf("open export %q at %s: %w", export, conn.RemoteAddr(), err)
 	}
 	c := &Client{
-		conn: conn,
+		conn: s.conn,
 		info: info,
 
 		contexts: s.contexts,
@@ -134,7 +138,7 @@ func NewClient(ctx context.Context, conn net.Conn, export string, o Options) (*C
 		free:  make(chan int, o.InFlightMax),
 		slots: make([]slot, o.InFlightMax),
 		gone:  make(chan struct{}),
-		send:  sender{w: bufio.NewWriterSize(conn, bufferBytes)},
+		send:  sender{w: bufio.NewWriterSize(s.conn, bufferBytes)},
 	}
 	for i := range c.slots {
 		c.slots[i].done = make(chan error, 1)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,6 +92,9 @@ func negotiate(ctx context.Context, conn net.Conn, o Options, f func(*session) e
 	if err == nil {
 		err = s.greet()
 	}
+	if err == nil && o.TLS != nil {
+		err = s.startTLS(ctx, o.TLS)
+	}
 	if err == nil {
 		err = f(s)
 	}
@@ -123,6 +127,25 @@ func (s *session) greet() error {
 		flags |= wire.ClientNoZeroes
 	}
 	return binary.Write(s.conn, binary.BigEndian, flags)
+}
+
+// startTLS puts the rest of the connection under TLS.
+func (s *session) startTLS(ctx context.Context, config *tls.Config) error {
+	err := s.option(wire.OptStartTLS, nil, func(typ uint32, _ []byte) error {
+		return fmt.Errorf("%w: reply type %#x", ErrProtocol, typ)
+	})
+	if err != nil {
+		return err
+	}
+	if s.r.Buffered() > 0 {
+		return fmt.Errorf("%w: data before TLS", ErrProtocol)
+	}
+	c := tls.Client(s.conn, config)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("start TLS: %w", err)
+	}
+	s.conn, s.r = c, bufio.NewReader(c)
+	return nil
 }
 
 // open enters transmission with GO, or with EXPORT_NAME where the server does

@@ -46,6 +46,12 @@ func everywhere(t *testing.T, size int64, test func(*testing.T, *house)) {
 // must be gone by then.
 func serve(t *testing.T, network string, size int64) *house {
 	t.Helper()
+	return serveOptions(t, network, size, nbd.Options{})
+}
+
+func serveOptions(t *testing.T, network string, size int64, o nbd.Options) *house {
+	t.Helper()
+	o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	addr := "127.0.0.1:0"
 	if network == "unix" {
 		addr = filepath.Join(t.TempDir(), "s")
@@ -58,7 +64,7 @@ func serve(t *testing.T, network string, size int64) *house {
 	exports := nbdtest.NewExports(
 		nbd.Export{Name: "disk", Description: "a disk of a test", Device: disk, MultiConn: true},
 		nbd.Export{Name: "fixed", Device: disk, ReadOnly: true, MultiConn: true})
-	s := nbd.NewServer(exports, nbd.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s := nbd.NewServer(exports, o)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(context.Background(), l) }()
 	t.Cleanup(func() {

@@ -2,6 +2,7 @@ package nbdtest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -65,6 +66,16 @@ func (r *Raw) Receive(n int) []byte {
 		r.t.Fatalf("read %d bytes: %v", n, err)
 	}
 	return b
+}
+
+// TLS goes on in TLS, after a STARTTLS that was acknowledged.
+func (r *Raw) TLS(config *tls.Config) *Raw {
+	r.t.Helper()
+	c := tls.Client(r.Conn, config)
+	if err := c.Handshake(); err != nil {
+		r.t.Fatal(err)
+	}
+	return &Raw{c, r.t}
 }
 
 // Greet takes the server's greeting and answers with flags.
