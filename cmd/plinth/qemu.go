@@ -38,8 +38,13 @@ func printQEMU(c *cli.Context) error {
 	if delay < time.Second {
 		return fmt.Errorf("--reconnect-delay is at least 1s")
 	}
-	fmt.Printf("-blockdev %s -device %s\n", shellQuote(qemuBlockdev(args[0], network, address, delay)), "virtio-blk-pci,drive="+qemuNode(args[0]))
+	fmt.Println(qemuArgs(args[0], network, address, delay))
 	return nil
+}
+
+// qemuArgs returns QEMU's arguments for a disk, as a shell reads them.
+func qemuArgs(disk, network, address string, delay time.Duration) string {
+	return fmt.Sprintf("-blockdev %s -device virtio-blk-pci,drive=%s", shellQuote(qemuBlockdev(disk, network, address, delay)), qemuNode(disk))
 }
 
 // qemuBlockdev returns the argument of -blockdev for a disk.

@@ -165,6 +165,9 @@ func (s *server) run(ctx context.Context, site *standalone.Site) error {
 	})
 	s.log.Info("serving", "nbd", s.nbdAddr, "nbd-socket", s.nbdSocket, "api", s.apiAddr.String())
 	s.announce(site)
+	if err := notifyReady(); err != nil {
+		s.log.Warn("systemd does not learn that disks are served", "err", err)
+	}
 	err = group.Wait()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeMax)
 	defer cancel()
@@ -174,8 +177,24 @@ func (s *server) run(ctx context.Context, site *standalone.Site) error {
 	return err
 }
 
+// listenNBD opens the sockets, or takes those that systemd has opened instead.
 func (s *server) listenNBD() ([]net.Listener, error) {
-	var out []net.Listener
+	out, err := passedSockets()
+	if err != nil {
+		return nil, err
+	}
+	if len(out) > 0 {
+		s.nbdAddr, s.nbdSocket = "", ""
+		for _, l := range out {
+			switch a := l.Addr().(type) {
+			case *net.TCPAddr:
+				s.nbdAddr = a.String()
+			case *net.UnixAddr:
+				s.nbdSocket = a.Name
+			}
+		}
+		return out, nil
+	}
 	if s.nbdAddr != "" {
 		l, err := net.Listen("tcp", s.nbdAddr)
 		if err != nil {
@@ -220,12 +239,12 @@ func (s *server) announce(site *standalone.Site) {
 }
 
 func (s *server) announceDisk(name string) {
-	fmt.Printf("\nqemu:\n  qemu-system-x86_64 -drive 'file=nbd+unix:///%s?socket=%s,format=raw,if=virtio,discard=unmap'\n", name, s.nbdSocket)
-	if h, p, err := net.SplitHostPort(s.nbdAddr); err == nil {
-		fmt.Printf("nbd-client:\n  nbd-client %s %s /dev/nbd0 -N %s -b 4096\n", h, p, name)
-	} else {
-		fmt.Printf("nbd-client:\n  nbd-client -unix %s /dev/nbd0 -N %s -b 4096\n", s.nbdSocket, name)
+	network, address, nbd := "unix", s.nbdSocket, "unix:"+s.nbdSocket
+	if s.nbdSocket == "" {
+		network, address, nbd = "tcp", s.nbdAddr, s.nbdAddr
 	}
+	fmt.Printf("\nqemu:\n  qemu-system-x86_64 %s\n", qemuArgs(name, network, address, reconnectDelayDefault))
+	fmt.Printf("this machine, as root:\n  plinth attach %s --nbd %s\n", name, shellQuote(nbd))
 }
 
 // rootKeyIsBesideData reports whether who takes the data has the key as well.
