@@ -62,6 +62,9 @@ type WriteFragmentsRequest struct {
 // WriteFragmentsReply has an error or nil for each fragment of the request.
 type WriteFragmentsReply struct{ Errors []*Error }
 
+// DiscardFragmentsRequest names a segment that nobody refers to.
+type DiscardFragmentsRequest struct{ Segment id.Segment }
+
 // FragmentRange names bytes of one fragment.
 type FragmentRange struct {
 	Spindle id.Spindle

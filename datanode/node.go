@@ -45,6 +45,10 @@ type FragmentNode interface {
 	// spindle is an error unless Replace is set; it is then replaced in one
 	// step, whatever a crash leaves.
 	WriteFragments(ctx context.Context, r *WriteFragmentsRequest) (*WriteFragmentsReply, error)
+	// DiscardFragments gives up, durably, the fragments of a segment that was
+	// never published: its writing failed in part, or what it was for did. A
+	// segment that the index knows is refused with ErrInvalid. It may be repeated.
+	DiscardFragments(ctx context.Context, r *DiscardFragmentsRequest) error
 	// ReadFragments reads ranges; each has its own error: ErrNotFound,
 	// ErrSpindle, ErrCorrupt (only the header is damaged, or I/O failed).
 	ReadFragments(ctx context.Context, r *ReadFragmentsRequest) (*ReadFragmentsReply, error)

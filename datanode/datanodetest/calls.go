@@ -52,6 +52,10 @@ func (c *codec) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsRe
 	return reply, nil
 }
 
+func (c *codec) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmentsRequest) error {
+	return tell(ctx, c, r, c.node.DiscardFragments)
+}
+
 func (c *codec) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
 	return ask(ctx, c, r, c.node.ReadFragments)
 }

@@ -165,6 +165,26 @@ var fragmentRules = []rule{
 		}
 		e.intact(s)
 	}},
+	{"what was not published can be discarded, for good", func(e *env) {
+		s := e.make(sampleBirths...)
+		e.write(s)
+		for range 2 {
+			e.ok(e.node.DiscardFragments(e.ctx(), &datanode.DiscardFragmentsRequest{Segment: s.id()}))
+		}
+		for range 2 {
+			for _, f := range s.fragments {
+				if rows := e.listFragments(f.Spindle, 0); len(rows) != 0 {
+					e.Fatalf("%d rows on spindle %d after a discard", len(rows), f.Spindle)
+				}
+			}
+			e.reopen()
+		}
+	}},
+	{"what was published is not discarded", func(e *env) {
+		s := e.store(sampleBirths...)
+		e.fails("discard", e.node.DiscardFragments(e.ctx(), &datanode.DiscardFragmentsRequest{Segment: s.id()}), datanode.ErrInvalid)
+		e.intact(s)
+	}},
 	{"Replace replaces, and survives", func(e *env) {
 		s := e.make(sampleBirths...)
 		e.write(s)

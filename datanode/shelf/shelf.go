@@ -19,6 +19,7 @@ import (
 	"plinth/datanode/index"
 	"plinth/datanode/spindle"
 	"plinth/datanode/writelog"
+	"plinth/internal/id"
 	"plinth/internal/registry"
 	"plinth/internal/vfsx"
 )
@@ -275,6 +276,18 @@ func (s *Shelf) checkLock() {
 	if s.held.CompareAndSwap(true, false) {
 		s.logger.Error("the lock file was removed or replaced: nothing is served any more", "dir", s.place.dir)
 	}
+}
+
+// DiscardFragments implements datanode.Node.
+func (s *Shelf) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmentsRequest) error {
+	reply, err := s.index.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: []id.Segment{r.Segment}})
+	if err != nil {
+		return err
+	}
+	if reply.Segments[0].Known {
+		return datanode.Errorf(datanode.ErrInvalid, "discard fragments of segment %s, which is published", r.Segment)
+	}
+	return s.spindles.DiscardFragments(ctx, r)
 }
 
 // Status implements datanode.Node.

@@ -248,6 +248,12 @@ func (s *Set) Check(ctx context.Context) error {
 	return nil
 }
 
+// DiscardFragments implements datanode.FragmentNode. Whether the segment is known
+// to an index is for the caller to test.
+func (s *Set) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmentsRequest) error {
+	return s.Delete(ctx, r.Segment)
+}
+
 // Delete removes all fragments of a segment from the spindles that serve,
 // durably. Those that come back later have an orphan, which Segments lists. It
 // may be repeated. Error: ErrSpindle if a spindle failed over it.

@@ -41,6 +41,9 @@ func (p *Pool) Destage(ctx context.Context, disks []*Disk) error {
 		return errors.Join(errs...)
 	}
 	if err := r.store(ctx); err != nil {
+		for _, w := range r.works {
+			w.d.stats.failed.Add(1)
+		}
 		return errors.Join(append(errs, err)...)
 	}
 	// A result that is cut short would fail its disk; it takes milliseconds.
@@ -159,11 +162,18 @@ func (r *round) write(ctx context.Context, fill func(context.Context) error) err
 	if werr := r.group.Wait(); werr != nil {
 		err = werr
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		failpoint.Reach(failpoint.Fragments)
+		err = r.publish(ctx)
 	}
-	failpoint.Reach(failpoint.Fragments)
-	return r.publish(ctx)
+	if err != nil { // the next round writes it all again, elsewhere
+		for _, p := range r.packs {
+			if p.segment != nil {
+				r.pool.Stripes.Discard(ctx, p.segment.Header.Segment)
+			}
+		}
+	}
+	return err
 }
 
 // publish makes the segments known, and the registrations of look-ups stable.

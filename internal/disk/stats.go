@@ -8,6 +8,7 @@ type counters struct {
 	chunkReads atomic.Int64
 	chunksBad  atomic.Int64
 	rounds     atomic.Int64
+	failed     atomic.Int64
 	hits       atomic.Int64
 	misses     atomic.Int64
 	trimmed    atomic.Int64
@@ -25,6 +26,7 @@ type Stats struct {
 	ChunkReads    int64 `json:"chunk_reads"`    // chunks read from segments
 	ChunksBad     int64 `json:"chunks_bad"`     // of these, those that did not verify at first
 	Destages      int64 `json:"destages"`       // rounds whose result is stable
+	DestagesLost  int64 `json:"destages_lost"`  // rounds that failed and were repeated
 	DedupeHits    int64 `json:"dedupe_hits"`    // chunks that the index knew
 	DedupeMisses  int64 `json:"dedupe_misses"`  // chunks that were stored
 	LogTrims      int64 `json:"log_trims"`
@@ -46,6 +48,7 @@ func (d *Disk) Stats() Stats {
 		ChunkReads:    d.stats.chunkReads.Load(),
 		ChunksBad:     d.stats.chunksBad.Load(),
 		Destages:      d.stats.rounds.Load(),
+		DestagesLost:  d.stats.failed.Load(),
 		DedupeHits:    d.stats.hits.Load(),
 		DedupeMisses:  d.stats.misses.Load(),
 		LogTrims:      d.stats.trimmed.Load(),

@@ -113,7 +113,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 // changes counts what may have left something for a pass to give up.
 func changes(d *disk.Disk) int64 {
 	s := d.Stats()
-	return s.Destages + s.Checkpoints
+	return s.Destages + s.DestagesLost + s.Checkpoints
 }
 
 func (h *Host) lastPass(e *export) (sweptAt int64, passed uint64) {

@@ -50,9 +50,23 @@ func (h *Host) destageLoop() {
 	}
 }
 
-// destageAll runs rounds until what was buffered at the call is in segments. A
-// disk that hinders its own is left out of the rest.
+// destageAll moves what was buffered at the call into segments. What was
+// admitted fits, but crashes and failures may have left garbage in its place, and
+// then it is collected first.
 func (h *Host) destageAll(ctx context.Context) error {
+	err := h.destageOnce(ctx)
+	if !errors.Is(err, datanode.ErrNoSpace) {
+		return err
+	}
+	if err := h.collect(ctx); err != nil {
+		return err
+	}
+	return h.destageOnce(ctx)
+}
+
+// destageOnce runs rounds until what was buffered at the call is in segments. A
+// disk that hinders its own is left out of the rest.
+func (h *Host) destageOnce(ctx context.Context) error {
 	disks := h.disks()
 	for _, d := range disks {
 		d.GiveUp() // if it has failed
@@ -155,8 +169,7 @@ func (h *Host) relieve(ctx context.Context) error {
 	return err
 }
 
-// relieveSpindles passes over the disks that have changed and reclaims, if the
-// spindles are nearly full.
+// relieveSpindles collects garbage if the spindles are nearly full.
 func (h *Host) relieveSpindles(ctx context.Context) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
@@ -168,6 +181,16 @@ func (h *Host) relieveSpindles(ctx context.Context) error {
 	}
 	if st.FreeBytes >= capacity/16 {
 		return nil
+	}
+	return h.collect(ctx)
+}
+
+// collect passes over the disks that have changed, or were not looked at since
+// the start, and reclaims.
+func (h *Host) collect(ctx context.Context) error {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, reliefWaitMax)
 	defer cancel()

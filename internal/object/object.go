@@ -89,6 +89,9 @@ func (s *Store) Owner(disk id.Disk, epoch id.Epoch) *Owner {
 func (o *Owner) Put(ctx context.Context, name string, size int64, r io.Reader) (blockmap.Object, error) {
 	d := descriptor{id: objectID(o.disk, o.epoch, o.count.Add(1)), bytes: size}
 	if err := o.put(ctx, &d, r); err != nil {
+		for _, p := range d.segments {
+			o.store.Stripes.Discard(ctx, p.segment)
+		}
 		return nil, fmt.Errorf("store object %s of disk %d: %w", name, o.disk, err)
 	}
 	return d.marshal(), nil

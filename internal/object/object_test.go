@@ -77,6 +77,10 @@ func (h *house) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsRe
 	return h.shelf.WriteFragments(ctx, r)
 }
 
+func (h *house) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmentsRequest) error {
+	return h.shelf.DiscardFragments(ctx, r)
+}
+
 func (h *house) ListFragments(ctx context.Context, r *datanode.ListFragmentsRequest) (*datanode.ListFragmentsReply, error) {
 	return h.shelf.ListFragments(ctx, r)
 }

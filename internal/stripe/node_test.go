@@ -80,6 +80,20 @@ func (m *memory) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsR
 	return reply, nil
 }
 
+func (m *memory) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmentsRequest) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for at := range m.fragments {
+		if at.segment == r.Segment && !m.down[at.spindle] {
+			delete(m.fragments, at)
+		}
+	}
+	return nil
+}
+
 func (k *kept) sum() {
 	k.sums = k.sums[:0]
 	for b := 0; b < len(k.data); b += datanode.BlockBytes {

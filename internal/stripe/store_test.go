@@ -252,6 +252,9 @@ func TestWriteErrors(t *testing.T) {
 		r.node.full[sp] = true
 	}
 	want("two of four full", datanode.ErrNoSpace)
+	if n := len(r.node.fragments); n != 0 {
+		t.Errorf("%d fragments are left of attempts that failed", n)
+	}
 	clear(r.node.full)
 	r.write(s)
 	for _, sp := range numbers(4)[:2] {

@@ -16,8 +16,8 @@ const writeAttemptsMax = 8
 // returns nil, and sets seg.Header.Segment. It takes the layouts whose spindles
 // all work in turn. number returns a segment number that was never used; when a
 // spindle fails or is full, Write goes on with another layout and another
-// number, and the fragments already written belong to nobody. It blocks for the
-// node and for number.
+// number, and discards the fragments already written. It blocks for the node and
+// for number.
 //
 // Errors: ErrNoSpace and ErrSpindle when no layout is left, those of number,
 // and any other of the node (ErrStaleLayout, ErrClosed) at once.
@@ -43,6 +43,9 @@ func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Con
 		}
 		seg.Header.Segment = id.MakeSegment(layout, n)
 		failure, err := s.writeOnce(ctx, seg, full)
+		if err != nil || failure != nil {
+			s.Discard(ctx, seg.Header.Segment)
+		}
 		if err != nil {
 			return fmt.Errorf("write segment %s: %w", seg.Header.Segment, err)
 		}
@@ -59,6 +62,14 @@ func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Con
 		return datanode.Errorf(base, "write segment: each of %d layouts has a failed spindle", len(s.layouts.Lists))
 	}
 	return datanode.Errorf(base, "write segment: no layout is left after %q", last.Text)
+}
+
+// Discard gives up a segment that was written, in part or as a whole, and will
+// not be published. It also does so when ctx has ended. What cannot be discarded
+// now (a spindle does not answer) is left to the node, which finds at its next
+// start what no index knows.
+func (s *Store) Discard(ctx context.Context, seg id.Segment) {
+	_ = s.node.DiscardFragments(context.WithoutCancel(ctx), &datanode.DiscardFragmentsRequest{Segment: seg})
 }
 
 // writeOnce writes all fragments under the segment's number. A failure is of a
