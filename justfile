@@ -35,3 +35,12 @@ compare:
 # fio against the real program at full size: 4 jobs of 256 MiB over each kind of socket, verified; takes a minute and 6 GB
 fio-full:
     go test -count=1 -timeout 20m -run TestFio -v ./cmd/plinth/interop -job-mib 256
+
+# kill plinth under load 300 times: some 6 minutes; if cut off, the same call goes on
+crash KILLS="300" DIR="/tmp/plinth-crash":
+    mkdir -p {{DIR}}
+    PLINTH_CRASH_ROUNDS={{KILLS}} PLINTH_CRASH_DIR={{DIR}} go test -count=1 -timeout 0 -v -run '^TestCrashKill$' ./internal/crash
+
+# lose power in simulation 50,000 times: some 20 minutes
+power-loss LOSSES="50000":
+    PLINTH_CRASH_POINTS={{LOSSES}} go test -count=1 -timeout 0 -v -run '^TestSimPowerLoss$' ./internal/crash
