@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ func qemuCommand() *cli.Command {
 		Name: "qemu", Usage: "print the arguments that give a disk to QEMU, such that it waits while plinth restarts", ArgsUsage: "DISK",
 		Flags: append(apiFlags()[:3:3], nbdFlag(), // the API's completes names
 			&cli.DurationFlag{Name: "reconnect-delay", Value: reconnectDelayDefault, Usage: "how long requests wait for a server that is away, before they fail"},
+			&cli.StringFlag{Name: "tls", Usage: "directory of ca-cert.pem, client-cert.pem and client-key.pem, for a server with TLS"},
 		),
 		Action: printQEMU, BashComplete: completeDisks,
 	}
@@ -38,13 +40,25 @@ func printQEMU(c *cli.Context) error {
 	if delay < time.Second {
 		return fmt.Errorf("--reconnect-delay is at least 1s")
 	}
-	fmt.Println(qemuArgs(args[0], network, address, delay))
+	blockdev := qemuBlockdev(args[0], network, address, delay)
+	if dir := c.String("tls"); dir != "" {
+		if dir, err = filepath.Abs(dir); err != nil {
+			return err
+		}
+		object := "tls-creds-x509,id=" + qemuTLS + ",endpoint=client,dir=" + strings.ReplaceAll(dir, ",", ",,")
+		fmt.Printf("-object %s ", shellQuote(object))
+		blockdev += ",tls-creds=" + qemuTLS
+	}
+	fmt.Println(qemuArgs(args[0], blockdev))
 	return nil
 }
 
+// qemuTLS names the certificates that QEMU shows.
+const qemuTLS = "plinth-tls"
+
 // qemuArgs returns QEMU's arguments for a disk, as a shell reads them.
-func qemuArgs(disk, network, address string, delay time.Duration) string {
-	return fmt.Sprintf("-blockdev %s -device virtio-blk-pci,drive=%s", shellQuote(qemuBlockdev(disk, network, address, delay)), qemuNode(disk))
+func qemuArgs(disk, blockdev string) string {
+	return fmt.Sprintf("-blockdev %s -device virtio-blk-pci,drive=%s", shellQuote(blockdev), qemuNode(disk))
 }
 
 // qemuBlockdev returns the argument of -blockdev for a disk.

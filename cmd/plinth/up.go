@@ -32,7 +32,7 @@ func upCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "up",
 		Usage: "run everything on this machine: a data node, an agent and a first disk",
-		Flags: append(siteFlags(),
+		Flags: append(append(siteFlags(), tlsFlags()...),
 			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "address to serve NBD on; empty for none"},
 			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve NBD on", DefaultText: "DATA/nbd.sock"},
 			&cli.StringFlag{Name: "api", Usage: "where to serve the API: unix:PATH or HOST:PORT", DefaultText: "unix:DATA/api.sock"},
@@ -69,6 +69,7 @@ type server struct {
 	rootKey   string // its file; empty where there is a passphrase
 	nbdAddr   string
 	nbdSocket string
+	nbdOpts   nbd.Options
 	apiAddr   api.Address
 	apiOpts   api.ListenOptions
 	log       *slog.Logger
@@ -82,6 +83,7 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 	}
 	s := &server{
 		data: dir, rootKey: opts.RootKey, nbdAddr: c.String("nbd"), nbdSocket: c.String("nbd-socket"), log: opts.Logger,
+		nbdOpts: nbd.Options{Logger: opts.Logger, Errno: host.Errno},
 		apiOpts: api.ListenOptions{CertFile: c.String("api-cert"), KeyFile: c.String("api-key")},
 	}
 	if s.rootKey == "" {
@@ -94,6 +96,9 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 		if err := api.CheckHostPort(s.nbdAddr); err != nil {
 			return nil, fmt.Errorf("--nbd: %w", err)
 		}
+	}
+	if err := tlsOptions(c, &s.nbdOpts); err != nil {
+		return nil, err
 	}
 	if s.nbdSocket == "" {
 		s.nbdSocket = filepath.Join(dir, nbdSocketName)
@@ -148,7 +153,7 @@ func (s *server) run(ctx context.Context, site *standalone.Site) error {
 	if s.apiAddr.TCP != "" {
 		s.apiAddr.TCP = apiListener.Addr().String() // the port, where any was asked for
 	}
-	nbdServer := nbd.NewServer(host.Exports{Host: site.Host}, nbd.Options{Logger: s.log, Errno: host.Errno})
+	nbdServer := nbd.NewServer(host.Exports{Host: site.Host}, s.nbdOpts)
 	group, gctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		group.Go(func() error { return nbdServer.Serve(gctx, l) })
@@ -243,7 +248,7 @@ func (s *server) announceDisk(name string) {
 	if s.nbdSocket == "" {
 		network, address, nbd = "tcp", s.nbdAddr, s.nbdAddr
 	}
-	fmt.Printf("\nqemu:\n  qemu-system-x86_64 %s\n", qemuArgs(name, network, address, reconnectDelayDefault))
+	fmt.Printf("\nqemu:\n  qemu-system-x86_64 %s\n", qemuArgs(name, qemuBlockdev(name, network, address, reconnectDelayDefault)))
 	fmt.Printf("this machine, as root:\n  plinth attach %s --nbd %s\n", name, shellQuote(nbd))
 }
 
