@@ -11,8 +11,8 @@ func Find(disk string) (Device, bool, error) {
 	return search(func(backend string) bool { return strings.HasPrefix(backend, backendOf(disk, "")) })
 }
 
-// backendOf is what the kernel is told of a disk. The description has the disk's
-// number, which is never used twice.
+// backendOf is what the kernel is told of a disk. The description names the disk by
+// its pool and its number there, which is never used twice.
 func backendOf(name, description string) string { return backendPrefix + name + ", " + description }
 
 // search returns the first device whose backend is wanted.

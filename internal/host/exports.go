@@ -63,7 +63,7 @@ func (h *Host) find(name string) (*export, error) {
 
 func (x Exports) export(e *export) nbd.Export {
 	return nbd.Export{
-		Name: e.rec.Name, Description: fmt.Sprintf("plinth disk %d", e.rec.ID), Device: device{e.disk},
+		Name: e.rec.Name, Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk},
 		MultiConn: true, PreferredBlockSize: e.rec.Chunk,
 	}
 }
