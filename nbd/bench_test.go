@@ -1,15 +1,41 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"plinth/nbd"
+	"plinth/nbd/client"
 	"plinth/nbd/nbdtest"
 )
+
+// Nothing is allocated for a request, inline or by workers, whatever the form.
+func TestRequestsDoNotAllocate(t *testing.T) {
+	if raceEnabled {
+		return // the detector allocates
+	}
+	for _, form := range []client.Form{client.Simple, client.Structured, client.Extended} {
+		for name, d := range map[string]nbd.Device{"inline": nbdtest.NewMemory(mib), "workers": slow{nbdtest.NewMemory(mib)}} {
+			h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: d})
+			c := h.openAs(t, "disk", client.Options{Form: form})
+			p := bytes.Repeat([]byte{1}, 4096)
+			n := testing.AllocsPerRun(2000, func() {
+				if err := errors.Join(c.WriteAt(t.Context(), p, 4096, false), c.ReadAt(t.Context(), p, 4096)); err != nil {
+					t.Fatal(err)
+				}
+			})
+			// Server and client together; a garbage collection empties pools.
+			if n >= 1 {
+				t.Errorf("form %d, %s: %v allocations for a write and a read", form, name, n)
+			}
+		}
+	}
+}
 
 // Server and our client over a unix socket in one process: ops/s, and the
 // allocations of both together.
@@ -23,9 +49,6 @@ func BenchmarkUnix(b *testing.B) {
 		{"read", 1 << 20, 4}, {"write", 1 << 20, 4},
 	} {
 		for _, inline := range []bool{true, false} {
-			if bench.op == "write" && inline {
-				continue // only reads are answered inline
-			}
 			name := fmt.Sprintf("%s/bytes=%d/depth=%d", bench.op, bench.bytes, bench.depth)
 			var d nbd.Device = nbdtest.NewMemory(deviceBytes)
 			if inline {

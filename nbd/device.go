@@ -63,6 +63,13 @@ type TryReader interface {
 	TryReadAt(p []byte, off int64) bool
 }
 
+// TryWriter is the same ability for writes without FUA.
+type TryWriter interface {
+	// TryWriteAt writes all of p and reports true, or leaves the device as it
+	// is and reports false; then the server calls WriteAt.
+	TryWriteAt(p []byte, off int64) bool
+}
+
 // Extenter is an optional ability of a Device: to tell what is allocated. A
 // device without it is taken for wholly allocated.
 type Extenter interface {

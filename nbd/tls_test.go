@@ -206,7 +206,7 @@ func TestConformanceOverTLS(t *testing.T) {
 	}
 	memory := nbdtest.NewMemory(nbdtest.DeviceBytesMin + 12345)
 	h := serve(t, "tcp", nbd.Options{TLS: config}, nbd.Export{Name: "disk", Device: memory, MultiConn: true})
-	nbdtest.Run(t, nbdtest.Target{Export: "disk", Dial: func(ctx context.Context) (net.Conn, error) {
+	nbdtest.Run(t, nbdtest.Target{Export: "disk", Forms: []client.Form{client.Extended}, Dial: func(ctx context.Context) (net.Conn, error) {
 		conn, err := h.dial(ctx)
 		if err != nil {
 			return nil, err

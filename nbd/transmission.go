@@ -29,7 +29,8 @@ type transmission struct {
 	device Device
 	limits limits
 	// Abilities of the device; nil: none.
-	try      TryReader
+	tryRead  TryReader
+	tryWrite TryWriter
 	extents  Extenter
 	prefetch Prefetcher
 	fastZero FastZeroer
@@ -58,7 +59,8 @@ func newTransmission(c *conn, s *session, r *bufio.Reader, log *slog.Logger) *tr
 		size: s.info.Size, readOnly: s.info.ReadOnly, cache: s.info.Cache, fastZero: s.info.FastZero,
 		form: s.form, contexts: s.contexts,
 	}
-	t.try, _ = t.device.(TryReader)
+	t.tryRead, _ = t.device.(TryReader)
+	t.tryWrite, _ = t.device.(TryWriter)
 	t.extents, _ = t.device.(Extenter)
 	t.prefetch, _ = t.device.(Prefetcher)
 	t.fastZero, _ = t.device.(FastZeroer)
@@ -246,13 +248,22 @@ func (t *transmission) readFull(b []byte) error {
 	return nil
 }
 
-// inlineBytesMax bounds the reads that are tried on the reader's goroutine:
-// copying more would hold up the requests behind.
-const inlineBytesMax = 128 << 10
+// inlineBytesMax bounds what is tried on the reader's goroutine: copying more
+// would hold up the requests behind, handing less to another processor costs
+// more than the copy.
+const inlineBytesMax = 1 << 20
 
 func (t *transmission) tryInline(r *request) bool {
-	return t.try != nil && r.Type == wire.CmdRead && r.buf != nil && r.buf.n <= inlineBytesMax &&
-		t.try.TryReadAt(r.buf.data(), int64(r.Offset))
+	if r.buf == nil || r.buf.n > inlineBytesMax {
+		return false
+	}
+	switch r.Type {
+	case wire.CmdRead:
+		return t.tryRead != nil && t.tryRead.TryReadAt(r.buf.data(), int64(r.Offset))
+	case wire.CmdWrite:
+		return t.tryWrite != nil && !r.fua() && t.tryWrite.TryWriteAt(r.buf.data(), int64(r.Offset))
+	}
+	return false
 }
 
 // answer queues a reply on the reader's goroutine. It is written when the

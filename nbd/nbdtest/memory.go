@@ -40,6 +40,11 @@ func (m *Memory) TryReadAt(p []byte, off int64) bool {
 	return m.ReadAt(context.Background(), p, off) == nil
 }
 
+// TryWriteAt writes p at off, always.
+func (m *Memory) TryWriteAt(p []byte, off int64) bool {
+	return m.WriteAt(context.Background(), p, off, false) == nil
+}
+
 // ReadAt fills p from off.
 func (m *Memory) ReadAt(_ context.Context, p []byte, off int64) error {
 	if err := m.check(off, int64(len(p))); err != nil {

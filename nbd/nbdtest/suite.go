@@ -24,6 +24,8 @@ type Target struct {
 	Export string
 	// ReadOnly names a read-only export. Empty: the server has none.
 	ReadOnly string
+	// Forms are those to test in. Empty: all.
+	Forms []client.Form
 	// Unknown names an export that the server does not have. Empty: the server
 	// takes every name.
 	Unknown string
@@ -39,7 +41,10 @@ const suiteTime = time.Minute
 // open (the content after TRIM, the order of replies) is not judged, and what
 // a server does not advertise is not asked for.
 func Run(t *testing.T, target Target) {
-	for _, form := range []client.Form{client.Simple, client.Structured, client.Extended} {
+	if len(target.Forms) == 0 {
+		target.Forms = []client.Form{client.Simple, client.Structured, client.Extended}
+	}
+	for _, form := range target.Forms {
 		s := suite{target, form}
 		name := []string{"simple", "structured", "extended"}[form]
 		t.Run(name, func(t *testing.T) {

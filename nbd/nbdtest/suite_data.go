@@ -182,10 +182,12 @@ func exchange(ctx context.Context, t *testing.T, clients []*client.Client, gorou
 	wg.Wait()
 }
 
+var longestPattern = sync.OnceValue(func() []byte { return pattern(nbd.PayloadBytesMax, 5) })
+
 // The longest payload that every server must take, at an odd offset.
 func (s suite) longest(t *testing.T) {
 	ctx, c := s.context(t), s.open(t, s.Export)
-	p := pattern(nbd.PayloadBytesMax, 5)
+	p := longestPattern()
 	write(ctx, t, c, 4097, p)
 	checkRead(ctx, t, c, 4097, p)
 }
