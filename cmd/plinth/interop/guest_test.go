@@ -150,6 +150,9 @@ for i in $(seq 1 40); do
 done
 echo 3 >/proc/sys/vm/drop_caches
 sha256sum -c /tmp/sums >/dev/null
+kill -9 $(pidof plinth)
+test "$(plinth attach data)" = /dev/nbd3
+pidof plinth
 echo "grow it"
 until test "$(cat /sys/block/nbd3/size)" = $((2 << 21)); do plinth attach data >/dev/null; sleep 1; done
 resize2fs /dev/nbd3
