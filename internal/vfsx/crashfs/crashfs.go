@@ -90,7 +90,9 @@ func (fs *FS) Kill() *FS {
 func (fs *FS) Drop() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fs.crashed, fs.root = true, newDir()
+	fs.crashed = true
+	fs.root.forget()
+	fs.root = newDir()
 }
 
 func (fs *FS) end(keep func() bool, kill bool) *FS {

@@ -92,6 +92,18 @@ func (n *node) stableSector(s int64) []byte {
 	return slices.Clone(n.data[start:end])
 }
 
+// forget lets go of what a tree holds; open files may still have its nodes.
+func (n *node) forget() {
+	for _, names := range []map[string]*node{n.children, n.stable} {
+		for _, child := range names {
+			if child.data != nil || child.dir {
+				child.forget()
+			}
+		}
+	}
+	n.data, n.before, n.children, n.stable, n.changes = nil, nil, nil, nil, nil
+}
+
 // cloner copies a tree as an end leaves it. A file of several names stays one.
 type cloner struct {
 	keep func() bool
