@@ -69,6 +69,7 @@ func (c *conn) run() {
 	err = t.run()
 	switch {
 	case errors.Is(err, errDisconnected):
+		c.notify()
 		log.Info("nbd: detached")
 	case errors.Is(err, errDrained):
 		c.linger()
@@ -125,6 +126,14 @@ func (c *conn) drain() {
 
 // wakeReader makes the reader's next or current read of the socket fail.
 func (c *conn) wakeReader() { c.SetReadDeadline(time.Unix(1, 0)) }
+
+// notify tells a client under TLS that nothing was cut off.
+func (c *conn) notify() {
+	if s, ok := c.stream.(*tlsStream); ok {
+		c.SetWriteDeadline(time.Now().Add(lingerTime))
+		s.Conn.CloseWrite()
+	}
+}
 
 // linger tells the client that nothing more comes, and waits a little for it
 // to hang up.
