@@ -69,7 +69,7 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 	patient.listen(o.EventListener)
 	db, err := patient.open(dir, o)
 	if errors.Is(err, pebble.ErrDBDoesNotExist) || !opts.Create && errors.Is(err, iofs.ErrNotExist) {
-		err = ErrAbsent
+		err = fmt.Errorf("%w: %w", ErrAbsent, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s in %s: %w", opts.Name, dir, err)
