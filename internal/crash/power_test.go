@@ -110,6 +110,7 @@ type chain struct {
 
 func (c *chain) run() {
 	c.fs, c.history = crashfs.New(), newHistory(powerRegions, powerRegionSectors)
+	c.fs.Order("index") // Pebble
 	for life := range powerLives {
 		if c.tally.points.Load() >= c.want || c.t.Failed() {
 			return

@@ -13,6 +13,7 @@
 //     in part and before an older one. Growth of a file arrives or not. Each
 //     unsynced change of a directory arrives or not, a rename inside a
 //     directory as one; between directories the old name stays until synced.
+//     With Order, changes arrive in their order up to some point.
 //   - Limit makes the instant come in the middle of a write, at any byte.
 //
 // Syncing a file does not sync its name.
@@ -44,6 +45,7 @@ type FS struct {
 	mu      sync.Mutex
 	root    *node
 	locks   map[string]bool
+	ordered string // directories of this name
 	crashed bool
 	limited bool
 	budget  int64 // bytes still to be written, if limited
@@ -54,6 +56,15 @@ var _ vfs.FS = (*FS)(nil)
 // New returns an empty file system without a limit.
 func New() *FS {
 	return &FS{root: newDir(), locks: map[string]bool{}}
+}
+
+// Order makes the changes of each directory of that name, and of those below it,
+// arrive in their order, as file systems with a journal have it and Pebble needs
+// it. It counts for directories that are made later, after a crash too.
+func (fs *FS) Order(name string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.ordered = name
 }
 
 // Limit lets budget more bytes be written; a sync or change of a name counts as
@@ -100,7 +111,7 @@ func (fs *FS) end(keep func() bool, kill bool) *FS {
 	defer fs.mu.Unlock()
 	fs.crashed = true
 	c := cloner{keep: keep, kill: kill, done: map[*node]*node{}}
-	return &FS{root: c.clone(fs.root), locks: map[string]bool{}}
+	return &FS{root: c.clone(fs.root), locks: map[string]bool{}, ordered: fs.ordered}
 }
 
 // spend takes an operation's cost from the budget. The caller holds mu.

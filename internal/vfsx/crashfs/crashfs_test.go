@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -158,5 +159,36 @@ func ok(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestOrderedNamesArriveInOrder(t *testing.T) {
+	fs := crashfs.New()
+	fs.Order("db")
+	for _, dir := range []string{"x/db/sub", "y"} {
+		ok(t, fs.MkdirAll(dir, 0o755))
+		for name := dir; name != "/" && name != "."; name = fs.PathDir(name) {
+			ok(t, vfsx.SyncDir(fs, fs.PathDir(name)))
+		}
+		for _, name := range []string{"a", "b", "c", "d"} {
+			create(t, fs, dir+"/"+name)
+		}
+	}
+	mixed := 0
+	for seed := range uint64(50) {
+		after := fs.Crash(seeded(seed), 50)
+		for _, dir := range []string{"x/db/sub", "y"} {
+			names, err := after.List(dir)
+			ok(t, err)
+			slices.Sort(names)
+			if inOrder := slices.Equal(names, []string{"a", "b", "c", "d"}[:len(names)]); !inOrder && dir == "y" {
+				mixed++
+			} else if !inOrder {
+				t.Errorf("seed %d: %s has %v", seed, dir, names)
+			}
+		}
+	}
+	if mixed == 0 {
+		t.Error("elsewhere changes never arrive out of order")
 	}
 }

@@ -236,6 +236,7 @@ func (fs *FS) MkdirAll(name string, _ os.FileMode) error {
 				return err
 			}
 			child = newDir()
+			child.ordered = n.ordered || fs.ordered != "" && p == fs.ordered
 			n.apply(change{names: []string{p}, nodes: []*node{child}})
 		}
 		if !child.dir {

@@ -9,6 +9,7 @@ import (
 // node is a file or a directory. The FS's mutex guards it.
 type node struct {
 	dir     bool
+	ordered bool // of a directory: its changes arrive in order
 	modTime time.Time
 
 	// Of a file. before holds, for each sector written since the last sync, what
@@ -115,7 +116,7 @@ func (c *cloner) clone(n *node) *node {
 	if m := c.done[n]; m != nil {
 		return m
 	}
-	m := &node{dir: n.dir, modTime: n.modTime}
+	m := &node{dir: n.dir, ordered: n.ordered, modTime: n.modTime}
 	c.done[n] = m
 	switch {
 	case n.dir && c.kill:
@@ -131,9 +132,13 @@ func (c *cloner) clone(n *node) *node {
 		}
 	case n.dir:
 		names := maps.Clone(n.stable)
+	changes:
 		for _, ch := range n.changes {
-			if !ch.local && c.keep() {
+			switch {
+			case !ch.local && c.keep():
 				set(names, ch)
+			case n.ordered:
+				break changes
 			}
 		}
 		m.children = c.names(names)
