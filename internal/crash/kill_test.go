@@ -210,7 +210,7 @@ func (r *killRun) round(t *testing.T) {
 		r.Tally.Hits[point]++
 	}
 	r.Tally.add(l)
-	if testing.Verbose() {
+	if r.dir != "" { // a long run
 		t.Logf("kill %d %s: %d operations so far", n, armed, r.fleet.ops.Load())
 	}
 }
