@@ -212,6 +212,11 @@ func (h *Host) exports() []*export {
 	return out
 }
 
+// serving returns those that are open and have not failed.
+func (h *Host) serving() []*export {
+	return slices.DeleteFunc(h.exports(), func(e *export) bool { return e.disk == nil || e.disk.Err() != nil })
+}
+
 // disks returns those that are open.
 func (h *Host) disks() []*disk.Disk {
 	var out []*disk.Disk

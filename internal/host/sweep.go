@@ -94,10 +94,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 		return err
 	}
 	var due []*export
-	for _, e := range h.exports() {
-		if e.disk == nil || e.disk.Err() != nil {
-			continue
-		}
+	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
 		if !stated || h.idle(e) && changes(e.disk) != swept {

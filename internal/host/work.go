@@ -117,10 +117,7 @@ func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 		}
 	}
 	var errs []error
-	for _, e := range h.exports() {
-		if e.disk == nil || e.disk.Err() != nil {
-			continue
-		}
+	for _, e := range h.serving() {
 		updates, results := e.disk.CheckpointDue()
 		if updates >= h.opts.CheckpointUpdates || results > 0 && (h.idle(e) || pins[e.rec.ID]) {
 			if err := e.disk.Checkpoint(ctx); !errors.Is(err, disk.ErrClosed) { // removed meanwhile
@@ -199,10 +196,7 @@ func (h *Host) collect(ctx context.Context) error {
 	}
 	defer h.unlockSweep()
 	var due []*export
-	for _, e := range h.exports() {
-		if e.disk == nil || e.disk.Err() != nil {
-			continue
-		}
+	for _, e := range h.serving() {
 		if swept, passed := h.lastPass(e); passed == 0 || changes(e.disk) != swept {
 			due = append(due, e)
 		}
