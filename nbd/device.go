@@ -86,6 +86,20 @@ type Extent struct {
 	Zero bool  // reads as zeros
 }
 
+// Changer is an optional ability of a Device: to tell what has changed since
+// some earlier state of it (the metadata context qemu:dirty-bitmap:NAME).
+type Changer interface {
+	// Bitmap returns NAME, which stays: 1 to BitmapBytesMax bytes of UTF-8
+	// without NUL. Empty: the device tells nothing.
+	Bitmap() string
+	// Changes calls each for consecutive runs of bytes from off on, dirty if
+	// they may have changed, under the rules of Extenter.Extents.
+	Changes(ctx context.Context, off, n int64, each func(n int64, dirty bool) bool) error
+}
+
+// BitmapBytesMax bounds the name of a Changer, in bytes.
+const BitmapBytesMax = 200
+
 // Prefetcher is an optional ability of a Device: to make later reads fast
 // (CACHE).
 type Prefetcher interface {
@@ -134,12 +148,18 @@ type ExportInfo struct {
 	Cache              bool // the device is a Prefetcher
 	FastZero           bool // the device is a FastZeroer
 	PreferredBlockSize uint32
+	// Bitmap is the device's as a Changer. Empty: none.
+	Bitmap string
 }
 
 // Info returns e's description, so that what INFO and GO say is one thing.
 func (e Export) Info() ExportInfo {
 	_, cache := e.Device.(Prefetcher)
 	_, fastZero := e.Device.(FastZeroer)
+	bitmap := ""
+	if c, ok := e.Device.(Changer); ok {
+		bitmap = c.Bitmap()
+	}
 	return ExportInfo{
 		Name:               e.Name,
 		Description:        e.Description,
@@ -150,6 +170,7 @@ func (e Export) Info() ExportInfo {
 		Cache:              cache,
 		FastZero:           fastZero && !e.ReadOnly,
 		PreferredBlockSize: e.PreferredBlockSize,
+		Bitmap:             bitmap,
 	}
 }
 

@@ -35,6 +35,13 @@ func (zeros) Zero(_ context.Context, off, n int64, _, _ bool) error { return ins
 func (zeros) Flush(context.Context) error                           { return nil }
 func (zeros) Prefetch(_ context.Context, off, n int64) error        { return inside(off, n) }
 func (zeros) ZeroIsFast(off, n int64, mayTrim bool) bool            { return mayTrim && inside(off, n) == nil }
+func (zeros) Bitmap() string                                        { return "mon" }
+func (zeros) Changes(_ context.Context, off, n int64, each func(int64, bool) bool) error {
+	for dirty := off%2 == 0; n > 0 && each(min(n, 1500), dirty); dirty = !dirty {
+		off, n = off+1500, n-1500
+	}
+	return inside(off, max(n, 0))
+}
 func (zeros) Extents(_ context.Context, off, n int64, each func(Extent) bool) error {
 	for off%3 < 2 && n > 0 && each(Extent{N: min(n, 1000), Hole: off%2 == 0, Zero: true}) {
 		off, n = off+1000, n-1000
@@ -109,6 +116,7 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(slices.Concat(flags, option(wire.OptExportName, []byte("disk"))))
 	f.Add(slices.Concat(flags, option(wire.OptStructuredReply), option(wire.OptListMetaContext, uint32(4), []byte("disk"), uint32(0)),
 		option(wire.OptSetMetaContext, uint32(4), []byte("disk"), uint32(2), uint32(15), []byte("base:allocation"), uint32(5), []byte("qemu:")),
+		option(wire.OptSetMetaContext, uint32(4), []byte("disk"), uint32(1), uint32(21), []byte("qemu:dirty-bitmap:mon")),
 		option(wire.OptExtendedHeaders), option(wire.OptStartTLS), option(wire.OptExportName, []byte("disk"))))
 	f.Add(slices.Concat(flags, option(99, []byte("?")), option(wire.OptInfo, uint32(4), []byte("disk"), uint16(3), []uint16{1, 2, 3}),
 		option(wire.OptGo, uint32(4), []byte("none"), uint16(0)), option(wire.OptGo, uint32(4), []byte("disk"), uint16(0))))
@@ -158,7 +166,8 @@ func FuzzRequests(f *testing.F) {
 	const payload = wire.CmdFlagPayloadLen
 	f.Add(byte(2), slices.Concat(extended(payload, wire.CmdWrite, 0, 3, 1, 2, 3), extended(0, wire.CmdRead, 9, 50000),
 		extended(0, wire.CmdTrim, 0, 1<<63), extended(8, wire.CmdBlockStatus, 0, zerosBytes),
-		extended(payload, wire.CmdBlockStatus, 0, 12, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 2), extended(payload, 99, 0, 2, 0, 0)))
+		extended(payload, wire.CmdBlockStatus, 0, 12, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 2),
+		extended(payload, wire.CmdBlockStatus, 9, 16, 0, 0, 0, 0, 0, 0, 127, 255, 0, 0, 0, 3, 0, 0, 0, 1), extended(payload, 99, 0, 2, 0, 0)))
 	f.Add(byte(2), slices.Concat(extended(payload, wire.CmdBlockStatus, 0, 12, 0, 0), extended(0, wire.CmdWrite, 0, 5)))
 	f.Fuzz(func(t *testing.T, which byte, in []byte) {
 		form := form(which % 3)
@@ -187,7 +196,7 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
-// enter is a handshake that ends in transmission, with both contexts where they
+// enter is a handshake that ends in transmission, with every context where they
 // can be had.
 func enter(f form) []byte {
 	out := encode(wire.ClientFixedNewstyle | wire.ClientNoZeroes)
@@ -197,7 +206,8 @@ func enter(f form) []byte {
 	}
 	if f != formSimple {
 		option([]uint32{formStructured: wire.OptStructuredReply, formExtended: wire.OptExtendedHeaders}[f], nil)
-		option(wire.OptSetMetaContext, []byte("\x00\x00\x00\x04disk\x00\x00\x00\x02\x00\x00\x00\x0fbase:allocation\x00\x00\x00\x15qemu:allocation-depth"))
+		option(wire.OptSetMetaContext, []byte("\x00\x00\x00\x04disk\x00\x00\x00\x03\x00\x00\x00\x0fbase:allocation\x00\x00\x00\x15qemu:allocation-depth"+
+			"\x00\x00\x00\x15qemu:dirty-bitmap:mon"))
 	}
 	option(wire.OptGo, []byte("\x00\x00\x00\x04disk\x00\x00"))
 	return out
@@ -239,6 +249,9 @@ func checkReply(t *testing.T, f form, out []byte, want map[uint64]wire.Request, 
 		p = nil
 	case wire.ChunkErr:
 		read[c.Cookie] = h.Length
+	case wire.ChunkBlockStatus, wire.ChunkBlockStatusExt:
+		checkStatus(t, f, p, h, read)
+		p = nil
 	}
 	if h.Type == wire.CmdRead && c.Type != wire.ChunkErr && bytes.ContainsFunc(p, func(c rune) bool { return c != 0 }) {
 		t.Fatal("read something else than zeros")
@@ -252,13 +265,31 @@ func checkReply(t *testing.T, f form, out []byte, want map[uint64]wire.Request, 
 	return out[c.Length:]
 }
 
+// checkStatus checks that a context's answer is of as many bytes as the others'.
+func checkStatus(t *testing.T, f form, p []byte, h wire.Request, covered map[uint64]uint64) {
+	n := uint64(0)
+	if f == formExtended {
+		for p = p[8:]; len(p) > 0; p = p[16:] {
+			n += binary.BigEndian.Uint64(p)
+		}
+	} else {
+		for p = p[4:]; len(p) > 0; p = p[8:] {
+			n += uint64(binary.BigEndian.Uint32(p))
+		}
+	}
+	if before, ok := covered[h.Cookie]; n == 0 || n > max(h.Length, zerosBytes) || ok && n != before {
+		t.Fatalf("%d bytes of status answer %+v, another context %d", n, h, before)
+	}
+	covered[h.Cookie] = n
+}
+
 // number gives each request in the stream its own cookie, and returns those
 // that must be answered: all that come whole before the stream is out of step.
 func number(in []byte, f form) map[uint64]wire.Request {
 	l := limits{size: zerosBytes, cache: true, fastZero: true, form: f}
 	n, magic := wire.RequestBytes, wire.MagicRequest
 	if f != formSimple {
-		l.contexts = contexts{contextAllocation, contextDepth}
+		l.contexts = contexts{contextAllocation, contextDepth, contextDirty}
 	}
 	if f == formExtended {
 		n, magic = wire.ExtendedRequestBytes, wire.MagicExtendedRequest

@@ -15,20 +15,31 @@ type metaContext uint32
 const (
 	contextAllocation metaContext = 1 + iota
 	contextDepth
+	contextDirty // of exports with a bitmap
 )
 
 // contexts are what a client has selected, in the order of its replies, each
 // once.
 type contexts []metaContext
 
-// metaContexts are all there are.
-var metaContexts = []struct {
-	id        metaContext
-	name      string
-	namespace string // with its colon: the query that finds all of it
-}{
-	{contextAllocation, wire.ContextAllocation, "base:"},
-	{contextDepth, wire.ContextDepth, "qemu:"},
+// contextName is a metadata context that an export has.
+type contextName struct {
+	id   metaContext
+	name string
+	// wildcards are the queries that find it besides its name.
+	wildcards []string
+}
+
+// metaContexts are those that the export has, in the order of replies.
+func (e ExportInfo) metaContexts() []contextName {
+	all := []contextName{
+		{contextAllocation, wire.ContextAllocation, []string{"base:"}},
+		{contextDepth, wire.ContextDepth, []string{"qemu:"}},
+	}
+	if e.Bitmap != "" && len(e.Bitmap) <= BitmapBytesMax {
+		all = append(all, contextName{contextDirty, wire.ContextDirtyPrefix + e.Bitmap, []string{"qemu:", wire.ContextDirtyPrefix}})
+	}
+	return all
 }
 
 // status is an extent's status in a context.
@@ -100,16 +111,16 @@ func cutString(data []byte) (s string, rest []byte, err error) {
 	return string(data[4 : 4+n]), data[4+n:], nil
 }
 
-// find returns the contexts that the queries ask for. Listing knows wildcards,
-// and no query at all asks for everything.
-func (q metaRequest) find(list bool) contexts {
-	var out contexts
-	for _, c := range metaContexts {
-		if slices.Contains(q.queries, c.name) || list && (len(q.queries) == 0 || slices.Contains(q.queries, c.namespace)) {
-			out = append(out, c.id)
+// find returns those of an export's contexts that the queries ask for. Listing
+// knows wildcards, and no query at all asks for everything.
+func (q metaRequest) find(of []contextName, list bool) (found []contextName) {
+	for _, c := range of {
+		wild := func(query string) bool { return slices.Contains(c.wildcards, query) }
+		if slices.Contains(q.queries, c.name) || list && (len(q.queries) == 0 || slices.ContainsFunc(q.queries, wild)) {
+			found = append(found, c)
 		}
 	}
-	return out
+	return found
 }
 
 // meta answers LIST_META_CONTEXT and SET_META_CONTEXT. A SET replaces what was
@@ -136,56 +147,18 @@ func (h *handshake) meta(ctx context.Context, opt uint32, data []byte) {
 		h.fail(opt, q.export, err)
 		return
 	}
-	found := q.find(list)
-	for _, id := range found {
-		c := metaContexts[id-1]
+	var selected contexts
+	for _, c := range q.find(info.metaContexts(), list) {
+		selected = append(selected, c.id)
 		if list {
-			id = 0 // reserved there
+			c.id = 0 // reserved there
 		}
-		h.reply(opt, wire.RepMetaContext, append(binary.BigEndian.AppendUint32(nil, uint32(id)), c.name...))
+		h.reply(opt, wire.RepMetaContext, append(binary.BigEndian.AppendUint32(nil, uint32(c.id)), c.name...))
 	}
 	if !list {
-		h.contexts, h.contextsOf = found, info.Name
+		h.contexts, h.contextsOf = selected, info.Name
 	}
 	h.reply(opt, wire.RepAck, nil)
-}
-
-// extentsMax bounds the extents of one answer, statusBytes is what it is
-// charged for: the extents and their descriptors in every context.
-const (
-	extentsMax  = 4 << 10
-	statusBytes = extentsMax * (24 + 2*16)
-)
-
-// collect asks the device for the extents of a BLOCK_STATUS. The device may say
-// less than was asked, neighbours that are alike become one.
-func (t *transmission) collect(r *request) error {
-	left := int64(r.Length)
-	if t.extents == nil {
-		r.extents = []Extent{{N: left}}
-		return nil
-	}
-	extents := make([]Extent, 0, 16)
-	err := t.extents.Extents(r.ctx, int64(r.Offset), left, func(e Extent) bool {
-		if e.N = min(e.N, left); e.N <= 0 {
-			return left > 0
-		}
-		switch k := len(extents); {
-		case k > 0 && extents[k-1].Hole == e.Hole && extents[k-1].Zero == e.Zero:
-			extents[k-1].N += e.N
-		case k > 0 && r.has(wire.CmdFlagReqOne), k == extentsMax:
-			return false
-		default:
-			extents = append(extents, e)
-		}
-		left -= e.N
-		return left > 0
-	})
-	if err == nil && len(extents) == 0 {
-		err = fmt.Errorf("no extent at %d", r.Offset)
-	}
-	r.extents = extents
-	return err
 }
 
 // filter reads the payload of a BLOCK_STATUS: effect length 8, and the numbers

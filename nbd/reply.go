@@ -152,22 +152,22 @@ func nextHole(data []byte, off uint64, at int) (from, to int) {
 func (r *request) encodeStatus(f form) {
 	r.more = r.more[:0]
 	for i, c := range r.contexts {
-		n, typ := 4+8*len(r.extents), wire.ChunkBlockStatus
+		n, typ := 4+8*len(r.runs[i]), wire.ChunkBlockStatus
 		if f == formExtended {
-			n, typ = 8+16*len(r.extents), wire.ChunkBlockStatusExt
+			n, typ = 8+16*len(r.runs[i]), wire.ChunkBlockStatusExt
 		}
 		r.appendHead(f, r.chunk(typ, i == len(r.contexts)-1, n))
 		r.more = binary.BigEndian.AppendUint32(r.more, uint32(c))
 		if f == formExtended {
-			r.more = binary.BigEndian.AppendUint32(r.more, uint32(len(r.extents)))
+			r.more = binary.BigEndian.AppendUint32(r.more, uint32(len(r.runs[i])))
 		}
-		for _, e := range r.extents {
+		for _, s := range r.runs[i] {
 			if f == formExtended {
-				r.more = binary.BigEndian.AppendUint64(r.more, uint64(e.N))
-				r.more = binary.BigEndian.AppendUint64(r.more, uint64(c.status(e)))
+				r.more = binary.BigEndian.AppendUint64(r.more, uint64(s.n))
+				r.more = binary.BigEndian.AppendUint64(r.more, uint64(s.status))
 			} else {
-				r.more = binary.BigEndian.AppendUint32(r.more, uint32(e.N))
-				r.more = binary.BigEndian.AppendUint32(r.more, c.status(e))
+				r.more = binary.BigEndian.AppendUint32(r.more, uint32(s.n))
+				r.more = binary.BigEndian.AppendUint32(r.more, s.status)
 			}
 		}
 	}

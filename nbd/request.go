@@ -39,9 +39,10 @@ type request struct {
 	// refused requests came after shutdown began and do not hold it up.
 	refused bool
 	errno   Errno
-	// contexts are those that a BLOCK_STATUS asks for; extents is the answer.
+	// contexts are those that a BLOCK_STATUS asks for; runs is the answer of
+	// each, all of the same length in bytes.
 	contexts contexts
-	extents  []Extent
+	runs     [][]run
 
 	// out is the reply, set by encode: pieces of head, more and buf.
 	out  [][]byte
@@ -66,7 +67,7 @@ func (r *request) reset() {
 	if r.out = r.out[:0]; cap(r.more) > moreBytesKept {
 		r.out, r.more = nil, nil
 	}
-	r.ctx, r.extents, r.errno = nil, nil, 0
+	r.ctx, r.runs, r.errno = nil, nil, 0
 }
 
 // check judges a request header (magic apart) by the protocol's rules, before

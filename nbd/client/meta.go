@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
@@ -141,26 +144,54 @@ func (c *Client) Extents(ctx context.Context, off, n int64, each func(nbd.Extent
 		each(nbd.Extent{N: n})
 		return nil
 	}
+	return c.statuses(ctx, off, n, wire.ContextAllocation, func(n int64, status uint64) bool {
+		return each(nbd.Extent{N: n, Hole: status&uint64(wire.StateHole) != 0, Zero: status&uint64(wire.StateZero) != 0})
+	})
+}
+
+// statuses calls each for the runs of one selected context that cover
+// [off, off+n).
+func (c *Client) statuses(ctx context.Context, off, n int64, name string, each func(n int64, status uint64) bool) error {
 	for n > 0 {
 		statuses, err := c.BlockStatus(ctx, off, n, false)
 		if err != nil {
 			return err
 		}
-		for _, s := range statuses {
-			if s.Context != wire.ContextAllocation {
-				continue
+		i := slices.IndexFunc(statuses, func(s Status) bool { return s.Context == name })
+		if i < 0 {
+			return fmt.Errorf("%w: no status in context %q", ErrProtocol, name)
+		}
+		for _, r := range statuses[i].Runs {
+			k := int64(min(r.N, uint64(max(n, 0))))
+			if k == 0 || !each(k, r.Status) {
+				return nil
 			}
-			for _, r := range s.Runs {
-				e := nbd.Extent{N: int64(min(r.N, uint64(max(n, 0)))),
-					Hole: r.Status&uint64(wire.StateHole) != 0, Zero: r.Status&uint64(wire.StateZero) != 0}
-				if e.N == 0 || !each(e) {
-					return nil
-				}
-				off, n = off+e.N, n-e.N
-			}
+			off, n = off+k, n-k
 		}
 	}
 	return nil
+}
+
+// Bitmap is nbd.Changer's: the name of the first dirty bitmap among the selected
+// contexts.
+func (c *Client) Bitmap() string {
+	names := slices.Sorted(maps.Values(c.contexts))
+	i := slices.IndexFunc(names, func(name string) bool { return strings.HasPrefix(name, wire.ContextDirtyPrefix) })
+	if i < 0 {
+		return ""
+	}
+	return strings.TrimPrefix(names[i], wire.ContextDirtyPrefix)
+}
+
+// Changes is nbd.Changer's. Without a bitmap it fails with ErrUnsupported.
+func (c *Client) Changes(ctx context.Context, off, n int64, each func(n int64, dirty bool) bool) error {
+	name := wire.ContextDirtyPrefix + c.Bitmap()
+	if _, err := c.context(name); err != nil {
+		return err
+	}
+	return c.statuses(ctx, off, n, name, func(n int64, status uint64) bool {
+		return each(n, status&uint64(wire.StateDirty) != 0)
+	})
 }
 
 // Prefetch asks the server to make reads of the range fast.

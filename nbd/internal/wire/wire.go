@@ -139,8 +139,13 @@ const (
 	ContextAllocation = "base:allocation"
 	ContextDepth      = "qemu:allocation-depth"
 
+	// The name of a bitmap follows, whose bit 0 is StateDirty.
+	ContextDirtyPrefix = "qemu:dirty-bitmap:"
+
 	StateHole = uint32(1 << 0)
 	StateZero = uint32(1 << 1)
+
+	StateDirty = uint32(1 << 0)
 )
 
 // Sizes in bytes.
