@@ -72,7 +72,7 @@ func (p *painted) want(context string, u byte) uint64 {
 // Contexts are an export's own: only one with a bitmap has a third.
 func TestBitmapIsOffered(t *testing.T) {
 	long := strings.Repeat("x", nbd.BitmapBytesMax+1)
-	h := serve(t, "unix", nbd.Options{}, inMemory("plain"),
+	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "plain", Device: slow{&painted{units: make([]byte, 8)}}},
 		nbd.Export{Name: "pair", Device: &painted{units: make([]byte, 8), bitmap: "mon"}, ReadOnly: true},
 		nbd.Export{Name: "none", Device: &painted{units: make([]byte, 8)}, ReadOnly: true},
 		nbd.Export{Name: "long", Device: &painted{units: make([]byte, 8), bitmap: long}, ReadOnly: true})
@@ -208,7 +208,7 @@ func checkRuns(t *testing.T, p *painted, seed uint64, off int64, s client.Status
 // nothing leaves of a request.
 func TestChanges(t *testing.T) {
 	p := &painted{units: bytes.Repeat([]byte{4, 4, 0, 4, 5, 5, 1, 0}, 2000), bitmap: "mon"}
-	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "pair", Device: p, ReadOnly: true}, inMemory("plain"))
+	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "pair", Device: p, ReadOnly: true}, nbd.Export{Name: "plain", Device: slow{&painted{units: make([]byte, 8)}}})
 	for _, form := range []client.Form{client.Structured, client.Extended} {
 		c := h.openAs(t, "pair", client.Options{Form: form, Contexts: everyContext})
 		if got := c.Bitmap(); got != "mon" {
