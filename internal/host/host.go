@@ -49,6 +49,8 @@ type Host struct {
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
+	// cleaner is the state of reclaim.
+	cleaner cleaner
 
 	mu      sync.Mutex
 	byName  map[string]*export
