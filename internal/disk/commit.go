@@ -194,6 +194,8 @@ func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
 	l := d.active()
 	var err error
 	switch op.Type {
+	case logrec.TypeSnapshot, logrec.TypeRollback:
+		return fmt.Errorf("mark of type %d: %w", op.Type, logrec.ErrUnsupported)
 	case logrec.TypeWrite:
 		l.setSealed(op.First, op.Chunks)
 	case logrec.TypePart:

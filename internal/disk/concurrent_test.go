@@ -60,7 +60,7 @@ func concurrentUse(t *testing.T, runTime time.Duration) {
 	repeat(h.reclaim)
 	for _, d := range disks {
 		repeat(d.Checkpoint)
-		repeat(func(ctx context.Context) error { _, err := d.Pass(ctx, false); return err })
+		repeat(func(ctx context.Context) error { _, err := d.Pass(ctx, PassOptions{}); return err })
 	}
 	running.Wait()
 	t.Logf("%+v", disks[0].Stats())

@@ -52,7 +52,7 @@ func TestDoubtfulCheckpoint(t *testing.T) {
 			t.Fatalf("checkpoint with %d registry errors more: %v", gets, err)
 		}
 		h.ok(d.Err())
-		_, err := d.Pass(t.Context(), false)
+		_, err := d.Pass(t.Context(), PassOptions{})
 		h.ok(err)
 		h.ok(h.reclaim(t.Context()))
 		h.ok(h.open(h.session(), 1).Close()) // as the next owner would find it

@@ -13,6 +13,12 @@ var (
 	// ErrFailed: an earlier error made the disk unable to serve; it is wrapped.
 	// The disk must be opened again.
 	ErrFailed = errors.New("disk has failed")
+	// ErrBusy: other work has held the disk for too long; nothing was done. It may
+	// be tried again.
+	ErrBusy = errors.New("disk is busy")
+	// ErrNoSnapshot: the disk has no such snapshot, neither in its map nor in its
+	// log. With one that the registry names, it was lost.
+	ErrNoSnapshot = errors.New("no such snapshot")
 	// ErrCorrupt: stored data of this disk fails its checks and could not be
 	// reconstructed. The text says which chunk, segment and spindle.
 	ErrCorrupt = errors.New("disk data is corrupt")

@@ -197,6 +197,9 @@ func (d *Disk) replayResults(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("result %d: %w", r.Pos, err)
 		}
+		if res.Mark != (logrec.Mark{}) {
+			return fmt.Errorf("result %d with a mark: %w", r.Pos, logrec.ErrUnsupported)
+		}
 		if group != nil && epoch == r.Epoch {
 			group.Trims = append(group.Trims, res.Trims...)
 			group.Updates = append(group.Updates, res.Updates...)

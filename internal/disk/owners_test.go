@@ -41,7 +41,7 @@ func TestFencedOwner(t *testing.T) {
 		{"flush", func(h *house, d *Disk) error { return d.Flush(h.Context()) }},
 		{"round", func(h *house, d *Disk) error { return h.round(d) }},
 		{"checkpoint", func(h *house, d *Disk) error { return d.Checkpoint(h.Context()) }},
-		{"pass", func(h *house, d *Disk) error { _, err := d.Pass(h.Context(), false); return err }},
+		{"pass", func(h *house, d *Disk) error { _, err := d.Pass(h.Context(), PassOptions{}); return err }},
 	}
 	eachNode(t, func(h *house, seed uint64) {
 		a, b := h.session(), h.session()
@@ -75,7 +75,7 @@ func (h *house) dead(after string, d *Disk) {
 	h.fails("write after "+after, d.WriteAt(ctx, make([]byte, 5), 0, true), ErrFailed, datanode.ErrFenced)
 	h.fails("flush after "+after, d.Flush(ctx), ErrFailed, datanode.ErrFenced)
 	h.fails("checkpoint after "+after, d.Checkpoint(ctx), ErrFailed)
-	_, err := d.Pass(ctx, false)
+	_, err := d.Pass(ctx, PassOptions{})
 	h.fails("pass after "+after, err, ErrFailed)
 	if d.Rotate(); d.Frozen() {
 		h.Fatalf("after %s the disk still asks for rounds", after)
@@ -89,7 +89,7 @@ func (h *house) useUp(d *Disk, c *content) {
 	h.fill(d, c, 10)
 	h.ok(h.round(d))
 	h.ok(d.Checkpoint(h.Context()))
-	_, err := d.Pass(h.Context(), false)
+	_, err := d.Pass(h.Context(), PassOptions{})
 	h.ok(err)
 	h.ok(h.reclaim(h.Context()))
 	h.same(d, c)
@@ -233,7 +233,7 @@ func workUntilFenced(h *house, d *Disk) {
 			err = d.Checkpoint(ctx)
 		}
 		if err == nil {
-			_, err = d.Pass(ctx, false)
+			_, err = d.Pass(ctx, PassOptions{})
 		}
 		if err == nil {
 			err = h.reclaim(ctx)

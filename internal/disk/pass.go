@@ -30,14 +30,41 @@ type PassReport struct {
 	MappedChunks int64 // of the disk: chunks that are not zeros
 	Segments     int   // on which the disk needs something
 	Released     int   // segments on which it needs nothing any more
+	// Held says that the lists were held (HoldLists) and so nothing was given up.
+	Held bool
+	// Snapshots says what each snapshot of the disk takes.
+	Snapshots map[id.Snapshot]SnapshotUse
+}
+
+// SnapshotUse is what a snapshot takes, as of a pass.
+type SnapshotUse struct {
+	MappedChunks int64 // that are not zeros
+	OnlyChunks   int64 // of these, versions that nothing but it sees
+	OnlyBytes    int64 // of these, sealed: removing it frees no more than that
+}
+
+// Existing returns the snapshots of a disk that exist: those that the registry
+// names, as such or as the base of another disk. All else of the disk's map is
+// forgotten. It is asked after the map was looked at, and not kept.
+type Existing func(ctx context.Context) (map[id.Snapshot]bool, error)
+
+// PassOptions says how a pass goes.
+type PassOptions struct {
+	// Describe tells the index fingerprints and places too: one that was lost
+	// fills up again.
+	Describe bool
+	// Exists is asked which snapshots to keep; nil keeps all.
+	Exists Existing
+	// Pace is called every few thousand rows of the map and may wait; nil: full
+	// speed.
+	Pace func(ctx context.Context, rows int) error
 }
 
 // Pass is the owner's scan: it tells the index which slots the disk needs,
-// and so gives up all others. With describe the index is told their fingerprints
-// and places too: one that was lost fills up again. Old versions that no view
+// and so gives up all others. Old versions that neither the disk nor a snapshot
 // sees are dropped from the map. A pass that fails part way is repeated from the
 // start; what it has done stands.
-func (d *Disk) Pass(ctx context.Context, describe bool) (*PassReport, error) {
+func (d *Disk) Pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 	d.passMu.Lock()
 	defer d.passMu.Unlock()
 	p, err := d.beginPass(ctx)
@@ -45,7 +72,7 @@ func (d *Disk) Pass(ctx context.Context, describe bool) (*PassReport, error) {
 		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
 	}
 	defer d.endPass(p)
-	if err := p.run(ctx, describe); err != nil {
+	if err := p.run(ctx, o.Describe); err != nil {
 		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
 	}
 	if err := d.m.Collect(ctx); err != nil {

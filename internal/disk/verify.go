@@ -35,8 +35,9 @@ func (n *Need) String() string {
 	return fmt.Sprintf("disk %s, chunk %d", n.Name, n.LBA)
 }
 
-// View opens a view. Errors: ErrClosed, ErrFailed.
-func (d *Disk) View() (*View, error) {
+// View opens a view, which includes the snapshots that exist; nil: all. Errors:
+// ErrClosed, ErrFailed.
+func (d *Disk) View(ctx context.Context, exists Existing) (*View, error) {
 	d.destageMu.Lock()
 	defer d.destageMu.Unlock()
 	d.checkpointMu.Lock()

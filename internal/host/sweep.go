@@ -146,7 +146,7 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 			continue
 		}
 		before := changes(e.disk)
-		report, err := e.disk.Pass(ctx, !index.Complete)
+		report, err := e.disk.Pass(ctx, disk.PassOptions{Describe: !index.Complete})
 		if err != nil {
 			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile
 				errs = append(errs, err)

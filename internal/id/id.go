@@ -2,13 +2,14 @@
 //
 // Nouns: a [Disk] is a virtual disk's number (not its name), an [Epoch] proves
 // who may write to it, a [Pos] is a place in one of its two log streams, a
-// [Seq] numbers its list updates, a [Gen] is a version of its map, an [LBA] is
-// a chunk's number in it. A [Segment] is a write-once pack of sealed chunks, a
-// [Slot] a chunk's number in the pack, a [Fingerprint] the name of a chunk's
-// content, and a [Location] where a segment keeps it.
+// [Seq] numbers its list updates, a [Gen] is a version of its map, a [Snapshot]
+// is one that is kept, an [LBA] is a chunk's number in it. A [Segment] is a
+// write-once pack of sealed chunks, a [Slot] a chunk's number in the pack, a
+// [Fingerprint] the name of a chunk's content, and a [Location] where a segment
+// keeps it.
 //
-// Invariant: none of Disk, Segment, Key or (Disk, Epoch) is ever used twice in
-// a pool. Zero is "none" for all of them.
+// Invariant: none of Disk, Snapshot, Segment, Key or (Disk, Epoch) is ever used
+// twice in a pool. Zero is "none" for all of them.
 package id
 
 import (
@@ -33,6 +34,9 @@ type Seq uint64
 
 // Gen is a generation of a disk's map. It rises only with a mark.
 type Gen uint64
+
+// Snapshot numbers a snapshot of a disk, over all disks of the pool.
+type Snapshot uint64
 
 // LBA is a chunk's number in a disk: byte offset divided by the chunk size.
 type LBA uint64

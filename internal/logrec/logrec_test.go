@@ -67,7 +67,14 @@ func TestRangesAndBounds(t *testing.T) {
 		{TypePart, AppendPart(nil, 3, 5), ErrCorrupt},
 		{TypePart, append(AppendPart(nil, 3, 0), 1), ErrCorrupt},
 		{TypePart, append(AppendPart(nil, 3, 1<<20), 1), ErrCorrupt},
-		{5, nil, ErrUnsupported},
+		{TypeSnapshot, AppendSnapshot(nil, 7, 6), nil},
+		{TypeSnapshot, AppendSnapshot(nil, 0, 6), ErrCorrupt},
+		{TypeSnapshot, AppendSnapshot(nil, 7, 6)[:23], ErrCorrupt},
+		{TypeSnapshot, append(AppendSnapshot(nil, 7, 6)[:23], 1), ErrUnsupported},
+		{TypeRollback, AppendRollback(nil, 7, 1<<30), nil},
+		{TypeRollback, AppendRollback(nil, 7, -1), ErrCorrupt},
+		{TypeRollback, append(AppendRollback(nil, 7, 1<<30), 0), ErrCorrupt},
+		{8, nil, ErrUnsupported},
 		{200, nil, ErrUnsupported},
 	} {
 		if _, err := DecodeOp(c.t, c.data); !errors.Is(err, c.want) {
@@ -80,6 +87,9 @@ func TestResultCutsAndDecodes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, n := range [][2]int{{0, 0}, {3, 10}, {UpdatesMax, UpdatesMax}, {0, 3*UpdatesMax + 5}, {UpdatesMax + 1, 7}} {
 		want := Result{Through: 9, MAC: MAC{1, 2}, Gen: 4, SizeBytes: 1 << 40}
+		if n[1]%2 == 1 {
+			want.Mark = Mark{TypeSnapshot, 77}
+		}
 		for i := range n[0] {
 			want.Trims = append(want.Trims, Extent{id.LBA(i), id.LBA(i + 1 + rng.IntN(9))})
 		}
@@ -174,6 +184,8 @@ func TestChainNoticesEveryChange(t *testing.T) {
 func FuzzDecodeOp(f *testing.F) {
 	f.Add(uint8(TypeWrite), writeRecord(f, 5, 2))
 	f.Add(uint8(TypeTrim), AppendRange(nil, 1, 2))
+	f.Add(uint8(TypeSnapshot), AppendSnapshot(nil, 1, 2))
+	f.Add(uint8(TypeRollback), AppendRollback(nil, 1, 2))
 	f.Add(uint8(TypePart), append(AppendPart(nil, 3, 5), make([]byte, 48)...))
 	f.Fuzz(func(t *testing.T, typ uint8, data []byte) {
 		op, err := DecodeOp(Type(typ), data)
@@ -184,8 +196,84 @@ func FuzzDecodeOp(f *testing.F) {
 	})
 }
 
+// TestMarkOfResult changes the mark of a result in each way that must not pass.
+func TestMarkOfResult(t *testing.T) {
+	r := Result{Through: 9, Mark: Mark{TypeRollback, 5}}
+	good := r.Append(nil)
+	if got, err := DecodeResult(good); err != nil || got.Mark != r.Mark {
+		t.Fatalf("%v, %v", got, err)
+	}
+	for _, c := range []struct {
+		at   int
+		to   byte
+		want error
+	}{
+		{0, 3, ErrUnsupported},
+		{1, resultMore, ErrCorrupt},
+		{resultHeaderBytes, 0, ErrUnsupported},
+		{resultHeaderBytes, byte(TypeResize), ErrUnsupported},
+		{resultHeaderBytes + 7, 1, ErrUnsupported},
+		{resultHeaderBytes + 15, 0, ErrCorrupt},
+	} {
+		bad := bytes.Clone(good)
+		bad[c.at] = c.to
+		if _, err := DecodeResult(bad); !errors.Is(err, c.want) {
+			t.Errorf("byte %d is %d: %v, want %v", c.at, c.to, err, c.want)
+		}
+	}
+	for n := range good {
+		if _, err := DecodeResult(good[:n]); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", n, err)
+		}
+	}
+}
+
+func TestPatchesDecode(t *testing.T) {
+	var want []Patch
+	for i := range PatchesMax {
+		want = append(want, Patch{
+			id.LBA(i), id.Gen(3 * i), id.Segment(i + 1), id.Slot(i), id.Ref{Segment: id.Segment(i + 9), Slot: id.Slot(2 * i), Location: id.Location(7 * i)},
+		})
+	}
+	data := AppendPatches(nil, want)
+	if len(data) > datanode.RecordBytesMax {
+		t.Fatalf("a record of %d bytes", len(data))
+	}
+	got, err := DecodePatches(data)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("%d patches came back as %d, %v", len(want), len(got), err)
+	}
+	for _, n := range []int{0, 7, 8, len(data) - 1} {
+		if _, err := DecodePatches(data[:n]); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", n, err)
+		}
+	}
+	for i := range 4 {
+		bad := bytes.Clone(data)
+		bad[i]++
+		if _, err := DecodePatches(bad); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("byte %d: %v", i, err)
+		}
+	}
+	if _, err := DecodePatches(AppendPatches(nil, []Patch{{To: id.Ref{Segment: 1}}})); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a patch of no segment: %v", err)
+	}
+}
+
+func FuzzDecodePatches(f *testing.F) {
+	f.Add(AppendPatches(nil, []Patch{{LBA: 4, Segment: 1, To: id.Ref{Segment: 2}}}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ps, err := DecodePatches(data)
+		if err == nil && !bytes.Equal(AppendPatches(nil, ps), data) {
+			t.Fatal("decoded patches encode differently")
+		}
+	})
+}
+
 func FuzzDecodeResult(f *testing.F) {
 	r := Result{Through: 3, Trims: []Extent{{1, 2}}, Updates: []Update{{LBA: 4}}}
+	f.Add(r.Append(nil))
+	r.Mark = Mark{TypeSnapshot, 9}
 	f.Add(r.Append(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := DecodeResult(data)

@@ -4,9 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 
-	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 )
@@ -23,12 +21,15 @@ var (
 type Type uint8
 
 const (
-	TypeWrite  Type = 1
-	TypePart   Type = 2
-	TypeZero   Type = 3
-	TypeTrim   Type = 4
-	TypeResize Type = 6
-	TypeResult Type = 16
+	TypeWrite    Type = 1
+	TypePart     Type = 2
+	TypeZero     Type = 3
+	TypeTrim     Type = 4
+	TypeSnapshot Type = 5
+	TypeResize   Type = 6
+	TypeRollback Type = 7
+	TypeResult   Type = 16
+	TypePatch    Type = 17
 
 	typeOptional Type = 128 // this and above may be skipped
 )
@@ -40,6 +41,7 @@ const (
 	writeHeaderBytes = 12
 	partHeaderBytes  = 12
 	rangeBytes       = 16
+	markBytes        = 24
 
 	// DiskBytesMax bounds a disk's size, and so every offset in a record.
 	DiskBytesMax = 1 << 56
@@ -51,8 +53,12 @@ type Op struct {
 	First  id.LBA   // write: of the first chunk
 	Chunks [][]byte // write: sealed chunks of consecutive LBAs
 	Off    int64    // part, zero, trim: byte offset in the disk
-	Len    int64    // part, zero, trim: bytes; resize: the disk's size
+	Len    int64    // part, zero, trim: bytes; resize, rollback: the disk's size
 	Sealed []byte   // part
+	// Snapshot is the one that is taken or gone back to, Group the first of those
+	// taken at the same instant, 0 of one alone.
+	Snapshot id.Snapshot
+	Group    id.Snapshot
 }
 
 // AppendWrite starts a write record at dst's end: its header for n chunks. The
@@ -78,6 +84,20 @@ func AppendRange(dst []byte, off, n int64) []byte {
 // AppendResize encodes a resize record.
 func AppendResize(dst []byte, size int64) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(size))
+}
+
+// AppendSnapshot encodes a snapshot record.
+func AppendSnapshot(dst []byte, s, group id.Snapshot) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(group))
+	return binary.BigEndian.AppendUint64(dst, 0)
+}
+
+// AppendRollback encodes a rollback record; size is the disk's after it.
+func AppendRollback(dst []byte, s id.Snapshot, size int64) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(size))
+	return binary.BigEndian.AppendUint64(dst, 0)
 }
 
 // DecodeOp decodes a record of the operations stream. It checks structure and
@@ -113,8 +133,31 @@ func DecodeOp(t Type, data []byte) (Op, error) {
 		}
 		op.Len = int64(binary.BigEndian.Uint64(data))
 		return op, nil
+	case TypeSnapshot, TypeRollback:
+		return decodeMark(t, data)
 	}
 	return op, fmt.Errorf("operation of type %d: %w", t, ErrUnsupported)
+}
+
+func decodeMark(t Type, data []byte) (Op, error) {
+	op := Op{Type: t}
+	if len(data) != markBytes || binary.BigEndian.Uint64(data) == 0 {
+		return op, fmt.Errorf("mark record of %d bytes: %w", len(data), ErrCorrupt)
+	}
+	op.Snapshot = id.Snapshot(binary.BigEndian.Uint64(data))
+	second, features := binary.BigEndian.Uint64(data[8:]), binary.BigEndian.Uint64(data[16:])
+	if features != 0 {
+		return op, fmt.Errorf("mark with features %#x: %w", features, ErrUnsupported)
+	}
+	if t == TypeSnapshot {
+		op.Group = id.Snapshot(second)
+		return op, nil
+	}
+	if second > DiskBytesMax {
+		return op, fmt.Errorf("rollback to %d bytes: %w", second, ErrCorrupt)
+	}
+	op.Len = int64(second)
+	return op, nil
 }
 
 func decodeWrite(data []byte) (Op, error) {
@@ -142,140 +185,3 @@ func decodeWrite(data []byte) (Op, error) {
 	}
 	return op, nil
 }
-
-// UpdatesMax bounds the updates, and the trims, of one result record.
-const UpdatesMax = 16384
-
-const (
-	resultVersion     = 1
-	resultMore        = 1
-	resultHeaderBytes = 4 + 8 + 16 + 8 + 8 + 4 + 4
-	updateBytes       = 8 + 16 + 8 + 2 + 4
-)
-
-// Update is what a chunk of the disk became. A zero Ref is a zero chunk.
-type Update struct {
-	LBA         id.LBA
-	Fingerprint id.Fingerprint
-	Ref         id.Ref
-}
-
-// Extent is a half-open run of chunks.
-type Extent struct{ First, End id.LBA }
-
-// Result is one record of the results stream.
-type Result struct {
-	// More says that further records of the same commit follow.
-	More bool
-	// Through is the last operation that the commit covers, MAC the operations
-	// chain's there.
-	Through id.Pos
-	MAC     [16]byte
-	// Gen is the map's generation for the trims and updates.
-	Gen id.Gen
-	// SizeBytes is the disk's size after the operation at Through.
-	SizeBytes int64
-	// Trims apply before Updates.
-	Trims   []Extent
-	Updates []Update
-}
-
-// Append encodes the record at dst's end. It panics if there are more than
-// UpdatesMax trims or updates: Cut first.
-func (r *Result) Append(dst []byte) []byte {
-	if len(r.Updates) > UpdatesMax || len(r.Trims) > UpdatesMax {
-		panic("result record is too long")
-	}
-	var flags byte
-	if r.More {
-		flags = resultMore
-	}
-	be := binary.BigEndian
-	dst = append(dst, resultVersion, flags, 0, 0)
-	dst = be.AppendUint64(dst, uint64(r.Through))
-	dst = append(dst, r.MAC[:]...)
-	dst = be.AppendUint64(dst, uint64(r.Gen))
-	dst = be.AppendUint64(dst, uint64(r.SizeBytes))
-	dst = be.AppendUint32(dst, uint32(len(r.Trims)))
-	dst = be.AppendUint32(dst, uint32(len(r.Updates)))
-	for _, t := range r.Trims {
-		dst = be.AppendUint64(dst, uint64(t.First))
-		dst = be.AppendUint64(dst, uint64(t.End))
-	}
-	for _, u := range r.Updates {
-		dst = be.AppendUint64(dst, uint64(u.LBA))
-		dst = append(dst, u.Fingerprint[:]...)
-		dst = be.AppendUint64(dst, uint64(u.Ref.Segment))
-		dst = be.AppendUint16(dst, uint16(u.Ref.Slot))
-		dst = be.AppendUint32(dst, uint32(u.Ref.Location))
-	}
-	return dst
-}
-
-// DecodeResult decodes a result record. Errors: ErrCorrupt, ErrUnsupported.
-func DecodeResult(data []byte) (*Result, error) {
-	if len(data) < resultHeaderBytes {
-		return nil, fmt.Errorf("result of %d bytes: %w", len(data), ErrCorrupt)
-	}
-	if data[0] != resultVersion || data[1]&^resultMore != 0 || data[2] != 0 || data[3] != 0 {
-		return nil, fmt.Errorf("result version %d, flags %#x: %w", data[0], data[1], ErrUnsupported)
-	}
-	be := binary.BigEndian
-	r := &Result{
-		More:      data[1]&resultMore != 0,
-		Through:   id.Pos(be.Uint64(data[4:])),
-		MAC:       [16]byte(data[12:28]),
-		Gen:       id.Gen(be.Uint64(data[28:])),
-		SizeBytes: int64(be.Uint64(data[36:])),
-	}
-	trims, updates := be.Uint32(data[44:]), be.Uint32(data[48:])
-	rest := data[resultHeaderBytes:]
-	if r.SizeBytes < 0 || r.SizeBytes > DiskBytesMax || trims > UpdatesMax || updates > UpdatesMax ||
-		len(rest) != int(trims)*rangeBytes+int(updates)*updateBytes {
-		return nil, fmt.Errorf("result of %d trims, %d updates in %d bytes: %w", trims, updates, len(data), ErrCorrupt)
-	}
-	for ; trims > 0; trims, rest = trims-1, rest[rangeBytes:] {
-		e := Extent{id.LBA(be.Uint64(rest)), id.LBA(be.Uint64(rest[8:]))}
-		if e.First >= e.End || e.End > math.MaxInt64 {
-			return nil, fmt.Errorf("result trims chunks %d to %d: %w", e.First, e.End, ErrCorrupt)
-		}
-		r.Trims = append(r.Trims, e)
-	}
-	r.Updates = make([]Update, 0, updates)
-	for ; updates > 0; updates, rest = updates-1, rest[updateBytes:] {
-		r.Updates = append(r.Updates, Update{
-			LBA:         id.LBA(be.Uint64(rest)),
-			Fingerprint: id.Fingerprint(rest[8:24]),
-			Ref: id.Ref{
-				Segment:  id.Segment(be.Uint64(rest[24:])),
-				Slot:     id.Slot(be.Uint16(rest[32:])),
-				Location: id.Location(be.Uint32(rest[34:])),
-			},
-		})
-	}
-	return r, nil
-}
-
-// Cut divides a result of any length into records of at most UpdatesMax
-// updates and trims each, More set on all but the last.
-func (r *Result) Cut() []*Result {
-	var cut []*Result
-	trims, updates := r.Trims, r.Updates
-	for {
-		part := *r
-		nt, nu := min(len(trims), UpdatesMax), 0
-		if nt == len(trims) { // trims come before every update
-			nu = min(len(updates), UpdatesMax)
-		}
-		part.Trims, part.Updates = trims[:nt], updates[:nu]
-		trims, updates = trims[nt:], updates[nu:]
-		part.More = len(trims)+len(updates) > 0
-		cut = append(cut, &part)
-		if !part.More {
-			return cut
-		}
-	}
-}
-
-// A full result must fit a log record.
-const _ = uint(datanode.RecordBytesMax - resultHeaderBytes - UpdatesMax*(updateBytes+rangeBytes))
