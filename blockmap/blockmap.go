@@ -62,15 +62,23 @@ type Extent struct{ First, End id.LBA }
 // Gen is not below the generation of any earlier batch, and above all of them
 // if there are trims: a trim hides all that is older than its generation. A new
 // map has generation 0. Small trims are better given as zero updates.
+//
+// Patches are alone in their batch, whose generation is the map's, and an entry
+// has at most one of them.
 type Batch struct {
 	Gen     id.Gen
 	Trims   []Extent
 	Updates []Update
+	Patches []Patch
+	Mark    Mark
 }
 
 func (b *Batch) validate() error {
 	if len(b.Updates) > UpdatesMax || len(b.Trims) > TrimsMax {
 		return fmt.Errorf("%w: a batch of %d updates and %d trims", ErrInvalid, len(b.Updates), len(b.Trims))
+	}
+	if len(b.Patches) > 0 || b.Mark != (Mark{}) {
+		return fmt.Errorf("%w: patches and marks are not known yet", ErrInvalid)
 	}
 	for _, u := range b.Updates {
 		if u.LBA >= LBAMax {
