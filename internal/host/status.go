@@ -25,9 +25,22 @@ type DiskInfo struct {
 	Epoch  id.Epoch `json:"epoch"`
 	// Clients counts NBD connections.
 	Clients int `json:"clients"`
-	// LogicalBytes is what is mapped, as of the last pass.
-	LogicalBytes int64      `json:"logical_bytes"`
-	Stats        disk.Stats `json:"stats"`
+	// LogicalBytes is what is mapped, as of the last pass. Of the sealed chunks
+	// behind it and the disk's snapshots, ExclusiveBytes are what no other disk
+	// needs, SharedBytes the rest: estimates, from averages of segments. All as of
+	// SpaceAt; nil: no pass yet.
+	LogicalBytes   int64      `json:"logical_bytes"`
+	ExclusiveBytes int64      `json:"exclusive_bytes"`
+	SharedBytes    int64      `json:"shared_bytes"`
+	SpaceAt        *time.Time `json:"space_at,omitempty"`
+	Snapshots      int        `json:"snapshots"`
+	// CloneOf is the number of the disk that a clone still depends on: its space
+	// is given back only when the clone has passed. 0: it depends on none.
+	CloneOf id.Disk `json:"clone_of,omitempty"`
+	// IndependentSeconds is how long a clone made in this life took to become
+	// independent.
+	IndependentSeconds float64    `json:"independent_seconds,omitempty"`
+	Stats              disk.Stats `json:"stats"`
 }
 
 // Status describes the pool.

@@ -71,7 +71,7 @@ func TestStopWithClient(t *testing.T) {
 		}
 	}
 	_, complaint, code := plinth(t, nil, "disk", "rm", "vm1", "--api", s.api)
-	oneLine(t, complaint, code, `disk "vm1": disk is in use: disconnect its clients first`)
+	oneLine(t, complaint, code, `disk "vm1": in use: disconnect its clients first`)
 	s.stop(t)
 }
 
