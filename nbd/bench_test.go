@@ -11,7 +11,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/client"
-	"plinth/nbd/nbdtest"
+	"plinth/nbd/memory"
 )
 
 // Nothing is allocated for a request, inline or by workers, whatever the form.
@@ -20,7 +20,7 @@ func TestRequestsDoNotAllocate(t *testing.T) {
 		return // the detector allocates
 	}
 	for _, form := range []client.Form{client.Simple, client.Structured, client.Extended} {
-		for name, d := range map[string]nbd.Device{"inline": nbdtest.NewMemory(mib), "workers": slow{nbdtest.NewMemory(mib)}} {
+		for name, d := range map[string]nbd.Device{"inline": memory.New(mib), "workers": slow{memory.New(mib)}} {
 			h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: d})
 			c := h.openAs(t, "disk", client.Options{Form: form})
 			p := bytes.Repeat([]byte{1}, 4096)
@@ -50,7 +50,7 @@ func BenchmarkUnix(b *testing.B) {
 	} {
 		for _, inline := range []bool{true, false} {
 			name := fmt.Sprintf("%s/bytes=%d/depth=%d", bench.op, bench.bytes, bench.depth)
-			var d nbd.Device = nbdtest.NewMemory(deviceBytes)
+			var d nbd.Device = memory.New(deviceBytes)
 			if inline {
 				name += "/inline"
 			} else {

@@ -13,8 +13,9 @@ import (
 const (
 	// readBufferBytes takes many small requests in one system call.
 	readBufferBytes = 256 << 10
-	// socketBufferBytes lets a client's burst in without waiting for us.
-	socketBufferBytes = 2 << 20
+	// socketBufferBytes lets long replies go without waiting for the client at
+	// each piece. More costs more: what lies there leaves the processor's cache.
+	socketBufferBytes = 256 << 10
 	// lingerTime bounds the wait for the client to hang up after our last
 	// word, so that the kernel does not discard it with a reset.
 	lingerTime = time.Second
@@ -63,8 +64,8 @@ func (c *conn) run() {
 	}
 	log.Info("nbd: attached", "bytes", s.info.Size, "readonly", s.info.ReadOnly, "tls", h.peer.TLS)
 
-	setSocketBuffers(c.Conn)
-	t := newTransmission(c, s, bufio.NewReaderSize(h.r, readBufferBytes), log)
+	setSocketBuffer(c.Conn)
+	t := newTransmission(c, s, h.r, log)
 	c.begin(t.window)
 	err = t.run()
 	switch {
@@ -79,11 +80,10 @@ func (c *conn) run() {
 	}
 }
 
-// setSocketBuffers enlarges a unix socket's buffers. TCP sizes its own, and
-// would stop to if told.
-func setSocketBuffers(nc net.Conn) {
+// setSocketBuffer enlarges a unix socket's buffer; the other way the client's
+// counts. TCP sizes its own, and would stop to if told.
+func setSocketBuffer(nc net.Conn) {
 	if u, ok := nc.(*net.UnixConn); ok {
-		u.SetReadBuffer(socketBufferBytes)
 		u.SetWriteBuffer(socketBufferBytes)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"plinth/nbd"
 	"plinth/nbd/client"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -66,7 +67,7 @@ func TestExtendedBytes(t *testing.T) {
 // Requests that break the rules of the form are refused, and the stream stays
 // in step; or nobody knows where the next one begins, and it ends.
 func TestHostileExtendedRequests(t *testing.T) {
-	m := nbdtest.NewMemory(mib)
+	m := memory.New(mib)
 	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: m})
 	const p = wire.CmdFlagPayloadLen
 	for _, test := range []struct {
@@ -137,7 +138,7 @@ func TestHostileExtendedRequests(t *testing.T) {
 func TestLargestRanges(t *testing.T) {
 	const size = math.MaxInt64
 	for _, form := range []client.Form{client.Simple, client.Structured, client.Extended} {
-		m := nbdtest.NewMemory(size)
+		m := memory.New(size)
 		h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: m})
 		c := h.openAs(t, "disk", client.Options{Form: form})
 		ctx := t.Context()

@@ -10,6 +10,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -22,7 +23,7 @@ func optionHead(t testing.TB, opt, n uint32) []byte {
 
 // What cannot be answered ends the connection.
 func TestHostileHandshakesEnd(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{}, memory("disk"))
+	h := serve(t, "unix", nbd.Options{}, inMemory("disk"))
 	for _, test := range []struct {
 		name string
 		sent []byte
@@ -57,7 +58,7 @@ func closeWrite(t testing.TB, r *nbdtest.Raw) {
 
 // What can be answered is, and the handshake goes on.
 func TestHostileOptionsAreRefused(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{}, memory("disk"))
+	h := serve(t, "unix", nbd.Options{}, inMemory("disk"))
 	r := h.raw(t)
 	r.Greet(fixed)
 	for _, test := range []struct {
@@ -100,7 +101,7 @@ func TestHostileOptionsAreRefused(t *testing.T) {
 
 // A request that breaks the rules is refused, and the stream stays in step.
 func TestHostileRequestsAreRefused(t *testing.T) {
-	m := nbdtest.NewMemory(mib)
+	m := memory.New(mib)
 	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: slow{m}},
 		nbd.Export{Name: "fixed", Device: m, ReadOnly: true})
 	const big = nbd.PayloadBytesMax + 1
@@ -157,7 +158,7 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 }
 
 func TestStreamOutOfStepEnds(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{}, memory("disk"))
+	h := serve(t, "unix", nbd.Options{}, inMemory("disk"))
 	r := h.raw(t)
 	r.Enter("disk")
 	r.Request(0, wire.CmdTrim, 1, 0, 1, nil)
@@ -172,7 +173,7 @@ func TestStreamOutOfStepEnds(t *testing.T) {
 // A client that goes at any byte leaves nothing behind, and nothing half
 // written: a write without its whole payload does not reach the device.
 func TestClientGoesAtAnyByte(t *testing.T) {
-	m := nbdtest.NewMemory(mib)
+	m := memory.New(mib)
 	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: m})
 	go1 := nbdtest.Encode(t, fixed, optionHead(t, wire.OptList, 0), optionHead(t, wire.OptGo, 10), nbdtest.InfoData(t, "disk"))
 	all := nbdtest.Encode(t, go1, request(t, wire.CmdRead, 1, 0, 512), request(t, wire.CmdWrite, 2, 0, 64), bytes.Repeat([]byte{7}, 64))
@@ -199,7 +200,7 @@ func request(t testing.TB, typ uint16, cookie, off uint64, n uint32) []byte {
 // A client that asks and does not listen is held to its window, and does not
 // hold up the others, or Close.
 func TestClientThatDoesNotListen(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{BytesInFlightMax: 4 << 20}, memory("disk"))
+	h := serve(t, "unix", nbd.Options{BytesInFlightMax: 4 << 20}, inMemory("disk"))
 	deaf := h.raw(t)
 	deaf.Enter("disk")
 	for i := range 64 {
@@ -216,9 +217,9 @@ func TestClientThatDoesNotListen(t *testing.T) {
 // What a buffer held for one client never reaches another.
 func TestFailedReadLeaksNothing(t *testing.T) {
 	secret := bytes.Repeat([]byte("secret!!"), 512)
-	failing := nbd.Export{Name: "failing", Device: &nbdtest.Probe{Device: nbdtest.NewMemory(mib),
+	failing := nbd.Export{Name: "failing", Device: &nbdtest.Probe{Device: memory.New(mib),
 		Before: func(context.Context, nbdtest.Call) error { return errors.New("broken") }}}
-	h := serve(t, "unix", nbd.Options{}, memory("disk"), failing)
+	h := serve(t, "unix", nbd.Options{}, inMemory("disk"), failing)
 	c := h.open(t, "disk")
 	if err := c.WriteAt(t.Context(), secret, 0, false); err != nil {
 		t.Fatal(err)

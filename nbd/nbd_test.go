@@ -13,6 +13,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/client"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -100,8 +101,8 @@ func (h *house) openAs(t testing.TB, export string, o client.Options) *client.Cl
 type slow struct{ nbd.Device }
 
 func TestConformance(t *testing.T) {
-	memory := nbdtest.NewMemory(nbdtest.DeviceBytesMin + 12345)
-	for network, d := range map[string]nbd.Device{"unix": memory, "tcp": slow{memory}} {
+	disk := memory.New(nbdtest.DeviceBytesMin + 12345)
+	for network, d := range map[string]nbd.Device{"unix": disk, "tcp": slow{disk}} {
 		t.Run(network, func(t *testing.T) {
 			h := serve(t, network, nbd.Options{},
 				nbd.Export{Name: "disk", Description: "a disk", Device: d, MultiConn: true},

@@ -34,6 +34,8 @@ type request struct {
 	ctx context.Context
 	// buf is a write's payload or room for a read's. nil: no payload.
 	buf *buffer
+	// poured is how much of a write the device has; buf is the rest.
+	poured uint64
 	// charged is what the request took from the window, in bytes.
 	charged int64
 	// refused requests came after shutdown began and do not hold it up.
@@ -67,7 +69,7 @@ func (r *request) reset() {
 	if r.out = r.out[:0]; cap(r.more) > moreBytesKept {
 		r.out, r.more = nil, nil
 	}
-	r.ctx, r.runs, r.errno = nil, nil, 0
+	r.ctx, r.runs, r.errno, r.poured = nil, nil, 0, 0
 }
 
 // check judges a request header (magic apart) by the protocol's rules, before

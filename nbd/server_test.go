@@ -11,11 +11,12 @@ import (
 	"plinth/nbd"
 	"plinth/nbd/client"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
-func memory(name string) nbd.Export {
-	return nbd.Export{Name: name, Device: nbdtest.NewMemory(mib)}
+func inMemory(name string) nbd.Export {
+	return nbd.Export{Name: name, Device: memory.New(mib)}
 }
 
 // What was accepted is answered, what comes later is neither done nor answered,
@@ -119,7 +120,7 @@ func TestDisconnectFinishesRequests(t *testing.T) {
 }
 
 func TestServeEndsWithItsContext(t *testing.T) {
-	s := nbd.NewServer(nbdtest.NewExports(memory("disk")), nbd.Options{Logger: quiet})
+	s := nbd.NewServer(nbdtest.NewExports(inMemory("disk")), nbd.Options{Logger: quiet})
 	defer s.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -143,7 +144,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 }
 
 func TestConnectionsMax(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{ConnectionsMax: 2}, memory("disk"))
+	h := serve(t, "unix", nbd.Options{ConnectionsMax: 2}, inMemory("disk"))
 	first, second := h.open(t, "disk"), h.open(t, "disk")
 	if b := h.raw(t).ExpectEnd(); len(b) > 0 {
 		t.Errorf("a third connection was greeted: %x", b)
@@ -164,7 +165,7 @@ func TestConnectionsMax(t *testing.T) {
 }
 
 func TestHandshakeTimeout(t *testing.T) {
-	h := serve(t, "tcp", nbd.Options{HandshakeTimeout: 500 * time.Millisecond}, memory("disk"))
+	h := serve(t, "tcp", nbd.Options{HandshakeTimeout: 500 * time.Millisecond}, inMemory("disk"))
 	r := h.raw(t)
 	r.Greet(wire.ClientFixedNewstyle)
 	r.ExpectEnd()
@@ -182,9 +183,9 @@ func TestHandshakeTimeout(t *testing.T) {
 }
 
 func TestInfoSaysWhatTheExportIs(t *testing.T) {
-	e := nbd.Export{Name: "vm1", Description: "root disk of vm1", Device: nbdtest.NewMemory(12345),
+	e := nbd.Export{Name: "vm1", Description: "root disk of vm1", Device: memory.New(12345),
 		ReadOnly: true, MultiConn: true, Rotational: true, PreferredBlockSize: 65536}
-	h := serve(t, "tcp", nbd.Options{}, e, memory("a"))
+	h := serve(t, "tcp", nbd.Options{}, e, inMemory("a"))
 	want := client.Info{Name: "vm1", Description: "root disk of vm1", Size: 12345,
 		Flags: wire.FlagHasFlags | wire.FlagReadOnly | wire.FlagSendFlush | wire.FlagSendFUA |
 			wire.FlagRotational | wire.FlagCanMultiConn | wire.FlagSendCache,
@@ -257,7 +258,7 @@ func TestBrokenExports(t *testing.T) {
 
 // grown is a device whose size is said at each call.
 type grown struct {
-	*nbdtest.Memory
+	*memory.Device
 	size *atomic.Int64
 }
 
@@ -265,7 +266,7 @@ func (g grown) Size() int64 { return g.size.Load() }
 
 // A connection may use what its device has grown by.
 func TestDeviceGrows(t *testing.T) {
-	d := grown{nbdtest.NewMemory(2 * mib), new(atomic.Int64)}
+	d := grown{memory.New(2 * mib), new(atomic.Int64)}
 	d.size.Store(mib)
 	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: d})
 	r := h.raw(t)

@@ -10,6 +10,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -32,9 +33,9 @@ func expectChunk(t *testing.T, r *nbdtest.Raw, extended bool, want wire.Chunk, p
 }
 
 // sparse is a device of 1 MiB with 64 KiB of data at 128 KiB.
-func sparse(t *testing.T) (*nbdtest.Memory, []byte) {
+func sparse(t *testing.T) (*memory.Device, []byte) {
 	t.Helper()
-	m := nbdtest.NewMemory(mib)
+	m := memory.New(mib)
 	data := bytes.Repeat([]byte{7}, 64<<10)
 	if err := m.WriteAt(t.Context(), data, 128<<10, false); err != nil {
 		t.Fatal(err)
@@ -134,7 +135,7 @@ func reassemble(t *testing.T, r *nbdtest.Raw, extended bool, off, n int) []byte 
 }
 
 func TestMetaContexts(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{}, memory("disk"), memory("other"))
+	h := serve(t, "unix", nbd.Options{}, inMemory("disk"), inMemory("other"))
 	r := h.raw(t)
 	r.Greet(fixed)
 	const list, set = wire.OptListMetaContext, wire.OptSetMetaContext
@@ -255,8 +256,8 @@ func (d halves) Extents(_ context.Context, off, n int64, each func(nbd.Extent) b
 }
 
 func TestBlockStatusIsBounded(t *testing.T) {
-	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: halves{Device: nbdtest.NewMemory(mib)}},
-		nbd.Export{Name: "failing", Device: halves{nbdtest.NewMemory(mib), errors.New("broken")}})
+	h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: halves{Device: memory.New(mib)}},
+		nbd.Export{Name: "failing", Device: halves{memory.New(mib), errors.New("broken")}})
 	r := h.raw(t)
 	r.EnterAs("disk", structured, wire.ContextAllocation)
 	r.Request(0, wire.CmdBlockStatus, 1, 0, mib, nil)

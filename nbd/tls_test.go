@@ -18,6 +18,7 @@ import (
 	"plinth/nbd"
 	"plinth/nbd/client"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -76,7 +77,7 @@ func serveTLS(t *testing.T, server string, j *journal) *house {
 	return serve(t, "tcp", nbd.Options{
 		Logger: slog.New(slog.NewTextHandler(j, nil)), TLS: config, TLSRequired: true,
 		Allow: nbd.Grants{"host1": {"a*"}, "host2": {"b"}}.Allow,
-	}, memory("a1"), memory("a2"), memory("b"))
+	}, inMemory("a1"), inMemory("a2"), inMemory("b"))
 }
 
 func TestTLS(t *testing.T) {
@@ -189,7 +190,7 @@ func TestUnixSocketNeedsNoTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	grants := nbd.Grants{"host1": {"a*"}}
-	h := serve(t, "unix", nbd.Options{TLS: config, TLSRequired: true, Allow: grants.Allow}, memory("a"), memory("b"))
+	h := serve(t, "unix", nbd.Options{TLS: config, TLSRequired: true, Allow: grants.Allow}, inMemory("a"), inMemory("b"))
 	h.open(t, "b")
 	o := client.Options{TLS: nbdtest.ClientTLS(t, clients["host1"])}
 	h.openAs(t, "a", o)
@@ -207,8 +208,8 @@ func TestConformanceOverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	memory := nbdtest.NewMemory(nbdtest.DeviceBytesMin + 12345)
-	h := serve(t, "tcp", nbd.Options{TLS: config}, nbd.Export{Name: "disk", Device: memory, MultiConn: true})
+	disk := memory.New(nbdtest.DeviceBytesMin + 12345)
+	h := serve(t, "tcp", nbd.Options{TLS: config}, nbd.Export{Name: "disk", Device: disk, MultiConn: true})
 	nbdtest.Run(t, nbdtest.Target{Export: "disk", Forms: []client.Form{client.Extended}, Dial: func(ctx context.Context) (net.Conn, error) {
 		conn, err := h.dial(ctx)
 		if err != nil {

@@ -25,7 +25,8 @@ var (
 // which they are ready.
 type transmission struct {
 	conn   *conn
-	r      *bufio.Reader
+	in     ahead
+	r      *bufio.Reader // over in
 	device Device
 	limits limits
 	// Abilities of the device; nil: none.
@@ -52,9 +53,10 @@ type transmission struct {
 	workersMax int
 }
 
-func newTransmission(c *conn, s *session, r *bufio.Reader, log *slog.Logger) *transmission {
+func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *transmission {
 	o := c.server.opts
-	t := &transmission{conn: c, r: r, device: s.export.Device, log: log}
+	t := &transmission{conn: c, in: ahead{from, readBufferBytes}, device: s.export.Device, log: log}
+	t.r = bufio.NewReaderSize(&t.in, readBufferBytes)
 	t.limits = limits{
 		size: s.info.Size, readOnly: s.info.ReadOnly, cache: s.info.Cache, fastZero: s.info.FastZero,
 		form: s.form, contexts: s.contexts,
@@ -179,15 +181,12 @@ func (t *transmission) accept(h wire.Request) error {
 		t.answer(r)
 		return err
 	}
-	if held > 0 {
-		r.buf = getBuffer(held)
+	done, err := t.fill(r, held)
+	if err != nil {
+		t.window.release([]*request{r})
+		return err
 	}
-	if h.Type == wire.CmdWrite {
-		if err := t.fill(r); err != nil {
-			return err
-		}
-	}
-	if t.tryInline(r) {
+	if done || t.tryInline(r) {
 		t.answer(r)
 		return nil
 	}
@@ -225,16 +224,58 @@ func (t *transmission) skip(n int) error {
 	return nil
 }
 
-// fill reads a write's payload. On error r is released unanswered.
-func (t *transmission) fill(r *request) error {
-	if r.buf == nil {
-		return nil // a write of no bytes
+// ahead is what the read buffer is filled from, max bytes at a time.
+type ahead struct {
+	io.Reader
+	max int
+}
+
+func (a *ahead) Read(p []byte) (int, error) { return a.Reader.Read(p[:min(len(p), a.max)]) }
+
+const (
+	// longBytes is a payload whose end goes past the read buffer, which saves
+	// copying it once more.
+	longBytes = 64 << 10
+	// aheadBytesLong is how much is read with the header that follows a long
+	// payload: another one probably comes behind it.
+	aheadBytesLong = 4 << 10
+)
+
+// fill gives r its buffer of n bytes, and a write its payload. It reports a write
+// that is done already.
+func (t *transmission) fill(r *request, n int) (done bool, err error) {
+	switch {
+	case n == 0:
+		return false, nil
+	case r.Type == wire.CmdWrite && n > inlineWriteMax && t.tryWrite != nil && !r.fua():
+		return t.pour(r)
 	}
-	err := t.readFull(r.buf.data())
-	if err != nil {
-		t.window.release([]*request{r})
+	r.buf = getBuffer(n)
+	if r.Type == wire.CmdWrite {
+		err = t.readFull(r.buf.data())
 	}
-	return err
+	return false, err
+}
+
+// pour hands a long write to a device that takes it at once, piece by piece: what
+// was read last is in the processor's cache yet. When the device takes no more
+// the rest is left in r.
+func (t *transmission) pour(r *request) (done bool, err error) {
+	piece := getBuffer(inlineWriteMax)
+	defer piece.put()
+	for r.poured < r.Length {
+		rest := r.Length - r.poured
+		p := piece.data()[:min(rest, inlineWriteMax)]
+		if err := t.readFull(p); err != nil {
+			return false, err
+		}
+		if !t.tryWrite.TryWriteAt(p, int64(r.Offset+r.poured)) {
+			r.buf = getBuffer(int(rest))
+			return false, t.readFull(r.buf.data()[copy(r.buf.data(), p):])
+		}
+		r.poured += uint64(len(p))
+	}
+	return true, nil
 }
 
 // readFull fills b from the wire.
@@ -242,28 +283,38 @@ func (t *transmission) readFull(b []byte) error {
 	if t.r.Buffered() < len(b) {
 		t.replies.flush() // about to block
 	}
-	if _, err := io.ReadFull(t.r, b); err != nil {
+	n := len(b)
+	if n >= longBytes {
+		n = min(n, t.r.Buffered())
+	}
+	_, err := io.ReadFull(t.r, b[:n])
+	if t.in.max = readBufferBytes; len(b) >= longBytes {
+		t.in.max = aheadBytesLong
+		if err == nil {
+			_, err = io.ReadFull(t.in.Reader, b[n:])
+		}
+	}
+	if err != nil {
 		return t.readError(err)
 	}
 	return nil
 }
 
-// inlineBytesMax bounds what is tried on the reader's goroutine: copying more
-// would hold up the requests behind, handing less to another processor costs
-// more than the copy.
-const inlineBytesMax = 1 << 20
+// What is tried on the reader's goroutine is bounded, writes by the piece: handing
+// less to another processor costs more than the copy.
+const (
+	inlineReadMax  = 1 << 20
+	inlineWriteMax = 256 << 10
+)
 
 func (t *transmission) tryInline(r *request) bool {
-	if r.buf == nil || r.buf.n > inlineBytesMax {
+	switch {
+	case r.buf == nil:
 		return false
+	case r.Type == wire.CmdRead:
+		return t.tryRead != nil && r.buf.n <= inlineReadMax && t.tryRead.TryReadAt(r.buf.data(), int64(r.Offset))
 	}
-	switch r.Type {
-	case wire.CmdRead:
-		return t.tryRead != nil && t.tryRead.TryReadAt(r.buf.data(), int64(r.Offset))
-	case wire.CmdWrite:
-		return t.tryWrite != nil && !r.fua() && t.tryWrite.TryWriteAt(r.buf.data(), int64(r.Offset))
-	}
-	return false
+	return t.tryWrite != nil && r.buf.n <= inlineWriteMax && !r.fua() && t.tryWrite.TryWriteAt(r.buf.data(), int64(r.Offset+r.poured))
 }
 
 // answer queues a reply on the reader's goroutine. It is written when the
@@ -350,5 +401,5 @@ func (t *transmission) perform(r *request) error {
 	if r.Type == wire.CmdRead {
 		return t.device.ReadAt(r.ctx, r.buf.data(), off)
 	}
-	return t.device.WriteAt(r.ctx, r.buf.data(), off, r.fua())
+	return t.device.WriteAt(r.ctx, r.buf.data(), off+int64(r.poured), r.fua())
 }

@@ -1,6 +1,7 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -19,7 +21,7 @@ const mib = 1 << 20
 
 // probe is an export of 1 MiB whose calls go through before.
 func probe(before func(context.Context, nbdtest.Call) error) nbd.Export {
-	return nbd.Export{Name: "disk", Device: &nbdtest.Probe{Device: nbdtest.NewMemory(mib), Before: before}}
+	return nbd.Export{Name: "disk", Device: &nbdtest.Probe{Device: memory.New(mib), Before: before}}
 }
 
 // gate holds up calls until it is opened, or their context ends.
@@ -224,4 +226,42 @@ func TestParallel(t *testing.T) {
 	}
 	g.open()
 	wg.Wait()
+}
+
+// moody takes some writes at once, others not.
+type moody struct {
+	*memory.Device
+	tries atomic.Int64
+	takes int64
+}
+
+func (m *moody) TryWriteAt(p []byte, off int64) bool {
+	return m.tries.Add(1) <= m.takes && m.Device.TryWriteAt(p, off)
+}
+
+// A long write is handed over in pieces; wherever the device takes no more at
+// once, the rest goes the other way.
+func TestLongWriteInPieces(t *testing.T) {
+	for takes := range int64(6) {
+		d := &moody{Device: memory.New(2 * mib), takes: takes}
+		h := serve(t, "unix", nbd.Options{}, nbd.Export{Name: "disk", Device: d})
+		c := h.open(t, "disk")
+		want := make([]byte, mib+12345)
+		for i := range want {
+			want[i] = byte(i * 7 >> 3)
+		}
+		if err := c.WriteAt(t.Context(), want, 4321, false); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		if err := c.ReadAt(t.Context(), got, 4321); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("a device that took %d pieces: other bytes read than written", takes)
+		}
+		if tried := d.tries.Load(); tried < min(takes+1, 5) {
+			t.Errorf("a device that takes %d pieces was asked %d times", takes, tried)
+		}
+	}
 }

@@ -58,7 +58,8 @@ func benchCommand() *cli.Command {
 			&cli.Uint64Flag{Name: "seed", Usage: "of offsets and content; 0 draws one"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
-		Action: runBench,
+		Subcommands: []*cli.Command{serveNullCommand()},
+		Action:      runBench,
 	}
 }
 

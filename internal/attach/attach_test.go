@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/genetlink"
 
 	"plinth/nbd"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -92,8 +93,8 @@ func TestDial(t *testing.T) {
 		t.Fatal(err)
 	}
 	exports := nbdtest.NewExports(
-		nbd.Export{Name: "many", Description: "disk 1", Device: nbdtest.NewMemory(1 << 20), MultiConn: true},
-		nbd.Export{Name: "one", Description: "disk 2", Device: nbdtest.NewMemory(1 << 20)},
+		nbd.Export{Name: "many", Description: "disk 1", Device: memory.New(1 << 20), MultiConn: true},
+		nbd.Export{Name: "one", Description: "disk 2", Device: memory.New(1 << 20)},
 	)
 	server := nbd.NewServer(exports, nbd.Options{})
 	served := make(chan error, 1)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"plinth/nbd"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -31,7 +32,7 @@ const (
 // house is a server of ours with the exports "disk" and "fixed", one device
 // that only the first may change.
 type house struct {
-	disk          *nbdtest.Memory
+	disk          *memory.Device
 	network, addr string
 }
 
@@ -60,7 +61,7 @@ func serveOptions(t *testing.T, network string, size int64, o nbd.Options) *hous
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk := nbdtest.NewMemory(size)
+	disk := memory.New(size)
 	exports := nbdtest.NewExports(
 		nbd.Export{Name: "disk", Description: "a disk of a test", Device: disk, MultiConn: true},
 		nbd.Export{Name: "fixed", Device: disk, ReadOnly: true, MultiConn: true})

@@ -1,4 +1,4 @@
 // Package nbdtest tests what speaks NBD: one conformance suite ([Run]) for any
-// server, ours or not, a device and exports in memory to serve, and a raw
+// server, ours or not, exports to serve, and a raw
 // connection ([Raw]) that says what a well-behaved client would not.
 package nbdtest

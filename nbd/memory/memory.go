@@ -1,4 +1,5 @@
-package nbdtest
+// Package memory has an NBD device in RAM, to test and to measure with.
+package memory
 
 import (
 	"context"
@@ -8,24 +9,24 @@ import (
 	"plinth/nbd"
 )
 
-// pageBytes is the unit in which Memory allocates.
+// pageBytes is the unit in which a Device allocates.
 const pageBytes = 64 << 10
 
-const memoryShards = 64
+const shardCount = 64
 
-// Memory is a sparse device in RAM of any size. It costs what was written,
+// Device is a sparse device in RAM of any size. It costs what was written,
 // stores nothing durably, and has every ability that a Device can have.
-type Memory struct {
+type Device struct {
 	size   int64
-	shards [memoryShards]struct {
+	shards [shardCount]struct {
 		mu    sync.RWMutex
 		pages map[int64]*[pageBytes]byte // by page number
 	}
 }
 
-// NewMemory returns a device of size bytes, all zeros.
-func NewMemory(size int64) *Memory {
-	m := &Memory{size: size}
+// New returns a device of size bytes, all zeros.
+func New(size int64) *Device {
+	m := &Device{size: size}
 	for i := range m.shards {
 		m.shards[i].pages = map[int64]*[pageBytes]byte{}
 	}
@@ -33,27 +34,27 @@ func NewMemory(size int64) *Memory {
 }
 
 // Size returns the size in bytes.
-func (m *Memory) Size() int64 { return m.size }
+func (m *Device) Size() int64 { return m.size }
 
 // TryReadAt fills p from off, always.
-func (m *Memory) TryReadAt(p []byte, off int64) bool {
+func (m *Device) TryReadAt(p []byte, off int64) bool {
 	return m.ReadAt(context.Background(), p, off) == nil
 }
 
 // TryWriteAt writes p at off, always.
-func (m *Memory) TryWriteAt(p []byte, off int64) bool {
+func (m *Device) TryWriteAt(p []byte, off int64) bool {
 	return m.WriteAt(context.Background(), p, off, false) == nil
 }
 
 // ReadAt fills p from off.
-func (m *Memory) ReadAt(_ context.Context, p []byte, off int64) error {
+func (m *Device) ReadAt(_ context.Context, p []byte, off int64) error {
 	if err := m.check(off, int64(len(p))); err != nil {
 		return err
 	}
 	for len(p) > 0 {
 		page, at := off/pageBytes, int(off%pageBytes)
 		n := min(len(p), pageBytes-at)
-		s := &m.shards[page%memoryShards]
+		s := &m.shards[page%shardCount]
 		s.mu.RLock()
 		if b := s.pages[page]; b != nil {
 			copy(p[:n], b[at:])
@@ -67,14 +68,14 @@ func (m *Memory) ReadAt(_ context.Context, p []byte, off int64) error {
 }
 
 // WriteAt writes p at off.
-func (m *Memory) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
+func (m *Device) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
 	if err := m.check(off, int64(len(p))); err != nil {
 		return err
 	}
 	for len(p) > 0 {
 		page, at := off/pageBytes, int(off%pageBytes)
 		n := min(len(p), pageBytes-at)
-		s := &m.shards[page%memoryShards]
+		s := &m.shards[page%shardCount]
 		s.mu.Lock()
 		b := s.pages[page]
 		if b == nil {
@@ -89,12 +90,12 @@ func (m *Memory) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
 }
 
 // Trim zeroes.
-func (m *Memory) Trim(ctx context.Context, off, n int64, fua bool) error {
+func (m *Device) Trim(ctx context.Context, off, n int64, fua bool) error {
 	return m.Zero(ctx, off, n, true, fua)
 }
 
 // Zero clears the pages that exist, and drops whole ones.
-func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
+func (m *Device) Zero(_ context.Context, off, n int64, _, _ bool) error {
 	if err := m.check(off, n); err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (m *Memory) Zero(_ context.Context, off, n int64, _, _ bool) error {
 }
 
 // Extents tells pages that were written from those that were not.
-func (m *Memory) Extents(_ context.Context, off, n int64, each func(nbd.Extent) bool) error {
+func (m *Device) Extents(_ context.Context, off, n int64, each func(nbd.Extent) bool) error {
 	if err := m.check(off, n); err != nil {
 		return err
 	}
@@ -155,17 +156,17 @@ func (m *Memory) Extents(_ context.Context, off, n int64, each func(nbd.Extent) 
 }
 
 // Prefetch does nothing: all is in memory.
-func (m *Memory) Prefetch(_ context.Context, off, n int64) error { return m.check(off, n) }
+func (m *Device) Prefetch(_ context.Context, off, n int64) error { return m.check(off, n) }
 
 // ZeroIsFast is true for whole pages that may go.
-func (m *Memory) ZeroIsFast(off, n int64, mayTrim bool) bool {
+func (m *Device) ZeroIsFast(off, n int64, mayTrim bool) bool {
 	return mayTrim && off%pageBytes == 0 && (n%pageBytes == 0 || off+n == m.size)
 }
 
 // Flush does nothing.
-func (m *Memory) Flush(context.Context) error { return nil }
+func (m *Device) Flush(context.Context) error { return nil }
 
-func (m *Memory) check(off, n int64) error {
+func (m *Device) check(off, n int64) error {
 	if off < 0 || n < 0 || off > m.size || n > m.size-off {
 		return nbd.ErrOutOfRange
 	}
