@@ -159,7 +159,7 @@ func removeDisk(c *cli.Context) error {
 		return err
 	}
 	return call(c, func(client *api.Client) error {
-		err := client.RemoveDisk(c.Context, args[0])
+		err := client.RemoveDisk(c.Context, args[0], c.Bool("snapshots"))
 		if err == nil && c.Bool("json") {
 			err = printJSON(map[string]string{"removed": args[0]})
 		}

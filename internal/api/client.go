@@ -158,12 +158,18 @@ func (c *Client) CreateDisk(ctx context.Context, req CreateDisk) (*host.DiskInfo
 // ResizeDisk makes a disk larger.
 func (c *Client) ResizeDisk(ctx context.Context, name string, bytes int64) (*host.DiskInfo, error) {
 	var out host.DiskInfo
-	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ResizeDisk{bytes}, &out)
+	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Bytes: bytes}, &out)
 }
 
-// RemoveDisk removes a disk.
-func (c *Client) RemoveDisk(ctx context.Context, name string) error {
-	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name), nil, nil)
+// RenameDisk gives a disk another name.
+func (c *Client) RenameDisk(ctx context.Context, name, to string) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Name: to}, &out)
+}
+
+// RemoveDisk removes a disk, and its snapshots if that is said.
+func (c *Client) RemoveDisk(ctx context.Context, name string, snapshots bool) error {
+	return c.call(ctx, "DELETE", fmt.Sprintf("/disks/%s?snapshots=%t", url.PathEscape(name), snapshots), nil, nil)
 }
 
 // Sweep passes over all disks and reclaims what none needs.

@@ -170,7 +170,7 @@ func violations(d, schema object, v any, at string) []string {
 	case nil:
 		kind = "null"
 	}
-	if schema["type"] != kind {
+	if schema["type"] != kind && (schema["type"] != "number" || kind != "integer") {
 		out = append(out, fmt.Sprintf("%s is of type %s, not %v", at, kind, schema["type"]))
 	}
 	if enum, ok := schema["enum"].([]any); ok && !slices.Contains(enum, v) {

@@ -49,10 +49,20 @@ func (s *Server) routes() []route {
 		{"GET", "/disks", s.listDisks},
 		{"POST", "/disks", s.createDisk},
 		{"GET", "/disks/{name}", s.showDisk},
-		{"PATCH", "/disks/{name}", s.resizeDisk},
+		{"PATCH", "/disks/{name}", s.changeDisk},
 		{"DELETE", "/disks/{name}", s.removeDisk},
+		{"GET", "/disks/{name}/snapshots", s.listSnapshots},
+		{"POST", "/disks/{name}/snapshots", s.createSnapshot},
+		{"POST", "/snapshots", s.createSnapshots},
+		{"GET", "/disks/{name}/snapshots/{snapshot}", s.showSnapshot},
+		{"PATCH", "/disks/{name}/snapshots/{snapshot}", s.renameSnapshot},
+		{"DELETE", "/disks/{name}/snapshots/{snapshot}", s.removeSnapshot},
+		{"POST", "/disks/{name}/snapshots/{snapshot}/rollback", s.rollback},
+		{"POST", "/disks/{name}/snapshots/{snapshot}/clone", s.clone},
+		{"GET", "/disks/{name}/diff", s.diff},
 		{"POST", "/verify", s.verify},
 		{"POST", "/sweep", s.sweep},
+		{"POST", "/reclaim", s.reclaim},
 		{"POST", "/quiesce", s.quiesce},
 		{"GET", "/openapi.json", s.describe},
 	}
@@ -198,12 +208,21 @@ func (s *Server) showDisk(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-func (s *Server) resizeDisk(w http.ResponseWriter, r *http.Request) error {
-	var req ResizeDisk
-	if err := readJSON(r, &req); err != nil {
+func (s *Server) changeDisk(w http.ResponseWriter, r *http.Request) error {
+	var req ChangeDisk
+	err := readJSON(r, &req)
+	if err == nil && (req.Bytes != 0) == (req.Name != "") {
+		err = fmt.Errorf("%w: body: give either bytes or name", errBadRequest)
+	}
+	if err != nil {
 		return err
 	}
-	info, err := s.host.ResizeDisk(r.Context(), r.PathValue("name"), req.Bytes)
+	var info *host.DiskInfo
+	if req.Name != "" {
+		info, err = s.host.RenameDisk(r.Context(), r.PathValue("name"), req.Name)
+	} else {
+		info, err = s.host.ResizeDisk(r.Context(), r.PathValue("name"), req.Bytes)
+	}
 	if err == nil {
 		writeJSON(w, http.StatusOK, info)
 	}
@@ -211,7 +230,14 @@ func (s *Server) resizeDisk(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) removeDisk(w http.ResponseWriter, r *http.Request) error {
-	err := s.host.RemoveDisk(r.Context(), r.PathValue("name"))
+	snapshots, err := flag(r, "snapshots")
+	switch {
+	case err != nil:
+	case snapshots:
+		err = s.host.RemoveDiskWithSnapshots(r.Context(), r.PathValue("name"))
+	default:
+		err = s.host.RemoveDisk(r.Context(), r.PathValue("name"))
+	}
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -220,16 +246,16 @@ func (s *Server) removeDisk(w http.ResponseWriter, r *http.Request) error {
 
 // verify answers in lines, so that a client can show how far it is.
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
-	repair := r.URL.Query().Get("repair")
-	if repair != "" && repair != "true" && repair != "false" {
-		return fmt.Errorf("%w: repair is true or false", errBadRequest)
+	repair, err := flag(r, "repair")
+	if err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
 	control := http.NewResponseController(w)
 	last := time.Now()
 	report, err := s.host.Verify(r.Context(), host.VerifyOptions{
-		Repair: repair == "true",
+		Repair: repair,
 		Progress: func(done, total int) {
 			if now := time.Now(); now.Sub(last) >= progressTimeMin {
 				last = now
@@ -248,6 +274,17 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	}
 	_ = enc.Encode(end)
 	return nil
+}
+
+// flag reads a parameter of the query that is true or false; absent, false.
+func flag(r *http.Request, name string) (bool, error) {
+	switch r.URL.Query().Get(name) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: %s is true or false", errBadRequest, name)
 }
 
 func (s *Server) sweep(w http.ResponseWriter, r *http.Request) error {

@@ -59,6 +59,20 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/disks", `{"name":"a","bytes":4096,"chunk_bytes":5000}`, 400, "invalid", "chunk"},
 		{"POST", "/disks", `{"name":"a","bytes":4096,"cipher":"none"}`, 400, "invalid", "none"},
 		{"POST", "/verify?repair=1", "", 400, "bad_request", "true or false"},
+		{"PATCH", "/disks/a", `{}`, 400, "bad_request", "either bytes or name"},
+		{"PATCH", "/disks/a", `{"name":"b","bytes":8192}`, 400, "bad_request", "either bytes or name"},
+		{"DELETE", "/disks/a?snapshots=yes", "", 400, "bad_request", "true or false"},
+		{"POST", "/snapshots", `{"disks":"a"}`, 400, "bad_request", "disks"},
+		{"POST", "/disks/a/snapshots", `{"disks":["b"]}`, 400, "bad_request", `unknown field "disks"`},
+		{"POST", "/disks/a/snapshots", `{"expires":"soon"}`, 400, "bad_request", "soon"},
+		{"POST", "/disks/a/snapshots", `{"labels":{"a":1}}`, 400, "bad_request", "labels"},
+		{"DELETE", "/disks/a/snapshots/b?wait=no", "", 400, "bad_request", "wait is true or false"},
+		{"GET", "/disks/a/diff?from=b&to=c&offset=-1", "", 400, "bad_request", "offset is a whole number"},
+		{"GET", "/disks/a/diff?from=b&to=c&limit=ten", "", 400, "bad_request", "limit is a whole number"},
+		{"POST", "/reclaim?full=1", "", 400, "bad_request", "full is true or false"},
+		{"POST", "/reclaim?dry_run=1", "", 400, "bad_request", "dry_run is true or false"},
+		{"GET", "/snapshots", "", 405, "method_not_allowed", "POST"},
+		{"GET", "/disks/a/snapshots/", "", 404, "not_found", "snapshots/"},
 		{"GET", "/disk", "", 404, "not_found", "/api/v1/disk"},
 		{"GET", "/disks/", "", 404, "not_found", "/api/v1/disks/"},
 		{"PUT", "/disks", "", 405, "method_not_allowed", "GET, POST"},
@@ -164,7 +178,7 @@ func TestClient(t *testing.T) {
 	if r, err := c.Verify(ctx, false, func(int, int) {}); err != nil || !r.OK() || r.Disks != 1 {
 		t.Errorf("verify: %+v, %v", r, err)
 	}
-	if err := c.RemoveDisk(ctx, "a.b-c"); err != nil {
+	if err := c.RemoveDisk(ctx, "a.b-c", false); err != nil {
 		t.Error(err)
 	}
 	var body *ErrorBody

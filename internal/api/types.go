@@ -1,6 +1,10 @@
 package api
 
-import "plinth/internal/host"
+import (
+	"time"
+
+	"plinth/internal/host"
+)
 
 // CreateDisk is the body of POST /disks.
 type CreateDisk struct {
@@ -14,9 +18,38 @@ type CreateDisk struct {
 	Stable bool `json:"stable,omitempty"`
 }
 
-// ResizeDisk is the body of PATCH /disks/{name}.
-type ResizeDisk struct {
-	Bytes int64 `json:"bytes"`
+// ChangeDisk is the body of PATCH /disks/{name}: one change at a time.
+type ChangeDisk struct {
+	// Bytes is the new, larger size; 0 leaves it.
+	Bytes int64 `json:"bytes,omitempty"`
+	// Name is the new name; empty leaves it.
+	Name string `json:"name,omitempty"`
+}
+
+// CreateSnapshot is the body of POST /disks/{name}/snapshots.
+type CreateSnapshot struct {
+	// Name, empty for the time of day.
+	Name   string            `json:"name,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	// Expires is when it is removed by itself; nil: never.
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// CreateSnapshots is the body of POST /snapshots: one of each disk, all of one
+// instant.
+type CreateSnapshots struct {
+	Disks []string `json:"disks"`
+	CreateSnapshot
+}
+
+// SnapshotList answers what lists or creates snapshots.
+type SnapshotList struct {
+	Snapshots []host.SnapshotInfo `json:"snapshots"`
+}
+
+// NewName is the body of what takes a name and nothing else.
+type NewName struct {
+	Name string `json:"name"`
 }
 
 // DiskList answers GET /disks.
