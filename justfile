@@ -32,13 +32,13 @@ bench PKG="." MATCH=".":
 compare:
     scripts/compare
 
-# compare the NBD server alone with nbdkit's memory plugin: some 6 minutes, on a quiet machine
-compare-null:
-    scripts/compare-null
-
 # fio against the real program at full size: 4 jobs of 256 MiB over each kind of socket, verified; takes a minute and 6 GB
 fio-full:
     go test -count=1 -timeout 20m -run TestFio -v ./cmd/plinth/interop -job-mib 256
+
+# trim a disk of 64 TiB over NBD, at once and by 32,768 requests, and compare its reads with another's: a minute
+trim:
+    go test -count=1 -run '^TestTrimWhole$' -v ./cmd/plinth/interop -read-time 1s | grep -v time=
 
 # kill plinth under load 300 times: some 6 minutes; if cut off, the same call goes on
 crash KILLS="300" DIR="/tmp/plinth-crash":
