@@ -47,6 +47,7 @@ type handshake struct {
 type session struct {
 	export  Export
 	info    ExportInfo // as the client was told
+	shared  *exportState
 	release func()
 
 	form     form

@@ -40,7 +40,9 @@ type Options struct {
 	// Default: 64 MiB.
 	BytesInFlightMax int64
 	// RequestTimeout ends the context of a device call, up to a sixteenth
-	// later; what the device then returns is answered, EIO as a rule.
+	// later; what the device then returns is answered, EIO as a rule. One that
+	// does not return within a sixteenth more is answered EIO, and if it may
+	// still change the export, no other change is taken until it returns.
 	// Default: 2 min.
 	RequestTimeout time.Duration
 }

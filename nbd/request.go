@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"sync/atomic"
 
 	"plinth/nbd/internal/wire"
 )
@@ -38,6 +39,10 @@ type request struct {
 	poured uint64
 	// charged is what the request took from the window, in bytes.
 	charged int64
+	// due is for overdue.go; substitute is an answer that stands for one whose
+	// device has not returned, and is not the window's.
+	due        atomic.Int64
+	substitute bool
 	// refused requests came after shutdown began and do not hold it up.
 	refused bool
 	errno   Errno

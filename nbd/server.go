@@ -25,7 +25,7 @@ type Server struct {
 	stopped   bool
 	listeners map[net.Listener]struct{}
 	connected map[*conn]struct{}
-	attached  map[string]int
+	attached  map[string]*exportState // by export, while it has connections
 }
 
 // NewServer returns a server of exports. It panics on Options.TLSRequired
@@ -42,7 +42,7 @@ func NewServer(exports Exports, opts Options) *Server {
 		cancel:    cancel,
 		listeners: map[net.Listener]struct{}{},
 		connected: map[*conn]struct{}{},
-		attached:  map[string]int{},
+		attached:  map[string]*exportState{},
 	}
 }
 
@@ -133,7 +133,10 @@ func (s *Server) Close() {
 func (s *Server) Connections(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attached[name]
+	if x := s.attached[name]; x != nil {
+		return x.attached
+	}
+	return 0
 }
 
 func (s *Server) stop(each func(*conn)) {
@@ -199,13 +202,18 @@ func (s *Server) open(ctx context.Context, name string) (*session, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.attached[e.Name]++
-	s.mu.Unlock()
-	return &session{export: e, info: e.Info(), release: func() {
+	defer s.mu.Unlock()
+	shared := s.attached[e.Name]
+	if shared == nil {
+		shared = new(exportState)
+		s.attached[e.Name] = shared
+	}
+	shared.attached++
+	return &session{export: e, info: e.Info(), shared: shared, release: func() {
 		release()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.attached[e.Name]--; s.attached[e.Name] == 0 {
+		if shared.attached--; shared.attached == 0 {
 			delete(s.attached, e.Name)
 		}
 	}}, nil

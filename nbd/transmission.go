@@ -38,6 +38,8 @@ type transmission struct {
 
 	log     *slog.Logger
 	errors  errorLog
+	shared  *exportState
+	overdue sync.Mutex // held while requests are answered for their device
 	window  *window
 	replies *replies
 
@@ -55,7 +57,7 @@ type transmission struct {
 
 func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *transmission {
 	o := c.server.opts
-	t := &transmission{conn: c, in: ahead{from, readBufferBytes}, device: s.export.Device, log: log}
+	t := &transmission{conn: c, in: ahead{from, readBufferBytes}, device: s.export.Device, shared: s.shared, log: log}
 	t.r = bufio.NewReaderSize(&t.in, readBufferBytes)
 	t.limits = limits{
 		size: s.info.Size, readOnly: s.info.ReadOnly, cache: s.info.Cache, fastZero: s.info.FastZero,
@@ -79,12 +81,17 @@ func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *tra
 // drained the connection (errDrained), or the connection fails. When it
 // returns no device call is under way, and every reply is written or lost.
 func (t *transmission) run() error {
+	stop := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { t.watch(stop) })
 	err := t.read()
 	if !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) {
 		t.cancel() // nobody waits for the answers
 	}
 	close(t.work)
 	t.workers.Wait()
+	close(stop)
+	watch.Wait()
 	t.replies.flush()
 	t.cancel()
 	return err
@@ -157,6 +164,9 @@ func (t *transmission) grow(h *wire.Request) {
 func (t *transmission) accept(h wire.Request) error {
 	t.grow(&h)
 	errno := check(&h, &t.limits)
+	if errno == 0 && isChange(h.Type) && t.shared.stuck.Load() > 0 {
+		errno = EIO
+	}
 	follows, asked := int(h.Payload()), t.limits.contexts
 	if errno == 0 && h.Type == wire.CmdBlockStatus && payloadFollows(&h) {
 		var err error
@@ -329,6 +339,7 @@ func (t *transmission) answer(r *request) {
 // for every request that the window admits.
 func (t *transmission) dispatch(r *request) {
 	r.ctx = t.deadline()
+	r.due.Store(t.slice.due)
 	select {
 	case t.work <- r:
 		return
@@ -347,6 +358,7 @@ type slice struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	end    time.Time // requests from here on get another one
+	due    int64     // of its requests
 }
 
 // slicesPerDeadline bounds the deadlines alive on a connection, and by how much
@@ -360,14 +372,18 @@ func (t *transmission) deadline() context.Context {
 		end := now.Add(d / slicesPerDeadline)
 		// The one before ends by itself: requests still have it.
 		ctx, cancel := context.WithDeadline(t.ctx, end.Add(d))
-		t.slice = slice{ctx, cancel, end}
+		t.slice = slice{ctx, cancel, end, end.Add(d + graceSlices*d/slicesPerDeadline).UnixNano()}
 	}
 	return t.slice.ctx
 }
 
 func (t *transmission) worker() {
 	for r := range t.work {
-		if err := t.perform(r); err != nil {
+		err := t.perform(r)
+		if !t.returned(r) {
+			continue
+		}
+		if err != nil {
 			r.errno = errnoOf(err, r.Type, t.conn.server.opts.Errno)
 			t.errors.add(t, r, err)
 		}

@@ -19,6 +19,7 @@ type window struct {
 	bytes    int64
 	draining bool
 	free     []*request // at most requestsMax
+	made     []*request // all there are, at most requestsMax; only appended to
 }
 
 func newWindow(requestsMax int, bytesMax int64, drained func()) *window {
@@ -59,6 +60,7 @@ func (w *window) take(n int64) *request {
 		r, w.free = w.free[k-1], w.free[:k-1]
 	} else {
 		r = new(request)
+		w.made = append(w.made, r)
 	}
 	r.charged, r.refused = n, w.draining
 	w.requests++
@@ -69,10 +71,20 @@ func (w *window) take(n int64) *request {
 	return r
 }
 
+// requestsMade returns all requests that the window has ever given out.
+func (w *window) requestsMade() []*request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.made
+}
+
 // release ends requests whose replies are written, or never will be.
 func (w *window) release(rs []*request) {
 	w.mu.Lock()
 	for _, r := range rs {
+		if r.substitute {
+			continue
+		}
 		r.reset()
 		w.requests--
 		w.bytes -= r.charged
