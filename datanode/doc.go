@@ -26,5 +26,7 @@
 //     (disk, epoch). A slot found by Lookup is registered in the same step.
 //   - I11: A reference list refuses an update whose (epoch, seq) is not above
 //     the list's last one.
-//   - I13: While the index is incomplete nothing is deleted.
+//   - I12: A location is live while a durable root reaches it: whoever holds a
+//     slot that was moved holds the copy too.
+//   - I13: While the index is incomplete nothing is condemned or deleted.
 package datanode

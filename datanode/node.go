@@ -79,7 +79,8 @@ type IndexNode interface {
 	// SetLists replaces the disk's reference lists (and births) of the named
 	// segments, durably. A segment on which no disk holds anything is then
 	// free to delete. A list whose (epoch, seq) is not below the request's is
-	// left as it is and reported in Refused.
+	// left as it is and reported in Refused. What the disk holds by a move stays
+	// (see Forward).
 	SetLists(ctx context.Context, r *SetListsRequest) (*SetListsReply, error)
 	// CompleteIndex says that every disk of the pool has set its lists since
 	// this incarnation of the index began; from now on it is complete.
@@ -87,9 +88,31 @@ type IndexNode interface {
 	// DescribeSegments returns what the index holds about segments: for
 	// verify, and for status.
 	DescribeSegments(ctx context.Context, r *DescribeSegmentsRequest) (*DescribeSegmentsReply, error)
-	// Reclaim deletes up to Max segments on which nothing is held: a durable
-	// tombstone, the fragments, the rows. It does nothing while the index is
-	// incomplete (I13).
+	// Usage says how much of each segment is held, and by whom, from the lists
+	// alone: for who decides what to empty, and for figures.
+	Usage(ctx context.Context, r *UsageRequest) (*UsageReply, error)
+	// Condemn makes live segments of chunks misses for every Lookup, durably, so
+	// that what is held of them can only shrink; every registration made before
+	// is stable then. Others are left out of the reply: objects, those that are
+	// not known or that are being deleted, what exceeds TransitMax. Condemned
+	// ones may be named again. It does nothing while the index is incomplete.
+	Condemn(ctx context.Context, r *CondemnRequest) (*CondemnReply, error)
+	// Forward records, durably, that slots of condemned segments are copied into
+	// a live one, and in the same step makes every disk that holds such a slot
+	// hold its copy. From then on a disk that holds the one holds the other,
+	// whatever it says of the copy: it says what it needs of the source first, or
+	// in the same SetLists. A slot that has a move keeps that one; moves of
+	// segments that are gone are passed over, so that the call can be repeated.
+	// A segment whose held slots all have moves is forwarded. Errors: ErrGone
+	// (the copy's segment), ErrInvalid (it is not live, a source is live, the
+	// copy is of another chunk; nothing is recorded).
+	Forward(ctx context.Context, r *ForwardRequest) error
+	// Forwards walks the moves of all segments that are not gone. The copies they
+	// lead to are there for who holds the source.
+	Forwards(ctx context.Context, r *ForwardsRequest) (*ForwardsReply, error)
+	// Reclaim deletes up to Max segments on which nothing is held, whatever their
+	// state: a durable tombstone, the fragments, the rows. It does nothing while
+	// the index is incomplete (I13).
 	Reclaim(ctx context.Context, r *ReclaimRequest) (*ReclaimReply, error)
 }
 

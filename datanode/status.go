@@ -46,7 +46,9 @@ type Status struct {
 	Streams       []LogStreamStatus `json:"streams"`
 	Index         IndexStatus       `json:"index"`
 	// ReservedBytes is the sum of the hosts' reservations, FreeBytes what a host
-	// could still reserve.
+	// could still reserve. SpareBytes is what can be written beyond the
+	// reservations: what is kept for reclaim and checkpoints included.
 	ReservedBytes int64 `json:"reserved_bytes"`
 	FreeBytes     int64 `json:"free_bytes"`
+	SpareBytes    int64 `json:"spare_bytes"`
 }

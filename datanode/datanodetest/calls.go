@@ -92,6 +92,22 @@ func (c *codec) DescribeSegments(ctx context.Context, r *datanode.DescribeSegmen
 	return ask(ctx, c, r, c.node.DescribeSegments)
 }
 
+func (c *codec) Usage(ctx context.Context, r *datanode.UsageRequest) (*datanode.UsageReply, error) {
+	return ask(ctx, c, r, c.node.Usage)
+}
+
+func (c *codec) Condemn(ctx context.Context, r *datanode.CondemnRequest) (*datanode.CondemnReply, error) {
+	return ask(ctx, c, r, c.node.Condemn)
+}
+
+func (c *codec) Forward(ctx context.Context, r *datanode.ForwardRequest) error {
+	return tell(ctx, c, r, c.node.Forward)
+}
+
+func (c *codec) Forwards(ctx context.Context, r *datanode.ForwardsRequest) (*datanode.ForwardsReply, error) {
+	return ask(ctx, c, r, c.node.Forwards)
+}
+
 func (c *codec) Reclaim(ctx context.Context, r *datanode.ReclaimRequest) (*datanode.ReclaimReply, error) {
 	return ask(ctx, c, r, c.node.Reclaim)
 }

@@ -2,6 +2,8 @@ package index
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -88,41 +90,44 @@ func (x *Index) describe(s id.Segment, slots bool) (*datanode.SegmentDescription
 			d.Dangling = append(d.Dangling, e.Slot)
 		}
 	}
-	d.Lists, err = x.holders(s, row)
+	d.Lists, err = x.holders(s, row, nil)
 	return d, err
 }
 
 // holders returns what each disk holds of a segment, births that no list has
-// replaced included, by disk: those with lists, then those with births only.
-func (x *Index) holders(s id.Segment, row *segmentRow) ([]datanode.DiskList, error) {
-	var out []datanode.DiskList
-	cleared := map[id.Disk]id.Epoch{}
-	at := map[id.Disk]int{} // place in out
+// replaced included, by disk. Lists in changed stand for those of the index.
+func (x *Index) holders(s id.Segment, row *segmentRow, changed map[holder]*listRow) ([]datanode.DiskList, error) {
+	lists := map[id.Disk]*listRow{}
 	err := x.lists(s, func(d id.Disk, l *listRow) bool {
-		cleared[d] = l.set.epoch
-		if len(l.bits) > 0 || row.bornTo(d, l.set.epoch) {
-			at[d] = len(out)
-			out = append(out, datanode.DiskList{Disk: d, Epoch: l.last.epoch, Seq: l.last.seq, Bits: l.bits})
-		}
+		lists[d] = l
 		return true
 	})
 	if err != nil {
 		return nil, err
 	}
-	slot := id.Slot(0)
-	for _, b := range row.births {
-		if b.Epoch > cleared[b.Disk] {
-			i, ok := at[b.Disk]
-			if !ok {
-				i = len(out)
-				at[b.Disk] = i
-				out = append(out, datanode.DiskList{Disk: b.Disk, Epoch: b.Epoch})
-			}
-			for n := range id.Slot(b.Slots) {
-				out[i].Bits = setBit(out[i].Bits, slot+n)
-			}
+	for h, l := range changed {
+		if h.segment == s {
+			lists[h.disk] = l
 		}
-		slot += id.Slot(b.Slots)
+	}
+	for _, b := range row.births {
+		lists[b.Disk] = lists[b.Disk] // it may hold by birth alone
+	}
+	var out []datanode.DiskList
+	for _, d := range slices.Sorted(maps.Keys(lists)) {
+		l, listed := lists[d], lists[d] != nil
+		if !listed {
+			l = &listRow{}
+		}
+		held := datanode.DiskList{
+			Disk: d, Epoch: l.last.epoch, Seq: l.last.seq, Bits: row.birthBits(d, l.set.epoch, slices.Clone(l.bits)),
+		}
+		if !listed && len(held.Bits) > 0 {
+			held.Epoch = row.birthEpoch(d)
+		}
+		if len(held.Bits) > 0 {
+			out = append(out, held)
+		}
 	}
 	return out, nil
 }

@@ -51,6 +51,7 @@ func (h *house) deps() Deps {
 			}
 			return h.fail
 		},
+		Allocated: func(dataBytes int) int { return dataBytes + datanode.BlockBytes },
 	}
 }
 

@@ -25,7 +25,7 @@ const version = 1
 
 var magic = kv.Magic([]byte("PLNTINDX"))
 
-// Deps is what the index needs of the other parts of its data node. Both are
+// Deps is what the index needs of the other parts of its data node. All are
 // required.
 type Deps struct {
 	// CheckEpoch returns ErrFenced when the epoch is below the disk's newest. It
@@ -33,6 +33,8 @@ type Deps struct {
 	CheckEpoch func(id.Disk, id.Epoch) error
 	// Delete removes all fragments of a segment, durably. There may be none.
 	Delete func(context.Context, id.Segment) error
+	// Allocated returns how many bytes of a spindle a fragment of that many takes.
+	Allocated func(dataBytes int) int
 }
 
 // Options of Open. The zero value is right for an index that exists.
@@ -58,6 +60,8 @@ type Index struct {
 	reclaim sync.Mutex // held by one Reclaim at a time
 	rows    sync.Mutex // held while any row changes, except a registration
 	holds   sync.Mutex // held while lists and states of segments change
+
+	transit map[id.Segment]*transit // of segments condemned or forwarded; under holds
 }
 
 var _ datanode.IndexNode = (*Index)(nil)
@@ -113,8 +117,8 @@ func Open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 }
 
 func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
-	if deps.CheckEpoch == nil || deps.Delete == nil {
-		return nil, errors.New("an index needs CheckEpoch and Delete")
+	if deps.CheckEpoch == nil || deps.Delete == nil || deps.Allocated == nil {
+		return nil, errors.New("an index needs CheckEpoch, Delete and Allocated")
 	}
 	store, err := kv.OpenStore(fs, dir, kv.Options{
 		Name: "index", Create: opts.Create, Comparer: comparer, CacheBytes: opts.CacheBytes, Logger: opts.Logger,
@@ -122,7 +126,7 @@ func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{store: store, deps: deps, log: opts.Logger}
+	x := &Index{store: store, deps: deps, log: opts.Logger, transit: map[id.Segment]*transit{}}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
 	}
@@ -155,7 +159,10 @@ func (x *Index) load(create bool) error {
 		x.counters.Store(&c)
 		return err
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return x.loadTransit()
 }
 
 func (x *Index) empty() bool {

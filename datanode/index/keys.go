@@ -21,6 +21,7 @@ const (
 	keyDisk     = 'D' // ‖ disk ‖ segment: the disk holds slots of it
 	keyFree     = 'C' // ‖ segment: a candidate
 	keyTomb     = 'X' // ‖ segment: a tombstone
+	keyMoves    = 'W' // ‖ segment → moves of one that is condemned or forwarded
 	keyGone     = 'G' // ‖ number / goneRow → bitmap of deleted segments
 )
 

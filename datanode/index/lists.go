@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -90,7 +91,7 @@ func (x *Index) setAll(r *datanode.SetListsRequest) ([]id.Segment, error) {
 	x.holds.Lock()
 	defer x.holds.Unlock()
 	var refused []id.Segment
-	for i := range r.Lists {
+	for _, i := range c.order(r.Lists) {
 		ok, err := c.setList(r.Disk, update{r.Epoch, r.Seq}, &r.Lists[i], rows[i])
 		if err != nil {
 			c.drop()
@@ -103,10 +104,30 @@ func (x *Index) setAll(r *datanode.SetListsRequest) ([]id.Segment, error) {
 	return refused, c.commit()
 }
 
+// order returns the indexes of lists: any, but what is moved comes before its
+// copies, so that what a disk holds of those follows from all it says here.
+func (c *change) order(lists []datanode.List) []int {
+	order := make([]int, len(lists))
+	for i := range order {
+		order[i] = i
+	}
+	if len(c.x.transit) == 0 {
+		return order
+	}
+	c.said = make(map[id.Segment]bool, len(lists))
+	depth := make([]int, len(lists))
+	for i := range lists {
+		c.said[lists[i].Segment] = true
+		depth[i] = c.depth(lists[i].Segment)
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(depth[i], depth[j]) })
+	return order
+}
+
 // named returns the row of a list's segment, nil if it is unknown or deleted,
 // and takes in the list's slots.
 func (c *change) named(l *datanode.List) (*segmentRow, error) {
-	row, err := c.x.segment(l.Segment)
+	row, err := c.segment(l.Segment)
 	if err != nil {
 		return nil, err
 	}
@@ -131,37 +152,96 @@ func (c *change) named(l *datanode.List) (*segmentRow, error) {
 // setList replaces one list, under holds. It reports false for a list that is
 // newer. Of a segment that is unknown the row is nil.
 func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow) (bool, error) {
-	old, err := c.x.list(l.Segment, d)
+	old, err := c.list(l.Segment, d)
 	if err != nil {
 		return false, err
 	}
 	if old != nil && !old.last.less(at) {
 		return false, nil
 	}
-	bits := trimBits(l.Bits)
+	bits, err := c.owed(d, l.Segment, slices.Clone(trimBits(l.Bits)))
+	if err != nil {
+		return false, err
+	}
 	born := row != nil && row.bornTo(d, 0)
 	if old == nil && !born && len(bits) == 0 {
 		return true, nil
 	}
 	// An empty row stays where it is what replaces a birth.
 	if len(bits) > 0 || born {
-		set(c.batch, listKey(l.Segment, d), (&listRow{last: at, set: at, bits: bits}).encode())
+		c.putList(l.Segment, d, &listRow{last: at, set: at, bits: bits})
 	} else {
-		del(c.batch, listKey(l.Segment, d))
+		c.dropList(l.Segment, d)
 	}
-	if len(bits) > 0 || born && row.bornTo(d, at.epoch) {
-		set(c.batch, diskKey(d, l.Segment), nil)
-		return true, nil
+	if len(bits) == 0 && !(born && row.bornTo(d, at.epoch)) {
+		if err := c.released(d, l.Segment, row); err != nil {
+			return false, err
+		}
 	}
-	del(c.batch, diskKey(d, l.Segment))
+	if err := c.pass(d, l.Segment, at); err != nil {
+		return false, err
+	}
+	return true, c.settle(l.Segment)
+}
+
+// released notes that a disk holds nothing of a segment any more, and whether
+// anybody does. The row is nil of one that is unknown.
+func (c *change) released(d id.Disk, s id.Segment, row *segmentRow) error {
+	del(c.batch, diskKey(d, s))
 	if row == nil {
-		return true, nil
+		return nil
 	}
-	held, err := c.x.held(l.Segment, row, d)
+	held, err := c.x.held(s, row, d)
 	if err == nil && !held {
-		set(c.batch, segmentKey(keyFree, l.Segment), nil)
+		set(c.batch, segmentKey(keyFree, s), nil)
 	}
-	return true, err
+	return err
+}
+
+// list returns a disk's list of a segment as the change makes it, nil if there
+// is none.
+func (c *change) list(s id.Segment, d id.Disk) (*listRow, error) {
+	if row, ok := c.lists[holder{s, d}]; ok {
+		return row, nil
+	}
+	return c.x.list(s, d)
+}
+
+// putList sets a list, which is not changed afterwards, and notes that the disk
+// holds slots of the segment.
+func (c *change) putList(s id.Segment, d id.Disk, row *listRow) {
+	c.noteList(s, d, row)
+	set(c.batch, listKey(s, d), row.encode())
+	set(c.batch, diskKey(d, s), nil)
+}
+
+func (c *change) dropList(s id.Segment, d id.Disk) {
+	c.noteList(s, d, nil)
+	del(c.batch, listKey(s, d))
+}
+
+func (c *change) noteList(s id.Segment, d id.Disk, row *listRow) {
+	if c.lists == nil {
+		c.lists = map[holder]*listRow{}
+	}
+	c.lists[holder{s, d}] = row
+}
+
+// heldBy returns the slots that a disk holds of a segment, as the change makes
+// it.
+func (c *change) heldBy(d id.Disk, s id.Segment) ([]byte, error) {
+	row, err := c.segment(s)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	l, err := c.list(s, d)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return row.birthBits(d, 0, nil), nil
+	}
+	return row.birthBits(d, l.set.epoch, slices.Clone(l.bits)), nil
 }
 
 // held reports whether any disk but one holds slots of a segment. It is called

@@ -18,6 +18,18 @@ type change struct {
 	counters counters
 	known    map[id.Segment]bool     // segments made known by it
 	added    map[id.Fingerprint]bool // fingerprints that had no row before it
+
+	// What it makes of other rows, for those of its steps that read them again.
+	rows    map[id.Segment]*segmentRow
+	lists   map[holder]*listRow // nil: none
+	transit map[id.Segment]*transit
+	said    map[id.Segment]bool // named by the SetLists that it is, if there are moves
+}
+
+// holder names a disk's list of a segment.
+type holder struct {
+	segment id.Segment
+	disk    id.Disk
 }
 
 func (x *Index) change() *change {
@@ -37,7 +49,30 @@ func (c *change) commit() error {
 		return err
 	}
 	c.x.counters.Store(&c.counters)
+	for s, t := range c.transit { // which holds guards
+		if t == nil {
+			delete(c.x.transit, s)
+		} else {
+			c.x.transit[s] = t
+		}
+	}
 	return nil
+}
+
+// segment returns a segment's row as the change makes it, nil if it is not known.
+func (c *change) segment(s id.Segment) (*segmentRow, error) {
+	if row, ok := c.rows[s]; ok {
+		return row, nil
+	}
+	row, err := c.x.segment(s)
+	if err != nil {
+		return nil, err
+	}
+	if c.rows == nil {
+		c.rows = map[id.Segment]*segmentRow{}
+	}
+	c.rows[s] = row
+	return row, nil
 }
 
 // drop closes a change without applying it.
@@ -90,12 +125,12 @@ func (c *change) publish(e *datanode.SegmentEntry) error {
 	if err != nil {
 		return err
 	}
-	row, err := c.x.segment(h.Segment)
+	row, err := c.segment(h.Segment)
 	if err != nil {
 		return err
 	}
 	switch {
-	case gone || row != nil && row.state != datanode.StateLive:
+	case gone || row != nil && row.state == datanode.StateDeleting:
 		return datanode.Errorf(datanode.ErrGone, "publish segment %s", h.Segment)
 	case row != nil && (row.kind != h.Kind || !slices.Equal(row.births, h.Births)):
 		return invalid("segment %s is known with another header", h.Segment)

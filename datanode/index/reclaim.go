@@ -119,24 +119,34 @@ func (x *Index) entomb(free []id.Segment, max int) ([]id.Segment, error) {
 			break
 		}
 		del(c.batch, segmentKey(keyFree, s))
-		row, err := x.segment(s)
-		held := true
-		if err == nil && row != nil {
-			held, err = x.held(s, row, 0)
-		}
+		dead, err := c.bury(s)
 		if err != nil {
 			c.drop()
 			return nil, err
 		}
-		if held || row.state != datanode.StateLive {
-			continue
+		if dead {
+			doomed = append(doomed, s)
 		}
-		row.state = datanode.StateDeleting
-		set(c.batch, segmentKey(keySegment, s), row.encode())
-		set(c.batch, segmentKey(keyTomb, s), nil)
-		doomed = append(doomed, s)
 	}
 	return doomed, c.commit()
+}
+
+// bury gives a segment on which nothing is held a tombstone, whatever its state.
+func (c *change) bury(s id.Segment) (dead bool, err error) {
+	row, err := c.segment(s)
+	if err != nil || row == nil || row.state == datanode.StateDeleting {
+		return false, err
+	}
+	if held, err := c.x.held(s, row, 0); err != nil || held {
+		return false, err
+	}
+	if err := c.leave(s); err != nil {
+		return false, err
+	}
+	row.state = datanode.StateDeleting
+	set(c.batch, segmentKey(keySegment, s), row.encode())
+	set(c.batch, segmentKey(keyTomb, s), nil)
+	return true, nil
 }
 
 // deleteSegment removes the fragments and then the rows of a segment whose

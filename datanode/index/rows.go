@@ -2,6 +2,7 @@ package index
 
 import (
 	"encoding/binary"
+	mathbits "math/bits"
 	"slices"
 
 	"plinth/datanode"
@@ -17,6 +18,7 @@ const (
 	slotBytes       = 26
 	printRowBytes   = 5
 	listRowBytes    = 33 // without bits
+	moveBytes       = 16
 	bitsBytesMax    = id.SlotsMax / 8
 	countersBytes   = 41
 )
@@ -92,6 +94,26 @@ func slotCount(births []datanode.Birth) int {
 // bornTo reports whether the disk has a birth above an epoch.
 func (r *segmentRow) bornTo(d id.Disk, above id.Epoch) bool {
 	return slices.ContainsFunc(r.births, func(b datanode.Birth) bool { return b.Disk == d && b.Epoch > above })
+}
+
+// birthEpoch returns the epoch of a disk's first birth.
+func (r *segmentRow) birthEpoch(d id.Disk) id.Epoch {
+	i := slices.IndexFunc(r.births, func(b datanode.Birth) bool { return b.Disk == d })
+	return r.births[i].Epoch
+}
+
+// birthBits adds to bits the slots of a disk's births above an epoch.
+func (r *segmentRow) birthBits(d id.Disk, above id.Epoch, bits []byte) []byte {
+	slot := id.Slot(0)
+	for _, b := range r.births {
+		if b.Disk == d && b.Epoch > above {
+			for n := range id.Slot(b.Slots) {
+				bits = setBit(bits, slot+n)
+			}
+		}
+		slot += id.Slot(b.Slots)
+	}
+	return bits
 }
 
 // encodeSlots writes a slot table, whose slots ascend.
@@ -188,6 +210,40 @@ func decodeList(b []byte) (*listRow, error) {
 	return r, nil
 }
 
+// encodeMoves writes moves, whose slots ascend.
+func encodeMoves(moves []datanode.SlotMove) []byte {
+	b := append(make([]byte, 0, 1+len(moves)*moveBytes), rowVersion)
+	for i := range moves {
+		m := &moves[i]
+		b = le.AppendUint16(b, uint16(m.Slot))
+		b = le.AppendUint64(b, uint64(m.To.Segment))
+		b = le.AppendUint16(b, uint16(m.To.Slot))
+		b = le.AppendUint32(b, uint32(m.To.Location))
+	}
+	return b
+}
+
+func decodeMoves(b []byte) ([]datanode.SlotMove, error) {
+	if len(b) < 1 || b[0] != rowVersion || (len(b)-1)%moveBytes != 0 || (len(b)-1)/moveBytes > id.SlotsMax {
+		return nil, corrupt("moves")
+	}
+	moves := make([]datanode.SlotMove, (len(b)-1)/moveBytes)
+	for i := range moves {
+		p := b[1+i*moveBytes:]
+		moves[i] = datanode.SlotMove{Slot: id.Slot(le.Uint16(p)), To: id.Ref{
+			Segment: id.Segment(le.Uint64(p[2:])), Slot: id.Slot(le.Uint16(p[10:])), Location: id.Location(le.Uint32(p[12:])),
+		}}
+		m := &moves[i]
+		if m.Slot >= id.SlotsMax || m.To.Slot >= id.SlotsMax || m.To.Segment == 0 || i > 0 && m.Slot <= moves[i-1].Slot {
+			return nil, corrupt("moves")
+		}
+	}
+	return moves, nil
+}
+
+// hasBit reports whether bits have one set.
+func hasBit(bits []byte, s id.Slot) bool { return int(s>>3) < len(bits) && bits[s>>3]&(1<<(s&7)) != 0 }
+
 // setBit returns bits with one more set, longer if need be.
 func setBit(bits []byte, s id.Slot) []byte {
 	for len(bits) <= int(s>>3) {
@@ -203,6 +259,28 @@ func trimBits(bits []byte) []byte {
 		bits = bits[:len(bits)-1]
 	}
 	return bits
+}
+
+// orBits returns bits with more of them set, longer if need be.
+func orBits(bits, more []byte) []byte {
+	for len(bits) < len(more) {
+		bits = append(bits, 0)
+	}
+	for i, b := range more {
+		bits[i] |= b
+	}
+	return bits
+}
+
+func popcount(b []byte) int {
+	n := 0
+	for ; len(b) >= 8; b = b[8:] {
+		n += mathbits.OnesCount64(le.Uint64(b))
+	}
+	for _, x := range b {
+		n += mathbits.OnesCount8(x)
+	}
+	return n
 }
 
 // counters are what Status tells, kept with each change.

@@ -203,7 +203,7 @@ func (s *Shelf) openFingerprints(create bool) error {
 }
 
 func (s *Shelf) indexDeps() index.Deps {
-	return index.Deps{CheckEpoch: s.log.CheckEpoch, Delete: s.spindles.Delete}
+	return index.Deps{CheckEpoch: s.log.CheckEpoch, Delete: s.spindles.Delete, Allocated: spindle.AllocatedBytes}
 }
 
 func (s *Shelf) indexOptions() index.Options {
@@ -295,11 +295,11 @@ func (s *Shelf) Status(ctx context.Context) (*datanode.Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	reserved, free := s.spindles.Space()
+	space := s.spindles.Space()
 	return &datanode.Status{
 		PoolID: s.super.poolID, BootID: s.bootID, LayoutVersion: s.spindles.LayoutVersion(),
 		Spindles: s.spindles.Status(), Log: s.log.Usage(), Streams: s.log.Streams(), Index: s.index.Status(),
-		ReservedBytes: reserved, FreeBytes: free,
+		ReservedBytes: space.Reserved, FreeBytes: space.Free, SpareBytes: space.Spare,
 	}, nil
 }
 

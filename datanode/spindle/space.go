@@ -45,7 +45,7 @@ func (s *Set) Reserve(ctx context.Context, r *datanode.ReserveRequest) error {
 			hosts++
 		}
 		// A sum that forced figures took beyond all bounds is above what is free.
-		if free := s.reservable(hosts) - (s.reserved() - previous); r.Bytes > free {
+		if free := s.writable(hosts) - (s.reserved() - previous); r.Bytes > free {
 			return datanode.Errorf(datanode.ErrNoSpace, "reserve %d bytes for host %s, %d are free", r.Bytes, r.Host, max(free, 0))
 		}
 	}
@@ -53,13 +53,23 @@ func (s *Set) Reserve(ctx context.Context, r *datanode.ReserveRequest) error {
 	return nil
 }
 
-// Space returns the sum of the hosts' reservations, and how many bytes a host
-// could still reserve.
-func (s *Set) Space() (reserved, free int64) {
+// Space tells what is promised and what is left.
+type Space struct {
+	Reserved int64 // the sum of the hosts' reservations
+	Free     int64 // what a host could still reserve
+	Spare    int64 // what can be written beyond the reservations, kept bytes included
+}
+
+// Space returns how the spindles' bytes are promised.
+func (s *Set) Space() Space {
 	s.spaceMu.Lock()
 	defer s.spaceMu.Unlock()
-	reserved = s.reserved()
-	return reserved, max(s.reservable(len(s.reservations))-reserved, 0)
+	reserved := s.reserved()
+	return Space{
+		Reserved: reserved,
+		Free:     max(s.writable(max(len(s.reservations), 1))-reserved, 0),
+		Spare:    max(s.writable(0)-reserved, 0),
+	}
 }
 
 // reserved stops at half of what an int64 holds, far above any set.
@@ -71,12 +81,12 @@ func (s *Set) reserved() int64 {
 	return sum
 }
 
-// reservable returns how many bytes of fragments can be promised to that many
-// hosts. Each stripe puts equal fragments on at least width different spindles,
+// writable returns how many bytes of fragments can be promised to that many
+// hosts; with 0 hosts, how many can be written if nothing is kept. Each stripe puts equal fragments on at least width different spindles,
 // so of R bytes at most R/width go to any one: if the fullest spindle has
 // those, all have, whichever layouts the hosts use. Every free block of a
 // spindle can be used (see scatter), so nothing is lost to fragmentation.
-func (s *Set) reservable(hosts int) int64 {
+func (s *Set) writable(hosts int) int64 {
 	least, serving := int64(math.MaxInt64), 0
 	for _, sp := range s.spindles {
 		free, ok := sp.space(hosts)
@@ -97,7 +107,10 @@ func (sp *spindle) space(hosts int) (free int64, serving bool) {
 	if sp.unavailable() != nil {
 		return 0, false
 	}
-	keep := max(sp.capacityBlocks()*blockBytes*keepPercent/100, int64(max(hosts, 1))*keepPerHost)
+	keep := int64(0)
+	if hosts > 0 {
+		keep = max(sp.capacityBlocks()*blockBytes*keepPercent/100, int64(hosts)*keepPerHost)
+	}
 	return min(sp.freeBlocks*blockBytes, sp.available.Load()) - keep, true
 }
 

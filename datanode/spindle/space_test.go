@@ -19,11 +19,11 @@ func TestReserve(t *testing.T) {
 	r := newRig(t, vfs.NewMem(), "", 4, Options{SizeBytes: 16 << 20})
 	expect := func(reserved int64) {
 		t.Helper()
-		if got, free := r.Space(); got != reserved || free < 0 {
-			t.Fatalf("reserved %d, free %d, want %d reserved", got, free, reserved)
+		if s := r.Space(); s.Reserved != reserved || s.Free < 0 || s.Spare < s.Free {
+			t.Fatalf("%+v, want %d reserved", s, reserved)
 		}
 	}
-	_, free := r.Space()
+	free := r.Space().Free
 	r.ok(r.reserve("a", free, false))
 	expect(free)
 	r.expectError(r.reserve("a", free+1, false), datanode.ErrNoSpace)
@@ -63,7 +63,7 @@ func TestReservedBytesCanBeWritten(t *testing.T) {
 		r.ok(r.Delete(context.Background(), s))
 	}
 	for round := range 3 {
-		_, left := r.Space()
+		left := r.Space().Free
 		r.ok(r.reserve("a", left, false))
 		for {
 			blocks := 1 + r.rng.IntN(20<<round)

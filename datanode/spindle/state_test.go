@@ -155,8 +155,8 @@ func TestFailedWritesAndSyncsFailTheSpindle(t *testing.T) {
 		inject.rule.Store(nil)
 		r.expectState(0, datanode.SpindleFailed, "input/output error")
 		r.mustWrite(1, 3, 0, data)
-		if _, free := r.Space(); free < 0 {
-			t.Fatal(free)
+		if s := r.Space(); s.Free < 0 || s.Spare < s.Free {
+			t.Fatalf("%+v", s)
 		}
 		r.reopen()
 		r.expect(0, 1, 0, data)
