@@ -49,7 +49,7 @@ func nbdAddress(c *cli.Context) (network, address string, err error) {
 
 func attachCommand() *cli.Command {
 	return &cli.Command{
-		Name: "attach", Usage: "make a disk a block device of this machine, or give its device the disk's new size", ArgsUsage: "DISK [/dev/nbdN]",
+		Name: "attach", Usage: "make a disk or snapshot a block device of this machine, or give its device the disk's new size", ArgsUsage: "DISK[@SNAPSHOT] [/dev/nbdN]",
 		Flags: append(apiFlags()[:3:3], nbdFlag(), // the API's completes names
 			&cli.IntFlag{Name: "connections", Usage: "connections to the server", DefaultText: "4"},
 			&cli.IntFlag{Name: "block-size", Usage: "logical block size of the device: 512 or 4096", DefaultText: "512"},
@@ -58,7 +58,7 @@ func attachCommand() *cli.Command {
 			&cli.BoolFlag{Name: "foreground", Usage: "stay, and keep the device connected, until it is detached"},
 			&cli.BoolFlag{Name: "keeper", Hidden: true},
 		),
-		Action: attachDisk, BashComplete: completeDisks,
+		Action: attachDisk, BashComplete: completeExports,
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -15,7 +14,7 @@ import (
 
 func diskCommand() *cli.Command {
 	return &cli.Command{
-		Name: "disk", Usage: "create, list, show, resize and remove disks", HideHelpCommand: true,
+		Name: "disk", Usage: "create, list, show, resize, rename and remove disks", HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{
 				Name: "create", Usage: "create an empty, thin disk", ArgsUsage: "NAME SIZE",
@@ -29,7 +28,12 @@ func diskCommand() *cli.Command {
 			{Name: "ls", Usage: "list the disks", Flags: apiFlags(), Action: listDisks},
 			{Name: "show", Usage: "show a disk", ArgsUsage: "NAME", Flags: apiFlags(), Action: showDisk, BashComplete: completeDisks},
 			{Name: "resize", Usage: "make a disk larger", ArgsUsage: "NAME SIZE", Flags: apiFlags(), Action: resizeDisk, BashComplete: completeDisks},
-			{Name: "rm", Usage: "remove a disk for ever", ArgsUsage: "NAME", Flags: apiFlags(), Action: removeDisk, BashComplete: completeDisks},
+			{Name: "rename", Usage: "give a disk another name", ArgsUsage: "NAME NEW", Flags: apiFlags(), Action: renameDisk, BashComplete: completeDisks},
+			{
+				Name: "rm", Usage: "remove a disk for ever", ArgsUsage: "NAME",
+				Flags:  append(apiFlags(), &cli.BoolFlag{Name: "snapshots", Usage: "with all its snapshots: a disk that has some is else not removed"}),
+				Action: removeDisk, BashComplete: completeDisks,
+			},
 		},
 	}
 }
@@ -82,10 +86,10 @@ func listDisks(c *cli.Context) error {
 
 func printDisks(disks []host.DiskInfo) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSIZE\tMAPPED\tCHUNK\tCIPHER\tCLIENTS\tSTATE")
+	fmt.Fprintln(w, "NAME\tSIZE\tMAPPED\tCHUNK\tCIPHER\tSNAPSHOTS\tCLIENTS\tSTATE")
 	for _, d := range disks {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", d.Name, formatSize(d.Bytes), formatSize(d.LogicalBytes),
-			chunk.Size(d.Chunk), d.Cipher, d.Clients, d.State)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", d.Name, formatSize(d.Bytes), formatSize(d.LogicalBytes),
+			chunk.Size(d.Chunk), d.Cipher, d.Snapshots, d.Clients, d.State)
 	}
 	return w.Flush()
 }
@@ -95,16 +99,14 @@ func printDisk(c *cli.Context, d *host.DiskInfo) error {
 	if c.Bool("json") {
 		return printJSON(d)
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	durability := "flush"
 	if d.Stable {
 		durability = "stable"
 	}
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"name", d.Name},
 		{"id", fmt.Sprint(d.ID)},
 		{"size", fmt.Sprintf("%s (%d bytes)", formatSize(d.Bytes), d.Bytes)},
-		{"mapped", formatSize(d.LogicalBytes)},
 		{"chunk", chunk.Size(d.Chunk).String()},
 		{"cipher", d.Cipher},
 		{"durability", durability},
@@ -112,13 +114,16 @@ func printDisk(c *cli.Context, d *host.DiskInfo) error {
 		{"state", d.State},
 		{"clients", fmt.Sprint(d.Clients)},
 		{"epoch", fmt.Sprint(d.Epoch)},
-	} {
-		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+		{"snapshots", fmt.Sprint(d.Snapshots)},
+	}
+	lines = append(lines, spaceLines(d.LogicalBytes, d.ExclusiveBytes, d.SharedBytes, d.SpaceAt)...)
+	if d.CloneOf != 0 {
+		lines = append(lines, [2]string{"clone of", fmt.Sprintf("disk %d, until its own first pass", d.CloneOf)})
 	}
 	if d.Reason != "" {
-		fmt.Fprintf(w, "reason\t%s\n", d.Reason)
+		lines = append(lines, [2]string{"reason", d.Reason})
 	}
-	return w.Flush()
+	return printLines(lines)
 }
 
 func showDisk(c *cli.Context) error {
@@ -153,6 +158,20 @@ func resizeDisk(c *cli.Context) error {
 	})
 }
 
+func renameDisk(c *cli.Context) error {
+	args, err := arguments(c, "NAME", "NEW")
+	if err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		info, err := client.RenameDisk(c.Context, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return printDisk(c, info)
+	})
+}
+
 func removeDisk(c *cli.Context) error {
 	args, err := arguments(c, "NAME")
 	if err != nil {
@@ -162,22 +181,6 @@ func removeDisk(c *cli.Context) error {
 		err := client.RemoveDisk(c.Context, args[0], c.Bool("snapshots"))
 		if err == nil && c.Bool("json") {
 			err = printJSON(map[string]string{"removed": args[0]})
-		}
-		return err
-	})
-}
-
-// completeDisks offers the names of disks, and nothing where no plinth answers;
-// for a word that begins with "-", flags.
-func completeDisks(c *cli.Context) {
-	if n := len(os.Args); n > 2 && strings.HasPrefix(os.Args[n-2], "-") {
-		cli.DefaultCompleteWithFlags(c.Command)(c)
-		return
-	}
-	_ = call(c, func(client *api.Client) error {
-		disks, err := client.Disks(c.Context)
-		for _, d := range disks {
-			fmt.Println(d.Name)
 		}
 		return err
 	})

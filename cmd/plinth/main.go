@@ -58,7 +58,8 @@ func newApp() *cli.App {
 		Suggest:              true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			upCommand(), recoverCommand(), diskCommand(), statusCommand(), verifyCommand(), attachCommand(), detachCommand(), qemuCommand(), benchCommand(), completionCommand(),
+			upCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
+			statusCommand(), verifyCommand(), reclaimCommand(), attachCommand(), detachCommand(), qemuCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},

@@ -18,12 +18,12 @@ const reconnectDelayDefault = 10 * time.Minute
 
 func qemuCommand() *cli.Command {
 	return &cli.Command{
-		Name: "qemu", Usage: "print the arguments that give a disk to QEMU, such that it waits while plinth restarts", ArgsUsage: "DISK",
+		Name: "qemu", Usage: "print the arguments that give a disk or snapshot to QEMU, such that it waits while plinth restarts", ArgsUsage: "DISK[@SNAPSHOT]",
 		Flags: append(apiFlags()[:3:3], nbdFlag(), // the API's completes names
 			&cli.DurationFlag{Name: "reconnect-delay", Value: reconnectDelayDefault, Usage: "how long requests wait for a server that is away, before they fail"},
 			&cli.StringFlag{Name: "tls", Usage: "directory of ca-cert.pem, client-cert.pem and client-key.pem, for a server with TLS"},
 		),
-		Action: printQEMU, BashComplete: completeDisks,
+		Action: printQEMU, BashComplete: completeExports,
 	}
 }
 
@@ -76,19 +76,24 @@ func qemuBlockdev(disk, network, address string, delay time.Duration) string {
 		options[i] = strings.ReplaceAll(options[i], ",", ",,") // as QEMU has a comma in a value
 	}
 	seconds := int64((delay + time.Second - 1) / time.Second)
-	return strings.Join(append(options, fmt.Sprintf("reconnect-delay=%d", seconds), "discard=unmap"), ",")
+	last := "discard=unmap"
+	if strings.Contains(disk, "@") {
+		last = "read-only=on"
+	}
+	return strings.Join(append(options, fmt.Sprintf("reconnect-delay=%d", seconds), last), ",")
 }
 
 // nodeBytesMax is QEMU's longest name of a node.
 const nodeBytesMax = 31
 
 // qemuNode names a disk as QEMU allows it. A disk's own name is that but for a
-// letter in front and the length; long ones differ in a hash.
+// letter in front and the length; long ones, and those of snapshots, differ in a
+// hash.
 func qemuNode(disk string) string {
-	node := "plinth-" + disk
-	if len(node) > nodeBytesMax {
+	node := "plinth-" + strings.NewReplacer("@", "-", ",", "-", "=", "-").Replace(disk)
+	if len(node) > nodeBytesMax || !strings.HasSuffix(node, disk) {
 		sum := fmt.Sprintf("-%08x", crc32.ChecksumIEEE([]byte(disk)))
-		node = node[:nodeBytesMax-len(sum)] + sum
+		node = node[:min(len(node), nodeBytesMax-len(sum))] + sum
 	}
 	return node
 }
