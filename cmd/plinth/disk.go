@@ -178,7 +178,11 @@ func removeDisk(c *cli.Context) error {
 		return err
 	}
 	return call(c, func(client *api.Client) error {
-		err := client.RemoveDisk(c.Context, args[0], c.Bool("snapshots"))
+		remove := client.RemoveDisk
+		if c.Bool("snapshots") {
+			remove = client.RemoveDiskWithSnapshots
+		}
+		err := remove(c.Context, args[0])
 		if err == nil && c.Bool("json") {
 			err = printJSON(map[string]string{"removed": args[0]})
 		}

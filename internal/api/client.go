@@ -167,9 +167,14 @@ func (c *Client) RenameDisk(ctx context.Context, name, to string) (*host.DiskInf
 	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Name: to}, &out)
 }
 
-// RemoveDisk removes a disk, and its snapshots if that is said.
-func (c *Client) RemoveDisk(ctx context.Context, name string, snapshots bool) error {
-	return c.call(ctx, "DELETE", fmt.Sprintf("/disks/%s?snapshots=%t", url.PathEscape(name), snapshots), nil, nil)
+// RemoveDisk removes a disk that has no snapshots.
+func (c *Client) RemoveDisk(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name), nil, nil)
+}
+
+// RemoveDiskWithSnapshots removes a disk and its snapshots.
+func (c *Client) RemoveDiskWithSnapshots(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name)+"?snapshots=true", nil, nil)
 }
 
 // Sweep passes over all disks and reclaims what none needs.

@@ -178,7 +178,7 @@ func TestClient(t *testing.T) {
 	if r, err := c.Verify(ctx, false, func(int, int) {}); err != nil || !r.OK() || r.Disks != 1 {
 		t.Errorf("verify: %+v, %v", r, err)
 	}
-	if err := c.RemoveDisk(ctx, "a.b-c", false); err != nil {
+	if err := c.RemoveDisk(ctx, "a.b-c"); err != nil {
 		t.Error(err)
 	}
 	var body *ErrorBody

@@ -210,9 +210,9 @@ func TestCompletion(t *testing.T) {
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "database", "1G")
 	for _, c := range []struct{ line, want string }{
-		{"plinth d", "disk detach"},
+		{"plinth d", "disk diff detach"},
 		{"plinth attach da", "database"},
-		{"plinth disk r", "resize rm"},
+		{"plinth disk r", "resize rename rm"},
 		{"plinth disk show da", "database"},
 		{"plinth disk rm --js", "--json"},
 		{"plinth up --spindle-", "--spindle-size"},
