@@ -12,6 +12,7 @@ import (
 	"plinth/nbd"
 	"plinth/nbd/client"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/memory"
 	"plinth/nbd/nbdtest"
 )
 
@@ -202,6 +203,12 @@ func checkRuns(t *testing.T, p *painted, seed uint64, off int64, s client.Status
 			}
 		}
 	}
+}
+
+func TestChangesConformance(t *testing.T) {
+	dirty := [][2]int64{{0, 1}, {4096, 65536}, {1 << 20, 3}, {mib + 77, 1000}, {8*mib - 5, 5}}
+	h := serve(t, "tcp", nbd.Options{}, nbd.Export{Name: "pair", Device: &nbdtest.Changed{Device: memory.New(8 * mib), Name: "a.b", Dirty: dirty}, ReadOnly: true})
+	nbdtest.RunChanges(t, nbdtest.ChangesTarget{Dial: h.dial, Export: "pair", Bitmap: "a.b", Dirty: dirty})
 }
 
 // The bitmap as our client tells it, and what a device that fails or tells
