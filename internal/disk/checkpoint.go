@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"plinth/blockmap"
@@ -18,19 +19,24 @@ import (
 // JSON under [CheckpointKey]. It names the manifest and says where the results
 // that follow begin.
 type CheckpointRecord struct {
-	Version  int             `json:"version"` // 1
+	Version  int             `json:"version"` // 1; 2 of a clone
 	Epoch    id.Epoch        `json:"epoch"`
 	Manifest blockmap.Object `json:"manifest"`
 	// ManifestBytes is the manifest's length.
 	ManifestBytes int64 `json:"manifest_bytes"`
 	// State is the map's state in the checkpoint (package disk): the heads of
-	// both MAC chains are in it, so that a log rolled back behind it is found.
+	// both MAC chains are in it, so that a log rolled back behind it is found. A
+	// clone's is that of a new disk.
 	State []byte `json:"state"`
+	// CloneOf says that the manifest is another disk's, which this disk begins as
+	// a clone of: as that snapshot in it. 0: the disk's own.
+	CloneOf id.Snapshot `json:"clone_of,omitempty"`
 }
 
 const (
-	checkpointVersion = 1
-	manifestBytesMax  = 256 << 20
+	checkpointVersion      = 1
+	checkpointCloneVersion = 2 // of a record with CloneOf
+	manifestBytesMax       = 256 << 20
 )
 
 // CheckpointKey is the registry key of a disk's checkpoint record.
@@ -41,6 +47,9 @@ type checkpointState struct {
 	revision uint64            // of the registry record, 0: none
 	objects  []blockmap.Object // the manifest and all that it names
 	result   id.Pos            // results through here are in it
+
+	manifest      blockmap.Object
+	manifestBytes int64
 }
 
 // parseCheckpoint decodes a record and its state.
@@ -49,8 +58,11 @@ func parseCheckpoint(b []byte) (*CheckpointRecord, state, error) {
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return nil, state{}, fmt.Errorf("checkpoint record: %w: %w", ErrCorrupt, err)
 	}
-	if rec.Version != checkpointVersion {
+	switch {
+	case rec.Version != checkpointVersion && rec.Version != checkpointCloneVersion:
 		return nil, state{}, fmt.Errorf("checkpoint record of version %d: a newer plinth wrote it", rec.Version)
+	case (rec.Version == checkpointCloneVersion) != (rec.CloneOf != 0):
+		return nil, state{}, fmt.Errorf("checkpoint record of version %d, clone of snapshot %d: %w", rec.Version, rec.CloneOf, ErrCorrupt)
 	}
 	if rec.ManifestBytes <= 0 || rec.ManifestBytes > manifestBytesMax {
 		return nil, state{}, fmt.Errorf("checkpoint record: manifest of %d bytes: %w", rec.ManifestBytes, ErrCorrupt)
@@ -112,7 +124,9 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	failpoint.Reach(failpoint.Manifest)
-	d.recording = &recording{value, checkpointState{objects: append(c.Objects, manifest), result: s.result}}
+	d.recording = &recording{value, checkpointState{
+		objects: append(c.Objects, manifest), result: s.result, manifest: manifest, manifestBytes: int64(len(c.Manifest)),
+	}}
 	if err := d.record(ctx); err != nil {
 		return err
 	}
@@ -159,6 +173,9 @@ func (d *Disk) record(ctx context.Context) error {
 	}
 	d.checkpoint, d.recording = d.recording.next, nil
 	d.checkpoint.revision = revision
+	d.mu.Lock()
+	maps.DeleteFunc(d.markedAt, func(_ id.Snapshot, at id.Pos) bool { return at <= d.checkpoint.result })
+	d.mu.Unlock()
 	d.stats.saves.Add(1)
 	return nil
 }

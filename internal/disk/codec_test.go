@@ -75,7 +75,9 @@ func TestCheckpointRefuses(t *testing.T) {
 		change  func(*CheckpointRecord)
 		corrupt bool
 	}{
-		"a newer version":       {func(r *CheckpointRecord) { r.Version++ }, false},
+		"a newer version":       {func(r *CheckpointRecord) { r.Version = 3 }, false},
+		"a clone of nothing":    {func(r *CheckpointRecord) { r.Version = 2 }, true},
+		"a clone unannounced":   {func(r *CheckpointRecord) { r.CloneOf = 5 }, true},
 		"a newer state":         {func(r *CheckpointRecord) { r.State[0]++ }, false},
 		"an unknown feature":    {func(r *CheckpointRecord) { r.State[7] = 1 }, false},
 		"no manifest":           {func(r *CheckpointRecord) { r.ManifestBytes = 0 }, true},

@@ -52,7 +52,7 @@ func (d *Disk) commit(c *commit) error {
 	defer d.appendMu.Unlock()
 	for !c.done {
 		batch := d.takeQueue()
-		err := d.appendBatch(batch)
+		err := d.appendBatch(batch, d.appendOps)
 		for _, b := range batch {
 			b.done, b.err = true, err
 		}
@@ -80,9 +80,10 @@ func (d *Disk) takeQueue() []*commit {
 	return batch
 }
 
-// appendBatch gives the batch its positions and MACs, appends it and applies it.
-// An error means that nothing of it was appended, or that the disk has failed.
-func (d *Disk) appendBatch(batch []*commit) error {
+// appendBatch gives the batch its positions and MACs, appends it by add and
+// applies it. An error means that nothing of it was appended, or that the disk
+// has failed. appendMu is held.
+func (d *Disk) appendBatch(batch []*commit, add func([]datanode.Record) error) error {
 	if err := d.Err(); err != nil {
 		return err
 	}
@@ -102,9 +103,9 @@ func (d *Disk) appendBatch(batch []*commit) error {
 			pos++
 		}
 	}
-	if err := d.appendOps(recs); err != nil {
+	if err := add(recs); err != nil {
 		d.rewind(head)
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrClosed) {
+		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrBusy) || errors.Is(err, ErrClosed) {
 			return err
 		}
 		return d.fail(fmt.Errorf("append to the log: %w", err))
@@ -185,17 +186,18 @@ func (d *Disk) freeze() {
 // apply puts one operation into the write buffer; d.mu is held. plain is a
 // part's plaintext.
 func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
-	if op.Type == logrec.TypeResize || d.active().full() {
+	alone := op.Type == logrec.TypeResize || op.Type == logrec.TypeRollback
+	if alone || d.active().full() {
 		d.freeze()
 	}
-	if op.Type == logrec.TypeResize {
+	if alone {
 		d.bytes = op.Len
 	}
 	l := d.active()
 	var err error
 	switch op.Type {
 	case logrec.TypeSnapshot, logrec.TypeRollback:
-		return fmt.Errorf("mark of type %d: %w", op.Type, logrec.ErrUnsupported)
+		l.mark = logrec.Mark{Kind: op.Type, Snapshot: op.Snapshot}
 	case logrec.TypeWrite:
 		l.setSealed(op.First, op.Chunks)
 	case logrec.TypePart:
@@ -212,7 +214,7 @@ func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
 	}
 	l.through, l.mac, l.diskBytes = rec.Pos, rec.MAC, d.bytes
 	l.bytes += int64(len(rec.Data))
-	if op.Type == logrec.TypeResize {
+	if alone || op.Type == logrec.TypeSnapshot {
 		d.freeze()
 	}
 	return err

@@ -32,6 +32,7 @@ type Disk struct {
 	destageMu sync.Mutex
 	results   *logrec.Chain
 	state     state
+	patched   id.Pos // the newest result that is a patch, 0: none since Open
 
 	checkpointMu sync.Mutex
 	checkpoint   checkpointState
@@ -52,12 +53,23 @@ type Disk struct {
 	bytes   int64    // size of the disk
 	err     error    // why it serves no more
 	closing bool
-	calls   sync.WaitGroup // entered under mu, only while not closing
+	rolling bool           // a rollback is under way: calls get ErrBusy
+	calls   sync.WaitGroup // entered under mu, only while neither closing nor rolling
+	reads   sync.WaitGroup // of snapshots, and waits for them: only while not closing
+	// changed is closed and replaced when a layer goes, or the disk's err or
+	// closing changes.
+	changed chan struct{}
+	// unsettled are snapshots of which it is not known whether the registry names
+	// them: no pass forgets them.
+	unsettled map[id.Snapshot]struct{}
+	// markedAt has the results that made snapshots and are in no checkpoint.
+	markedAt map[id.Snapshot]id.Pos
 
 	// listMu orders the updates of this disk's reference lists.
 	listMu     sync.Mutex
 	seq        id.Seq
 	registered map[id.Segment]bitmap // since the running pass began; else nil
+	holds      int                   // HoldLists without ReleaseLists
 }
 
 // ID returns the disk's number.
@@ -102,6 +114,8 @@ func (d *Disk) enter(off, n int64) error {
 		return d.err
 	case d.closing:
 		return ErrClosed
+	case d.rolling:
+		return fmt.Errorf("disk %s is being rolled back: %w", d.cfg.Name, ErrBusy)
 	case off < 0 || n < 0 || off > d.bytes || n > d.bytes-off:
 		return fmt.Errorf("%d bytes at %d of disk %s: %w", n, off, d.cfg.Name, ErrOutOfRange)
 	}
@@ -111,6 +125,27 @@ func (d *Disk) enter(off, n int64) error {
 
 func (d *Disk) leave() { d.calls.Done() }
 
+// enterRead admits a call that a rollback need not wait for; d.reads.Done ends
+// it.
+func (d *Disk) enterRead() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	switch {
+	case d.err != nil:
+		return d.err
+	case d.closing:
+		return ErrClosed
+	}
+	d.reads.Add(1)
+	return nil
+}
+
+// signal wakes those that wait for changed; d.mu is held.
+func (d *Disk) signal() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
 // fail makes every later call return err, the first one given.
 func (d *Disk) fail(err error) error {
 	d.mu.Lock()
@@ -118,6 +153,7 @@ func (d *Disk) fail(err error) error {
 	if d.err == nil {
 		d.err = fmt.Errorf("disk %s (%d): %w: %w", d.cfg.Name, d.cfg.ID, ErrFailed, err)
 		d.pool.Logger.Error("disk has failed", "disk", d.cfg.Name, "id", d.cfg.ID, "err", err)
+		d.signal()
 	}
 	return d.err
 }
@@ -174,6 +210,7 @@ func (d *Disk) GiveUp() {
 		charge += l.charge
 	}
 	d.layers = []*layer{newLayer(d.size)}
+	d.signal()
 	d.mu.Unlock()
 	d.pool.Space.Release(context.WithoutCancel(d.ctx), charge)
 }
@@ -185,11 +222,13 @@ func (d *Disk) Close() error {
 	d.mu.Lock()
 	closed := d.closing
 	d.closing = true
+	d.signal()
 	d.mu.Unlock()
 	if closed {
 		return nil
 	}
 	d.calls.Wait()
+	d.reads.Wait()
 	d.cancel()
 	d.passMu.Lock()
 	defer d.passMu.Unlock()
@@ -197,6 +236,12 @@ func (d *Disk) Close() error {
 	defer d.destageMu.Unlock()
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
+	d.dropLayers()
+	return d.m.Close()
+}
+
+// dropLayers gives up the write buffer: its operations are in the log.
+func (d *Disk) dropLayers() {
 	d.mu.Lock()
 	var charge int64
 	for _, l := range d.layers {
@@ -205,5 +250,4 @@ func (d *Disk) Close() error {
 	d.layers = nil
 	d.mu.Unlock()
 	d.pool.Space.Release(context.WithoutCancel(d.ctx), charge)
-	return d.m.Close()
 }

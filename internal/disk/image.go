@@ -2,35 +2,103 @@ package disk
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
 
+	"plinth/blockmap"
 	"plinth/internal/id"
 )
 
-// Image is a snapshot of an open disk, to be read.
-type Image struct{}
+// Image is a snapshot of an open disk, to be read. Its methods may be called at
+// once. It pins nothing: the snapshot must exist as long as it is used.
+type Image struct {
+	d        *Disk
+	snapshot id.Snapshot
+	view     *blockmap.View
+	closed   atomic.Bool
+}
 
-// At opens a snapshot, after Await. The snapshot must exist as long as the image
-// is open. Errors: Await's.
-func (d *Disk) At(ctx context.Context, s id.Snapshot) (*Image, error) { return nil, errNotYet }
+// At opens a snapshot. One that is not in the map yet is waited for, so that no
+// image ever looks at the write buffer. Errors: Await's.
+func (d *Disk) At(ctx context.Context, s id.Snapshot) (*Image, error) {
+	view, err := d.await(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{d: d, snapshot: s, view: view}, nil
+}
 
-// Size returns the snapshot's size in bytes.
-func (i *Image) Size() int64 { return 0 }
+// Snapshot returns the snapshot's number.
+func (i *Image) Snapshot() id.Snapshot { return i.snapshot }
+
+// Size returns the snapshot's size in bytes: the disk's at its instant.
+func (i *Image) Size() int64 { return i.view.Bytes() }
+
+// Close ends the image; later calls get ErrClosed. It may be called again.
+func (i *Image) Close() error {
+	i.closed.Store(true)
+	return nil
+}
+
+// enter admits a call for a range of bytes; d.reads.Done ends it.
+func (i *Image) enter(off, n int64) error {
+	if i.closed.Load() {
+		return ErrClosed
+	}
+	if size := i.Size(); off < 0 || n < 0 || off > size || n > size-off {
+		return fmt.Errorf("%d bytes at %d of disk %s, snapshot %d: %w", n, off, i.d.cfg.Name, i.snapshot, ErrOutOfRange)
+	}
+	return i.d.enterRead()
+}
 
 // ReadAt fills p from byte off. Errors: Disk.ReadAt's.
-func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error { return errNotYet }
+func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := i.enter(off, int64(len(p))); err != nil {
+		return err
+	}
+	defer i.d.reads.Done()
+	size := i.d.size
+	for len(p) > 0 {
+		n := min(len(p), portionBytesMax-int(off%int64(size)))
+		fills := make([]fill, 0, n/int(size)+2)
+		part := p[:n]
+		for pc := range size.Split(off, int64(n)) {
+			fills = append(fills, fill{lba: pc.LBA, dst: part[:pc.Len:pc.Len], off: pc.Off, runs: extents{{int64(pc.Off), int64(pc.Off + pc.Len)}}})
+			part = part[pc.Len:]
+		}
+		if err := i.d.fillMapped(ctx, i.view, fills); err != nil {
+			return fmt.Errorf("snapshot %d: %w", i.snapshot, err)
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return i.d.pool.MayReply()
+}
 
 // Extents is Disk.Extents of the snapshot.
 func (i *Image) Extents(ctx context.Context, off, n int64, each func(n int64, data bool) bool) error {
-	return errNotYet
+	if err := i.enter(off, n); err != nil {
+		return err
+	}
+	defer i.d.reads.Done()
+	return i.d.tellRuns(ctx, i.view.MappedRuns, nil, off, n, each)
 }
 
 // Changes calls each for consecutive runs of bytes from off on, until they cover
-// n bytes or each returns false: dirty says that the run may differ from what
-// since, an older snapshot of the same disk, has there. It may end early, after
-// the first run. Errors: Disk.ReadAt's.
+// n bytes or each returns false: dirty says that the run differs from what since,
+// an older snapshot of the same disk, has there; what is beyond its end differs
+// where it is not zeros. Runs change at chunks' borders. It may end early, after the
+// first run, when the map has much to say. Errors: Disk.ReadAt's.
 func (i *Image) Changes(ctx context.Context, since *Image, off, n int64, each func(n int64, dirty bool) bool) error {
-	return errNotYet
+	if since.d != i.d {
+		return errors.New("snapshots of two disks are not compared")
+	}
+	if err := i.enter(off, n); err != nil {
+		return err
+	}
+	defer i.d.reads.Done()
+	walk := func(first, end id.LBA, rowsMax int, each func(blockmap.Extent)) (id.LBA, error) {
+		return i.view.Changes(since.view, first, end, rowsMax, each)
+	}
+	return i.d.tellRuns(ctx, walk, nil, off, n, each)
 }
-
-// Close ends the image. It may be called again.
-func (i *Image) Close() error { return nil }

@@ -26,9 +26,10 @@ type layer struct {
 	through   id.Pos
 	mac       logrec.MAC
 	diskBytes int64
-	bytes     int64 // of its records in the log
-	charge    int64 // admitted for it
-	weight    int   // at most this many updates of the map come of it
+	mark      logrec.Mark // its last operation, if that is one: a rollback's layer has nothing else
+	bytes     int64       // of its records in the log
+	charge    int64       // admitted for it
+	weight    int         // at most this many updates of the map come of it
 }
 
 // weightMax and zerosMax bound what one layer becomes, so that it is one batch

@@ -17,7 +17,10 @@ import (
 // for a log or checkpoint that does not verify, logrec.ErrUnsupported, and those
 // of the data node; nothing is changed then but the epoch.
 func Open(ctx context.Context, p *Pool, cfg Config) (*Disk, error) {
-	d := &Disk{pool: p, cfg: cfg, size: cfg.Chunk, objects: p.Objects.Owner(cfg.ID, cfg.Epoch)}
+	d := &Disk{
+		pool: p, cfg: cfg, size: cfg.Chunk, objects: p.Objects.Owner(cfg.ID, cfg.Epoch),
+		changed: make(chan struct{}), unsettled: make(map[id.Snapshot]struct{}), markedAt: make(map[id.Snapshot]id.Pos),
+	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLog(ctx); err != nil {
 		d.cancel()
@@ -46,6 +49,7 @@ func (d *Disk) openLog(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
+	d.dropLayers()
 	return errors.Join(err, d.m.Close())
 }
 
@@ -71,11 +75,11 @@ func (d *Disk) attach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.m, err = blockmap.Attach(ctx, manifest, opts); err != nil {
+	if d.m, err = d.attachManifest(ctx, rec, manifest, opts); err != nil {
 		return fmt.Errorf("attach the checkpoint: %w", err)
 	}
 	d.state, d.stats.fromCheckpoint = s, true
-	d.checkpoint = checkpointState{revision, append(objects, rec.Manifest), s.result}
+	d.checkpoint = checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}
 	return nil
 }
 
@@ -112,7 +116,10 @@ func (d *Disk) replay(ctx context.Context, fence *datanode.FenceReply) error {
 	if err := d.trimDone(ctx, fence); err != nil {
 		return err
 	}
-	return d.replayOps(ctx)
+	if err := d.replayOps(ctx); err != nil {
+		return err
+	}
+	return d.endRollback(ctx)
 }
 
 // trimDone gives up what an owner died before giving up: operations that are in
@@ -179,54 +186,10 @@ func (d *Disk) eachRecord(ctx context.Context, stream datanode.Stream, from id.P
 	}
 }
 
-// replayResults applies what the checkpoint does not have. A commit of several
-// records of which an owner appended only the first is discarded: it is
-// recognised by the next record's epoch, or by the end.
-func (d *Disk) replayResults(ctx context.Context) error {
-	var group *logrec.Result
-	var epoch id.Epoch
-	last := d.state
-	err := d.eachRecord(ctx, datanode.Results, d.state.result+1, d.results, func(r *datanode.Record) error {
-		if logrec.Type(r.Type) != logrec.TypeResult {
-			if logrec.Type(r.Type).Optional() {
-				return nil
-			}
-			return fmt.Errorf("result of type %d: %w", r.Type, logrec.ErrUnsupported)
-		}
-		res, err := logrec.DecodeResult(r.Data)
-		if err != nil {
-			return fmt.Errorf("result %d: %w", r.Pos, err)
-		}
-		if res.Mark != (logrec.Mark{}) {
-			return fmt.Errorf("result %d with a mark: %w", r.Pos, logrec.ErrUnsupported)
-		}
-		if group != nil && epoch == r.Epoch {
-			group.Trims = append(group.Trims, res.Trims...)
-			group.Updates = append(group.Updates, res.Updates...)
-			group.More = res.More
-		} else {
-			group, epoch = res, r.Epoch
-		}
-		last.result, last.resultMAC = r.Pos, r.MAC
-		if group.More {
-			return nil
-		}
-		last.through, last.throughMAC, last.bytes = group.Through, group.MAC, group.SizeBytes
-		if err := d.applyResult(group, last); err != nil {
-			return err
-		}
-		d.state, group = last, nil
-		return nil
-	})
-	// Positions continue behind a discarded group; the next result covers it.
-	d.state.result, d.state.resultMAC = last.result, last.resultMAC
-	return err
-}
-
 // replayOps applies the operations that no result covers to the write buffer.
 func (d *Disk) replayOps(ctx context.Context) error {
 	d.next = d.state.through + 1
-	err := d.eachRecord(ctx, datanode.Ops, d.next, d.ops, func(r *datanode.Record) error {
+	return d.eachRecord(ctx, datanode.Ops, d.next, d.ops, func(r *datanode.Record) error {
 		d.next = r.Pos + 1
 		d.stats.opsReplayed++
 		typ := logrec.Type(r.Type)
@@ -248,14 +211,6 @@ func (d *Disk) replayOps(ctx context.Context) error {
 		d.active().charge += charge
 		return err
 	})
-	if err != nil {
-		var charge int64
-		for _, l := range d.layers {
-			charge += l.charge
-		}
-		d.pool.Space.Release(ctx, charge)
-	}
-	return err
 }
 
 // replayed returns a part's plaintext, and what the operation is charged.

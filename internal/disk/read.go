@@ -87,7 +87,7 @@ func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
 			return err
 		}
 	}
-	return d.fillMapped(ctx, mapped)
+	return d.fillMapped(ctx, d.m, mapped)
 }
 
 // fill copies what the layer knows of the wanted bytes; a sealed chunk is only
@@ -145,15 +145,20 @@ func (d *Disk) open(f *fill, sealed []byte, fp id.Fingerprint) error {
 	return nil
 }
 
+// lookuper is a map, or a snapshot's view of it.
+type lookuper interface {
+	LookupRange(first id.LBA, out []blockmap.Entry) error
+}
+
 // fillMapped follows the map. A segment that has gone since it was looked up is
 // looked up again.
-func (d *Disk) fillMapped(ctx context.Context, fills []fill) error {
+func (d *Disk) fillMapped(ctx context.Context, m lookuper, fills []fill) error {
 	var last error
 	for range lookupsMax {
 		if len(fills) == 0 {
 			return nil
 		}
-		entries, err := d.lookupMap(fills)
+		entries, err := d.lookupMap(m, fills)
 		if err != nil {
 			return err
 		}
@@ -169,14 +174,14 @@ func gone(err error) bool {
 }
 
 // lookupMap returns the map's entry for each fill; fills are in order of LBA.
-func (d *Disk) lookupMap(fills []fill) ([]blockmap.Entry, error) {
+func (d *Disk) lookupMap(m lookuper, fills []fill) ([]blockmap.Entry, error) {
 	entries := make([]blockmap.Entry, len(fills))
 	for i := 0; i < len(fills); {
 		j := i + 1
 		for j < len(fills) && fills[j].lba == fills[j-1].lba+1 {
 			j++
 		}
-		if err := d.m.LookupRange(fills[i].lba, entries[i:j]); err != nil {
+		if err := m.LookupRange(fills[i].lba, entries[i:j]); err != nil {
 			return nil, fmt.Errorf("disk %s, chunks %d to %d: look up: %w", d.cfg.Name, fills[i].lba, fills[j-1].lba, err)
 		}
 		i = j

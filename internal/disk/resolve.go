@@ -68,7 +68,7 @@ func (d *Disk) resolve(ctx context.Context, l *layer) (*work, error) {
 	slices.Sort(lbas)
 	slices.SortFunc(merge, func(a, b fill) int { return cmp.Compare(a.lba, b.lba) })
 	for some := range slices.Chunk(merge, mergesPerRead) {
-		if err := d.fillMapped(ctx, some); err != nil {
+		if err := d.fillMapped(ctx, d.m, some); err != nil {
 			return nil, err
 		}
 	}

@@ -17,12 +17,9 @@ import (
 // the layer and of its part of the log, in this order (I7). destageMu is held.
 func (w *work) finish(ctx context.Context) error {
 	d, l := w.d, w.layer
-	gen := d.m.Gen()
-	if len(w.trims) > 0 {
-		gen++
-	}
 	res := logrec.Result{
-		Through: l.through, MAC: l.mac, Gen: gen, SizeBytes: l.diskBytes,
+		Through: l.through, MAC: l.mac, SizeBytes: l.diskBytes, Mark: l.mark,
+		Gen:   d.m.NextGen(len(w.trims) > 0 || l.mark.Kind == logrec.TypeRollback),
 		Trims: w.trims, Updates: w.updates,
 	}
 	next := d.state
@@ -40,6 +37,7 @@ func (w *work) finish(ctx context.Context) error {
 	d.stats.rounds.Add(1)
 	d.mu.Lock()
 	d.layers = slices.Delete(d.layers, 0, 1) // which forgets it
+	d.signal()
 	d.mu.Unlock()
 	d.pool.Space.Release(ctx, l.charge)
 	err = d.pool.Node.TrimLog(ctx, &datanode.TrimLogRequest{
@@ -52,9 +50,15 @@ func (w *work) finish(ctx context.Context) error {
 	return nil
 }
 
-// applyResult puts a whole result into the map.
+// applyResult puts a whole result into the map, its mark with it.
 func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	b := blockmap.Batch{Gen: r.Gen}
+	switch r.Mark.Kind {
+	case logrec.TypeSnapshot:
+		b.Mark = blockmap.Mark{Snapshot: r.Mark.Snapshot, Bytes: r.SizeBytes}
+	case logrec.TypeRollback:
+		b.Mark.Rollback = r.Mark.Snapshot
+	}
 	for _, t := range r.Trims {
 		b.Trims = append(b.Trims, blockmap.Extent{First: t.First, End: t.End})
 	}
@@ -64,6 +68,11 @@ func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	}
 	if err := d.m.Apply(&b, next.marshal()); err != nil {
 		return fmt.Errorf("apply result %d to the map: %w", next.result, err)
+	}
+	if r.Mark.Kind == logrec.TypeSnapshot {
+		d.mu.Lock()
+		d.markedAt[r.Mark.Snapshot] = next.result
+		d.mu.Unlock()
 	}
 	return nil
 }

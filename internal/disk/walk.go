@@ -63,14 +63,27 @@ func (d *Disk) Extents(ctx context.Context, off, n int64, each func(n int64, dat
 		return nil
 	}
 	size := int64(d.size)
-	first, end := off/size, (off+n-1)/size+1
 	// The buffer before the map: what is destaged meanwhile is in both.
-	over, err := d.buffered(first, end)
+	over, err := d.buffered(off/size, (off+n-1)/size+1)
 	if err != nil {
 		return err
 	}
+	return d.tellRuns(ctx, d.m.MappedRuns, over, off, n, each)
+}
+
+// walker tells runs of chunks as blockmap.Map.MappedRuns does.
+type walker func(first, end id.LBA, rowsMax int, each func(blockmap.Extent)) (id.LBA, error)
+
+// tellRuns calls each for the bytes of [off, off+n): whether they are in what walk
+// tells, under over.
+func (d *Disk) tellRuns(ctx context.Context, walk walker, over runs, off, n int64, each func(n int64, data bool) bool) error {
+	if n == 0 {
+		return nil
+	}
+	size := int64(d.size)
+	first, end := off/size, (off+n-1)/size+1
 	var under runs
-	stopped, err := d.m.MappedRuns(id.LBA(first), id.LBA(end), walkRowsMax, func(e blockmap.Extent) {
+	stopped, err := walk(id.LBA(first), id.LBA(end), walkRowsMax, func(e blockmap.Extent) {
 		under = append(under, run{extent{int64(e.First), int64(e.End)}, true})
 	})
 	if err == nil {

@@ -47,8 +47,28 @@ const (
 	Record Point = "record"
 )
 
-// Points lists all of them.
+// Points lists those.
 var Points = []Point{Fragments, Published, Result, Tables, Manifest, Record}
+
+// The points of snapshots and of reclaim, in the order in which a segment's
+// chunks move.
+const (
+	// Mark: marks of snapshots are stable in the log, the registry names none.
+	Mark Point = "mark"
+	// Condemned: nobody finds the chunks of a segment any more, none has moved.
+	Condemned Point = "condemned"
+	// Copied: they are in a new segment that the index knows, no forward names it.
+	Copied Point = "copied"
+	// Forwarded: the forwards are stable, no owner has followed them.
+	Forwarded Point = "forwarded"
+	// Patched: an owner's map has followed, no checkpoint has that.
+	Patched Point = "patched"
+	// Cleared: an owner has given up the old places, nothing was reclaimed.
+	Cleared Point = "cleared"
+)
+
+// SnapshotPoints lists those.
+var SnapshotPoints = []Point{Mark, Condemned, Copied, Forwarded, Patched, Cleared}
 
 var (
 	armed Point // set before main
@@ -72,8 +92,8 @@ func init() {
 // parse reads POINT[:N].
 func parse(text string) (Point, int64, error) {
 	name, count, counted := strings.Cut(text, ":")
-	if !slices.Contains(Points, Point(name)) {
-		return "", 0, fmt.Errorf("no such point; there are %v", Points)
+	if all := slices.Concat(Points, SnapshotPoints); !slices.Contains(all, Point(name)) {
+		return "", 0, fmt.Errorf("no such point; there are %v", all)
 	}
 	n := int64(1)
 	if counted {

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 )
 
 func TestParse(t *testing.T) {
-	for _, p := range Points {
+	for _, p := range slices.Concat(Points, SnapshotPoints) {
 		if got, n, err := parse(string(p)); got != p || n != 1 || err != nil {
 			t.Errorf("%s: %s, %d, %v", p, got, n, err)
 		}
