@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +31,7 @@ func nameKey(n string) string   { return namePrefix + n }
 
 // DiskRecord is a disk in the catalog, as JSON.
 type DiskRecord struct {
-	Version int       `json:"version"` // 1
+	Version int       `json:"version"` // 1; 2 with a base
 	ID      id.Disk   `json:"id"`
 	Name    string    `json:"name"`
 	Bytes   int64     `json:"bytes"` // at creation; the disk's log knows later sizes
@@ -42,9 +41,33 @@ type DiskRecord struct {
 	Created time.Time `json:"created"`
 	// Removing: the name is free again and the space is being given back.
 	Removing bool `json:"removing,omitempty"`
+	// Base is what a clone began as, until it has stated itself what it needs:
+	// before, the lists of that disk hold it.
+	Base *CloneBase `json:"base,omitempty"`
+
+	revision uint64 // of the registry's key
 }
 
-const diskRecordVersion = 1
+// CloneBase names the snapshot that a clone began as.
+type CloneBase struct {
+	Disk     id.Disk     `json:"disk"`
+	Snapshot id.Snapshot `json:"snapshot"`
+}
+
+const (
+	diskRecordVersion = 1
+	// cloneRecordVersion is refused by agents that do not know bases.
+	cloneRecordVersion = 2
+)
+
+// marshal encodes the record.
+func (r DiskRecord) marshal() ([]byte, error) {
+	r.Version = diskRecordVersion
+	if r.Base != nil {
+		r.Version = cloneRecordVersion
+	}
+	return json.Marshal(&r)
+}
 
 // catalog reads and changes what the registry says of the pool.
 type catalog struct {
@@ -115,6 +138,7 @@ func (c catalog) disks(ctx context.Context) ([]DiskRecord, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s of the registry: %w", e.Key, err)
 			}
+			rec.revision = e.Revision
 			out = append(out, *rec)
 			after = e.Key
 		}
@@ -129,8 +153,11 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return nil, err
 	}
-	if rec.Version != diskRecordVersion {
+	if rec.Version != diskRecordVersion && rec.Version != cloneRecordVersion {
 		return nil, fmt.Errorf("disk record of version %d: a newer plinth wrote it", rec.Version)
+	}
+	if rec.Base != nil && (rec.Base.Disk == 0 || rec.Base.Disk >= rec.ID || rec.Base.Snapshot == 0) {
+		return nil, fmt.Errorf("disk record %d: it is based on snapshot %d of disk %d", rec.ID, rec.Base.Snapshot, rec.Base.Disk)
 	}
 	if _, err := chunk.ParseSuite(rec.Cipher); err != nil {
 		return nil, err
@@ -138,45 +165,49 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 	return &rec, chunk.Size(rec.Chunk).Validate()
 }
 
-// addDisk records a new disk under a free name.
-func (c catalog) addDisk(ctx context.Context, rec *DiskRecord) error {
+// number takes the number of a new disk.
+func (c catalog) number(ctx context.Context, rec *DiskRecord) error {
 	n, err := c.take(ctx, nextDisk, 1)
-	if err != nil {
-		return err
-	}
 	rec.ID = id.Disk(n)
-	value, err := json.Marshal(rec)
+	return err
+}
+
+// addDisk records a new disk, which has its number, under a free name; more adds
+// to the transaction.
+func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more *datanode.RegistryTxn) error {
+	value, err := rec.marshal()
 	if err != nil {
 		return err
 	}
-	err = c.commit(ctx, &datanode.RegistryTxn{
-		Compares: []datanode.Compare{{Key: nameKey(rec.Name)}, {Key: diskKey(rec.ID)}},
-		Puts: []datanode.Put{
-			{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, n, 10)},
-			{Key: diskKey(rec.ID), Value: value},
-		},
-	})
+	txn := &datanode.RegistryTxn{
+		Guards:   more.Guards,
+		Compares: append(more.Compares, datanode.Compare{Key: nameKey(rec.Name)}, datanode.Compare{Key: diskKey(rec.ID)}),
+		Puts: append(more.Puts,
+			datanode.Put{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, uint64(rec.ID), 10)},
+			datanode.Put{Key: diskKey(rec.ID), Value: value}),
+	}
+	rec.revision, err = c.decide(ctx, txn, diskKey(rec.ID), value)
 	if errors.Is(err, datanode.ErrConflict) {
 		return fmt.Errorf("disk %q: %w", rec.Name, ErrExists)
 	}
 	return err
 }
 
-// markRemoving frees the disk's name and marks it for removal, in one step.
-func (c catalog) markRemoving(ctx context.Context, rec DiskRecord) error {
-	rec.Removing = true
-	value, err := json.Marshal(&rec)
+// changeDisk replaces a disk's record, which is still as it was read; more adds to
+// the transaction.
+func (c catalog) changeDisk(ctx context.Context, rec *DiskRecord, more *datanode.RegistryTxn) error {
+	value, err := rec.marshal()
 	if err != nil {
 		return err
 	}
-	err = c.commit(ctx, &datanode.RegistryTxn{
-		Deletes: []string{nameKey(rec.Name)},
-		Puts:    []datanode.Put{{Key: diskKey(rec.ID), Value: value}},
-	})
-	if err != nil { // which may have come after the fact: then it is removed at the next start
-		if now, _, gerr := c.get(ctx, diskKey(rec.ID)); gerr == nil && bytes.Equal(now, value) {
-			return nil
-		}
+	revision, err := c.decide(ctx, &datanode.RegistryTxn{
+		Guards:   more.Guards,
+		Compares: append(more.Compares, datanode.Compare{Key: diskKey(rec.ID), Revision: rec.revision}),
+		Puts:     append(more.Puts, datanode.Put{Key: diskKey(rec.ID), Value: value}),
+		Deletes:  more.Deletes,
+	}, diskKey(rec.ID), value)
+	if err == nil {
+		rec.revision = revision
 	}
 	return err
 }

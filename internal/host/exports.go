@@ -9,11 +9,17 @@ import (
 	"plinth/nbd"
 )
 
-// Exports serves the host's disks over NBD: the export's name is the disk's. It
-// implements nbd.Exports.
+// Exports serves the host's disks over NBD. Names are
+//
+//	DISK                 the disk
+//	DISK@SNAP            a snapshot of it, read-only
+//	DISK@SNAP,since=OLD  the same, and a dirty bitmap OLD: what is not as it was
+//	                     in that older snapshot
+//
+// It implements nbd.Exports.
 type Exports struct{ Host *Host }
 
-// List implements nbd.Exports.
+// List implements nbd.Exports. Snapshots are not shown: there may be thousands.
 func (x Exports) List(context.Context) ([]nbd.ExportInfo, error) {
 	var out []nbd.ExportInfo
 	for _, e := range x.Host.exports() {
@@ -26,6 +32,14 @@ func (x Exports) List(context.Context) ([]nbd.ExportInfo, error) {
 
 // Describe implements nbd.Exports.
 func (x Exports) Describe(_ context.Context, name string) (nbd.ExportInfo, error) {
+	if t, ok := parseTarget(name); ok {
+		export, used, err := x.snapshot(t)
+		if err != nil {
+			return nbd.ExportInfo{}, nbdError(err)
+		}
+		defer x.Host.unuse(used)
+		return export.Info(), nil
+	}
 	e, err := x.Host.find(name)
 	if err != nil {
 		return nbd.ExportInfo{}, nbdError(err)
@@ -33,19 +47,17 @@ func (x Exports) Describe(_ context.Context, name string) (nbd.ExportInfo, error
 	return x.export(e).Info(), nil
 }
 
-// Open implements nbd.Exports.
-func (x Exports) Open(_ context.Context, name string) (nbd.Export, func(), error) {
-	e, err := x.Host.find(name)
+// Open implements nbd.Exports. A snapshot waits until it is destaged.
+func (x Exports) Open(ctx context.Context, name string) (nbd.Export, func(), error) {
+	if t, ok := parseTarget(name); ok {
+		e, release, err := x.openSnapshot(ctx, t)
+		return e, release, nbdError(err)
+	}
+	e, err := x.Host.enter(ctx, name)
 	if err != nil {
 		return nbd.Export{}, nil, nbdError(err)
 	}
 	h := x.Host
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closing || h.byName[e.rec.Name] != e {
-		return nbd.Export{}, nil, nbd.ErrShutdown
-	}
-	e.clients++
 	return x.export(e), func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -53,17 +65,44 @@ func (x Exports) Open(_ context.Context, name string) (nbd.Export, func(), error
 	}, nil
 }
 
+// enter counts a client of a disk, when no change of it is under way.
+func (h *Host) enter(ctx context.Context, name string) (*export, error) {
+	for {
+		e, err := h.find(name)
+		if err != nil {
+			return nil, err
+		}
+		h.mu.Lock()
+		if h.closing || h.byName[e.now.Name] != e {
+			h.mu.Unlock()
+			return nil, ErrClosed
+		}
+		busy := e.busy
+		if busy == nil {
+			e.clients++
+			h.mu.Unlock()
+			return e, nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-busy: // and it may have another name now
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // find is open, and for the empty name the only disk: the default export.
 func (h *Host) find(name string) (*export, error) {
 	if all := h.exports(); name == "" && len(all) == 1 {
-		name = all[0].rec.Name
+		name = h.nameOf(all[0])
 	}
 	return h.open(name)
 }
 
 func (x Exports) export(e *export) nbd.Export {
 	return nbd.Export{
-		Name: e.rec.Name, Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk},
+		Name: x.Host.nameOf(e), Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk},
 		MultiConn: true, PreferredBlockSize: e.rec.Chunk,
 	}
 }
@@ -95,11 +134,15 @@ const (
 // Prefetch implements nbd.Prefetcher: it reads the range's beginning, so that
 // the map's tables and the spindles' pages are in memory.
 func (d device) Prefetch(ctx context.Context, off, n int64) error {
+	return prefetch(ctx, off, n, d.ReadAt)
+}
+
+func prefetch(ctx context.Context, off, n int64, read func(context.Context, []byte, int64) error) error {
 	n = min(n, prefetchBytesMax)
 	buf := make([]byte, min(n, prefetchPieceBytes))
 	for n > 0 {
 		k := min(n, int64(len(buf)))
-		if err := d.ReadAt(ctx, buf[:k], off); err != nil {
+		if err := read(ctx, buf[:k], off); err != nil {
 			return err
 		}
 		off, n = off+k, n-k
@@ -109,7 +152,7 @@ func (d device) Prefetch(ctx context.Context, off, n int64) error {
 
 func nbdError(err error) error {
 	switch {
-	case errors.Is(err, ErrUnknownDisk):
+	case errors.Is(err, ErrUnknownDisk), errors.Is(err, ErrUnknownSnapshot):
 		return fmt.Errorf("%w: %w", nbd.ErrUnknownExport, err)
 	case errors.Is(err, ErrClosed):
 		return fmt.Errorf("%w: %w", nbd.ErrShutdown, err)

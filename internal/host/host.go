@@ -39,8 +39,17 @@ type Host struct {
 	// suspects are segments of which a read missed a fragment, to be repaired.
 	suspects chan id.Segment
 
-	// changeMu serialises changes of the catalog.
-	changeMu sync.Mutex
+	// changing has room for one: who changes the catalog (beginChange).
+	changing chan struct{}
+	// snapIDs hands out numbers of snapshots; it belongs to who changes.
+	snapIDs counter
+	// recordMu serialises changes of disks' records and of clones and leftover.
+	// It is held over calls of the registry, and never while somebody waits for a
+	// round or a pass.
+	recordMu sync.Mutex
+	// renameMu is held for reading where all rows of snapshots are listed, and for
+	// writing where a row moves: or else a list could miss it at both places.
+	renameMu sync.RWMutex
 
 	// reliefMu guards relief: one at a time serves all who came before it.
 	reliefMu  sync.Mutex
@@ -56,21 +65,37 @@ type Host struct {
 	byName  map[string]*export
 	byID    map[id.Disk]*export // those being removed too
 	closing bool
+	// clones are the disks with a base, those being removed too; leftover are
+	// removed disks whose space is not given back. Changed under recordMu too.
+	clones   map[id.Disk]*cloneState
+	leftover map[id.Disk]DiskRecord
+	// snapBytes is the size of all snapshots' rows in the registry.
+	snapBytes int64
 }
 
 // export is a disk of the catalog, open unless err says why not.
 type export struct {
-	rec  DiskRecord
+	rec  DiskRecord // as it was when the disk was opened
 	disk *disk.Disk
 	err  error
 
 	// Guarded by Host.mu:
+	now       DiskRecord // as the catalog has it
 	clients   int
-	logical   int64     // mapped bytes at the last pass
-	passed    uint64    // incarnation of the index in which it has passed, plus 1
-	destages  int64     // when the host last looked
-	quietFrom time.Time // since when destages has not changed
-	sweptAt   int64     // rounds and checkpoints at the last pass
+	busy      chan struct{} // not nil: clients that come wait until it is closed
+	snaps     map[string]*snapshot
+	logical   int64  // mapped bytes at the last pass
+	stored    stored // what of it the spindles have
+	removals  int64  // counts snapshots that were removed
+	listed    int64  // removals when existing snapshots were last listed
+	forgotten int64  // removals that the last pass knew of
+
+	independent time.Duration // that a clone took to become it
+	passedAt    time.Time     // of these figures
+	passed      uint64        // incarnation of the index in which it has passed, plus 1
+	destages    int64         // when the host last looked
+	quietFrom   time.Time     // since when destages has not changed
+	sweptAt     int64         // rounds and checkpoints at the last pass
 }
 
 // mapCacheFiles bounds the open tables of all maps together; map.md: above the
@@ -96,7 +121,8 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
-		sweeping: make(chan struct{}, 1),
+		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
+		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]DiskRecord),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.life, h.cancel = context.WithCancel(context.Background())
@@ -154,25 +180,37 @@ func (h *Host) openDisks(ctx context.Context) error {
 		return err
 	}
 	for _, rec := range recs {
+		if rec.Base != nil {
+			h.clones[rec.ID] = &cloneState{base: *rec.Base}
+		}
 		if rec.Removing {
-			if err := h.release(ctx, rec); err != nil {
-				return err
-			}
+			h.leftover[rec.ID] = rec
 			continue
 		}
-		h.add(ctx, rec)
+		rows, err := h.catalog.snapshots(ctx, rec.ID)
+		if err != nil {
+			return err
+		}
+		h.add(ctx, rec, rows)
 	}
-	return nil
+	h.holdBases()
+	return h.releaseLeftover(ctx)
 }
 
-// add opens a disk and makes it known, with its error if it does not open.
-func (h *Host) add(ctx context.Context, rec DiskRecord) *export {
-	e := &export{rec: rec, quietFrom: time.Now()}
+// add opens a disk and makes it known, with its error if it does not open, and its
+// snapshots.
+func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow) *export {
+	e := &export{rec: rec, now: rec, quietFrom: time.Now(), snaps: make(map[string]*snapshot, len(rows))}
 	if e.disk, e.err = h.openDisk(ctx, rec); e.err != nil {
 		h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, row := range rows {
+		s := &snapshot{snapshotRow: row}
+		e.snaps[row.name] = s
+		h.snapBytes += row.bytes
+	}
 	h.byName[rec.Name], h.byID[rec.ID] = e, e
 	return e
 }
@@ -210,7 +248,7 @@ func (h *Host) exports() []*export {
 	for _, e := range h.byName {
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b *export) int { return cmp.Compare(a.rec.Name, b.rec.Name) })
+	slices.SortFunc(out, func(a, b *export) int { return cmp.Compare(a.now.Name, b.now.Name) })
 	return out
 }
 
@@ -243,8 +281,8 @@ func (h *Host) Close() error {
 	h.cancel()
 	h.pool.Space.Close()
 	h.work.Wait()
-	h.changeMu.Lock() // nothing is opened or removed any more
-	defer h.changeMu.Unlock()
+	h.changing <- struct{}{} // nothing is opened or removed any more
+	defer h.endChange()
 	var errs []error
 	for _, d := range h.disks() {
 		errs = append(errs, d.Close())

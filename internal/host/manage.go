@@ -2,10 +2,13 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
+	"plinth/datanode"
 	"plinth/internal/chunk"
 )
 
@@ -71,21 +74,30 @@ func validateSize(bytes int64) error {
 	return nil
 }
 
-// beginChange takes the turn of a change of the catalog, which changeMu.Unlock
-// ends. Close waits for it.
+// beginChange takes the turn of a change of the catalog, which endChange ends.
+// Close waits for it.
 func (h *Host) beginChange(ctx context.Context) error {
-	h.changeMu.Lock()
 	err := ctx.Err()
+	if err == nil {
+		select {
+		case h.changing <- struct{}{}:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closing {
-		err = ErrClosed
+		h.endChange()
+		return ErrClosed
 	}
-	if err != nil {
-		h.changeMu.Unlock()
-	}
-	return err
+	return nil
 }
+
+func (h *Host) endChange() { <-h.changing }
 
 // CreateDisk makes a new, empty disk and serves it. Errors: ErrInvalid, ErrExists.
 func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error) {
@@ -95,16 +107,19 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 	if err := h.beginChange(ctx); err != nil {
 		return nil, err
 	}
-	defer h.changeMu.Unlock()
+	defer h.endChange()
 	ctx = context.WithoutCancel(ctx) // a caller who leaves does not leave half a disk
 	rec := DiskRecord{
 		Version: diskRecordVersion, Name: spec.Name, Bytes: spec.Bytes, Chunk: uint32(spec.Chunk),
 		Cipher: spec.Cipher, Stable: spec.Stable, Created: time.Now().UTC().Truncate(time.Second),
 	}
-	if err := h.catalog.addDisk(ctx, &rec); err != nil {
+	if err := h.catalog.number(ctx, &rec); err != nil {
 		return nil, err
 	}
-	e := h.add(ctx, rec)
+	if err := h.catalog.addDisk(ctx, &rec, &datanode.RegistryTxn{}); err != nil {
+		return nil, err
+	}
+	e := h.add(ctx, rec, nil)
 	if e.err != nil {
 		return nil, e.err
 	}
@@ -126,7 +141,7 @@ func (h *Host) ResizeDisk(ctx context.Context, name string, bytes int64) (*DiskI
 	if err := h.beginChange(ctx); err != nil {
 		return nil, err
 	}
-	defer h.changeMu.Unlock()
+	defer h.endChange()
 	e, err := h.open(name)
 	if err != nil {
 		return nil, err
@@ -140,55 +155,183 @@ func (h *Host) ResizeDisk(ctx context.Context, name string, bytes int64) (*DiskI
 	return h.info(e), nil
 }
 
+// RenameDisk gives a disk another name. Errors: ErrUnknownDisk, ErrInvalid,
+// ErrExists, ErrInUse.
+func (h *Host) RenameDisk(ctx context.Context, name, to string) (*DiskInfo, error) {
+	if err := validateName(to); err != nil {
+		return nil, err
+	}
+	if err := h.beginChange(ctx); err != nil {
+		return nil, err
+	}
+	defer h.endChange()
+	ctx = context.WithoutCancel(ctx)
+	e, free, err := h.reserve(name, (*export).unused)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	if err := h.renameRecord(ctx, e, name, to); errors.Is(err, datanode.ErrConflict) {
+		return nil, fmt.Errorf("disk %q: %w", to, ErrExists)
+	} else if err != nil {
+		return nil, fmt.Errorf("rename disk %q: %w", name, err)
+	}
+	return h.info(e), nil
+}
+
+func (h *Host) renameRecord(ctx context.Context, e *export, name, to string) error {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	rec := h.record(e)
+	rec.Name = to
+	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: nameKey(to)}},
+		Puts:     []datanode.Put{{Key: nameKey(to), Value: strconv.AppendUint(nil, uint64(rec.ID), 10)}},
+		Deletes:  []string{nameKey(name)},
+	})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.byName, name)
+	e.now, h.byName[to] = rec, e
+	return nil
+}
+
+// reserve keeps clients from a disk, until free. unused says why it cannot, with
+// Host.mu held.
+func (h *Host) reserve(name string, unused func(*export) error) (e *export, free func(), err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e = h.byName[name]; e == nil {
+		return nil, nil, fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
+	}
+	if err := unused(e); err != nil {
+		return nil, nil, fmt.Errorf("disk %q: %w", name, err)
+	}
+	busy := make(chan struct{})
+	e.busy = busy
+	return e, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		e.busy = nil
+		close(busy)
+	}, nil
+}
+
 // RemoveDisk removes a disk for ever and starts giving its space back. Errors:
-// ErrUnknownDisk, ErrInUse.
+// ErrUnknownDisk, ErrInUse: also while it has snapshots.
 func (h *Host) RemoveDisk(ctx context.Context, name string) error {
+	return h.removeDisk(ctx, name, false)
+}
+
+// RemoveDiskWithSnapshots is RemoveDisk for a disk that may have snapshots: they
+// go too.
+func (h *Host) RemoveDiskWithSnapshots(ctx context.Context, name string) error {
+	return h.removeDisk(ctx, name, true)
+}
+
+func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) error {
 	if err := h.beginChange(ctx); err != nil {
 		return err
 	}
-	defer h.changeMu.Unlock()
+	defer h.endChange()
 	ctx = context.WithoutCancel(ctx) // what is begun is ended
-	h.mu.Lock()
-	e := h.byName[name]
-	if e == nil || e.clients > 0 {
-		h.mu.Unlock()
-		if e == nil {
-			return fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
-		}
-		return fmt.Errorf("disk %q: %w: disconnect its clients first", name, ErrInUse)
+	e, err := h.hide(name, snapshots)
+	if err != nil {
+		return fmt.Errorf("disk %q: %w", name, err)
 	}
-	delete(h.byName, name)
-	h.mu.Unlock()
-	if err := h.catalog.markRemoving(ctx, e.rec); err != nil {
+	rec, err := h.forget(ctx, e, name)
+	if err != nil && !errors.Is(err, errDoubt) { // else it may be removed at the next start
 		h.mu.Lock()
 		h.byName[name] = e
 		h.mu.Unlock()
 		return fmt.Errorf("remove disk %q: %w", name, err)
 	}
-	h.mu.Lock()
-	delete(h.byID, e.rec.ID)
-	h.mu.Unlock()
 	if e.disk != nil {
 		if err := e.disk.Close(); err != nil {
 			h.log.Warn("closing a removed disk's map failed", "disk", name, "err", err)
 		}
 	}
-	if err := h.release(ctx, e.rec); err != nil {
+	if err != nil {
+		return fmt.Errorf("remove disk %q: %w", name, err)
+	}
+	h.mu.Lock()
+	h.leftover[rec.ID] = rec
+	h.mu.Unlock()
+	if err := h.releaseLeftover(ctx); err != nil {
 		return fmt.Errorf("disk %q is removed, but its space is given back only after a restart: %w", name, err)
 	}
 	wake(h.sweep)
 	return nil
 }
 
-// release gives up what a removed disk holds, and then the disk itself.
-func (h *Host) release(ctx context.Context, rec DiskRecord) error {
-	if err := h.giveUp(ctx, rec.ID); err != nil {
+// detached returns ErrInUse if clients are connected to the disk. Host.mu is held.
+func (e *export) detached() error {
+	if e.clients > 0 {
+		return fmt.Errorf("%w: disconnect its clients first", ErrInUse)
+	}
+	return nil
+}
+
+// forget marks a disk as being removed in the catalog, and forgets it and its
+// snapshots.
+func (h *Host) forget(ctx context.Context, e *export, name string) (DiskRecord, error) {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	rec := h.record(e)
+	rec.Removing = true
+	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{Deletes: []string{nameKey(name)}})
+	if err != nil && !errors.Is(err, errDoubt) {
+		return rec, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.byID, rec.ID)
+	for _, s := range e.snaps {
+		h.snapBytes -= s.bytes
+	}
+	return rec, err
+}
+
+// record returns a disk's record as the catalog has it.
+func (h *Host) record(e *export) DiskRecord {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return e.now
+}
+
+// hide takes a disk that nobody uses from the names.
+func (h *Host) hide(name string, snapshots bool) (*export, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.byName[name]
+	if e == nil {
+		return nil, ErrUnknownDisk
+	}
+	if err := e.unused(); err != nil {
+		return nil, err
+	}
+	if len(e.snaps) > 0 && !snapshots {
+		return nil, fmt.Errorf("%w: it has %d snapshots, remove them first", ErrInUse, len(e.snaps))
+	}
+	delete(h.byName, name)
+	return e, nil
+}
+
+// unused returns ErrInUse if clients are connected to the disk or a snapshot of
+// it. Host.mu is held.
+func (e *export) unused() error {
+	if err := e.detached(); err != nil {
 		return err
 	}
-	if err := h.opts.FS.RemoveAll(h.mapDir(rec.ID)); err != nil {
-		h.log.Warn("removing a map's files failed", "disk", rec.Name, "err", err)
+	for name, s := range e.snaps {
+		if s.users > 0 {
+			return fmt.Errorf("%w: disconnect the clients of snapshot %q first", ErrInUse, name)
+		}
 	}
-	return h.catalog.forgetDisk(ctx, rec.ID)
+	return nil
 }
 
 // open returns a disk that serves. Errors: ErrUnknownDisk, and why it does not.

@@ -70,23 +70,32 @@ const numbersPerTake = 4096
 // numbers hands out segment numbers.
 type numbers struct {
 	catalog catalog
+	counter counter
+}
 
+func (n *numbers) take(ctx context.Context) (uint64, error) {
+	number, err := n.counter.take(ctx, n.catalog, nextSeg, numbersPerTake)
+	if err == nil && number > id.SegmentNumberMax {
+		return 0, errors.New("the pool has used up its segment numbers")
+	}
+	return number, err
+}
+
+// counter hands out the numbers of a counter of the registry, some at a time.
+type counter struct {
 	mu        sync.Mutex
 	next, end uint64
 }
 
-func (n *numbers) take(ctx context.Context) (uint64, error) {
+func (n *counter) take(ctx context.Context, c catalog, key string, perTake uint64) (uint64, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.next == n.end {
-		first, err := n.catalog.take(ctx, nextSeg, numbersPerTake)
+		first, err := c.take(ctx, key, perTake)
 		if err != nil {
 			return 0, err
 		}
-		if first+numbersPerTake > id.SegmentNumberMax {
-			return 0, errors.New("the pool has used up its segment numbers")
-		}
-		n.next, n.end = first, first+numbersPerTake
+		n.next, n.end = first, first+perTake
 	}
 	n.next++
 	return n.next - 1, nil

@@ -1,10 +1,13 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"plinth/internal/disk"
 	"plinth/internal/id"
 )
 
@@ -71,63 +74,142 @@ type DiffReport struct {
 	Next int64 `json:"next,omitempty"`
 }
 
-var errLater = fmt.Errorf("%w: not in this version", ErrInvalid)
+// snapshot is a snapshot of an open disk, as the registry has it.
+type snapshot struct {
+	snapshotRow
+	lost bool // the log was lost with its mark
 
-// CreateSnapshots makes a snapshot of every disk of the spec, of one instant: a
-// write that was acknowledged before the call is in it. Durable at return.
-// Errors: ErrInvalid, ErrUnknownDisk, ErrExists, ErrBusy, ErrTooMany; then there
-// is none.
-func (h *Host) CreateSnapshots(ctx context.Context, spec SnapshotSpec) ([]SnapshotInfo, error) {
-	return nil, errLater
+	// Guarded by Host.mu, and so is the row's name:
+	users   int           // clients, and others that need it to stay
+	clients int           // NBD connections
+	left    chan struct{} // not nil: closed when users falls to 0
+	gone    bool          // removed, or being removed
+	use     disk.SnapshotUse
+	usedAt  time.Time // of use; zero: no pass yet
+}
+
+// info describes a snapshot; Host.mu is held.
+func (s *snapshot) info(e *export) SnapshotInfo {
+	out := SnapshotInfo{
+		Name: s.name, Disk: e.now.Name, ID: s.rec.ID, Bytes: s.rec.Bytes, Created: s.rec.Created,
+		Expires: s.rec.Expires, Labels: s.rec.Labels, Group: s.rec.Group, State: "ok", Clients: s.clients,
+	}
+	if s.lost {
+		out.State = "lost"
+	}
+	if at := s.usedAt; !at.IsZero() {
+		chunk := int64(e.rec.Chunk)
+		out.SpaceAt, out.LogicalBytes = &at, s.use.MappedChunks*chunk
+		out.ExclusiveBytes = s.use.OnlyBytes
+		out.SharedBytes = (s.use.MappedChunks - s.use.OnlyChunks) * chunk
+	}
+	return out
 }
 
 // Snapshots describes a disk's snapshots in the order in which they were made.
 // Errors: ErrUnknownDisk.
 func (h *Host) Snapshots(disk string) ([]SnapshotInfo, error) {
-	return nil, errLater
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.byName[disk]
+	if e == nil {
+		return nil, fmt.Errorf("disk %q: %w", disk, ErrUnknownDisk)
+	}
+	out := make([]SnapshotInfo, 0, len(e.snaps))
+	for _, s := range e.snaps {
+		out = append(out, s.info(e))
+	}
+	slices.SortFunc(out, func(a, b SnapshotInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
 }
 
-// RemoveSnapshot removes a snapshot; with wait it waits for its clients to leave,
-// as long as ctx lives. Errors: ErrUnknownDisk, ErrUnknownSnapshot, ErrInUse.
-func (h *Host) RemoveSnapshot(ctx context.Context, disk, snapshot string, wait bool) error {
-	return errLater
+// snapshotOf returns a snapshot that exists; Host.mu is held. Errors: ErrClosed,
+// ErrUnknownDisk, ErrUnknownSnapshot.
+func (h *Host) snapshotOf(disk, name string) (*export, *snapshot, error) {
+	e := h.byName[disk]
+	switch {
+	case h.closing:
+		return nil, nil, ErrClosed
+	case e == nil:
+		return nil, nil, fmt.Errorf("disk %q: %w", disk, ErrUnknownDisk)
+	}
+	s := e.snaps[name]
+	if s == nil || s.gone {
+		return nil, nil, fmt.Errorf("disk %q, snapshot %q: %w", disk, name, ErrUnknownSnapshot)
+	}
+	return e, s, nil
 }
 
-// RenameSnapshot gives a snapshot another name. Errors: ErrUnknownDisk,
-// ErrUnknownSnapshot, ErrInvalid, ErrExists, ErrInUse.
-func (h *Host) RenameSnapshot(ctx context.Context, disk, snapshot, to string) error {
-	return errLater
+// use keeps snapshots of a disk that serves from being removed, until unuse.
+func (h *Host) use(disk string, names ...string) (*export, []*snapshot, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var e *export
+	var all []*snapshot
+	for _, name := range names {
+		var s *snapshot
+		var err error
+		if e, s, err = h.snapshotOf(disk, name); err != nil {
+			return nil, nil, err
+		}
+		all = append(all, s)
+	}
+	if e.err != nil {
+		return nil, nil, e.err
+	}
+	for _, s := range all {
+		s.users++
+	}
+	return e, all, nil
 }
 
-// Rollback makes a disk what it was at a snapshot, its size too. Later snapshots
-// stay. Errors: ErrUnknownDisk, ErrUnknownSnapshot, ErrInUse while clients are
-// connected to the disk.
-func (h *Host) Rollback(ctx context.Context, disk, snapshot string) (*DiskInfo, error) {
-	return nil, errLater
+func (h *Host) unuse(all []*snapshot) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range all {
+		s.users--
+		if s.users == 0 && s.left != nil {
+			close(s.left)
+			s.left = nil
+		}
+	}
 }
 
-// Clone makes a new disk whose content is the snapshot's. It is independent of
-// its parent, which may be removed at once. Errors: ErrUnknownDisk,
-// ErrUnknownSnapshot, ErrInvalid, ErrExists.
-func (h *Host) Clone(ctx context.Context, disk, snapshot, name string) (*DiskInfo, error) {
-	return nil, errLater
+// nameOf returns a disk's name, which may change.
+func (h *Host) nameOf(e *export) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return e.now.Name
 }
 
-// RenameDisk gives a disk another name. Errors: ErrUnknownDisk, ErrInvalid,
-// ErrExists, ErrInUse.
-func (h *Host) RenameDisk(ctx context.Context, name, to string) (*DiskInfo, error) {
-	return nil, errLater
-}
-
-// RemoveDiskWithSnapshots is RemoveDisk for a disk that may have snapshots: they
-// go too.
-func (h *Host) RemoveDiskWithSnapshots(ctx context.Context, name string) error {
-	return errLater
-}
-
-// Diff lists the bytes from off on in which snapshot to differs from the older
-// snapshot from, at most limit extents; 0: some thousand. Errors: ErrUnknownDisk,
-// ErrUnknownSnapshot, ErrInvalid.
-func (h *Host) Diff(ctx context.Context, disk, from, to string, off, limit int64) (*DiffReport, error) {
-	return nil, errLater
+// existing returns the snapshots of a disk that exist: those which the registry
+// names, as such or as the base of a clone. A pass forgets all others. The rows
+// come first: a clone is recorded while its snapshot exists, so that whoever
+// misses the row finds the clone.
+func (h *Host) existing(ctx context.Context, d id.Disk) (map[id.Snapshot]bool, error) {
+	h.renameMu.RLock()
+	defer h.renameMu.RUnlock()
+	h.mu.Lock()
+	if e := h.byID[d]; e != nil {
+		e.listed = e.removals
+	}
+	h.mu.Unlock()
+	rows, err := h.catalog.snapshots(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[id.Snapshot]bool, len(rows))
+	for _, row := range rows {
+		out[row.rec.ID] = true
+	}
+	recs, err := h.catalog.disks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range recs {
+		if rec.Base != nil && rec.Base.Disk == d {
+			out[rec.Base.Snapshot] = true
+		}
+	}
+	return out, nil
 }

@@ -77,8 +77,16 @@ func (h *Host) info(e *export) *DiskInfo {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := &DiskInfo{
-		Name: e.rec.Name, ID: e.rec.ID, Bytes: e.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher,
+		Name: e.now.Name, ID: e.rec.ID, Bytes: e.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher,
 		Stable: e.rec.Stable, Created: e.rec.Created, State: "ok", Clients: e.clients, LogicalBytes: e.logical,
+		ExclusiveBytes: e.stored.exclusive, SharedBytes: e.stored.shared,
+		Snapshots: len(e.snaps), IndependentSeconds: e.independent.Seconds(),
+	}
+	if at := e.passedAt; !at.IsZero() {
+		out.SpaceAt = &at
+	}
+	if c := h.clones[e.rec.ID]; c != nil {
+		out.CloneOf = c.base.Disk
 	}
 	err := e.err
 	if e.disk != nil {
@@ -145,4 +153,30 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		s.Warnings = append(s.Warnings, "the index is incomplete: nothing is reclaimed until every disk has passed")
 	}
 	return s, nil
+}
+
+// stored is what the spindles have of a disk: sealed bytes.
+type stored struct{ exclusive, shared int64 }
+
+// account notes what the spindles have of each disk, given what all of them hold
+// of every segment. A segment's bytes are shared out by its slots.
+func (h *Host) account(segments []datanode.SegmentUse) {
+	sums := make(map[id.Disk]stored)
+	for _, s := range segments {
+		if s.Slots == 0 {
+			continue
+		}
+		for _, d := range s.Disks {
+			sum := sums[d.Disk]
+			exclusive := s.SealedBytes * int64(d.Exclusive) / int64(s.Slots)
+			sum.exclusive += exclusive
+			sum.shared += s.SealedBytes*int64(d.Slots)/int64(s.Slots) - exclusive
+			sums[d.Disk] = sum
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for d, e := range h.byID {
+		e.stored = sums[d]
+	}
 }

@@ -1,0 +1,281 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/id"
+)
+
+// cloneState is a clone whose base still holds what it needs.
+type cloneState struct {
+	base CloneBase
+	held *disk.Disk // whose lists are held for it; nil: that disk is not open
+	made time.Time  // zero: in an earlier life
+}
+
+// Clone makes a new disk whose content is the snapshot's. Its first map is the
+// parent's newest checkpoint, seen as the snapshot. It is independent from its
+// first write on; the parent and its snapshots may be removed at once. Errors:
+// ErrUnknownDisk, ErrUnknownSnapshot, ErrInvalid, ErrExists.
+//
+// What the clone needs, the parent's lists hold until the clone's first pass has
+// stated it. So they are held before the parent's checkpoint is read: a pass
+// clears a bit only after a checkpoint was recorded that does not need it, so
+// that what is read needs nothing that was cleared before. A disk with a base
+// in the catalog has its base's lists held before any pass of a later life.
+func (h *Host) Clone(ctx context.Context, parent, snapshot, name string) (*DiskInfo, error) {
+	if err := validateName(name); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	e, used, err := h.use(parent, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	defer h.unuse(used)
+	s := used[0]
+	// A checkpoint may take long: nobody else's change waits for it.
+	if err := e.checkpointed(ctx, s.rec.ID); err != nil {
+		return nil, fmt.Errorf("disk %q, snapshot %q: %w", parent, snapshot, err)
+	}
+	if err := h.beginChange(ctx); err != nil {
+		return nil, err
+	}
+	defer h.endChange()
+	rec, err := h.addClone(context.WithoutCancel(ctx), e, s, name, began)
+	if err != nil {
+		return nil, fmt.Errorf("clone snapshot %q of disk %q: %w", snapshot, parent, err)
+	}
+	c := h.add(context.WithoutCancel(ctx), *rec, nil)
+	if c.err != nil {
+		return nil, c.err
+	}
+	return h.info(c), nil
+}
+
+// checkpointed returns when a checkpoint of the disk has the snapshot.
+func (e *export) checkpointed(ctx context.Context, s id.Snapshot) error {
+	if err := e.disk.Await(ctx, s); err != nil {
+		return err
+	}
+	_, ok, err := e.disk.CloneRecord(ctx, s)
+	if err != nil || ok {
+		return err
+	}
+	return e.disk.Checkpoint(ctx)
+}
+
+// addClone records a clone and holds its parent's lists.
+func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string, began time.Time) (*DiskRecord, error) {
+	h.mu.Lock()
+	snapName, revision := s.name, s.revision
+	h.mu.Unlock()
+	rec := &DiskRecord{
+		Name: name, Bytes: s.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher, Stable: e.rec.Stable,
+		Created: time.Now().UTC().Truncate(time.Second), Base: &CloneBase{e.rec.ID, s.rec.ID},
+	}
+	if err := h.catalog.number(ctx, rec); err != nil {
+		return nil, err
+	}
+	e.disk.HoldLists()
+	value, ok, err := e.disk.CloneRecord(ctx, s.rec.ID)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: the snapshot is in no checkpoint", ErrBusy)
+	}
+	if err != nil {
+		e.disk.ReleaseLists()
+		return nil, err
+	}
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	err = h.catalog.addDisk(ctx, rec, &datanode.RegistryTxn{
+		// The parent is still ours, and so what was read is its newest checkpoint.
+		Guards: []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}},
+		Compares: []datanode.Compare{
+			{Key: snapKey(e.rec.ID, snapName), Revision: revision}, {Key: disk.CheckpointKey(rec.ID)},
+		},
+		Puts: []datanode.Put{{Key: disk.CheckpointKey(rec.ID), Value: value}},
+	})
+	if errors.Is(err, errDoubt) {
+		return nil, err // and the lists stay held
+	}
+	if err != nil {
+		e.disk.ReleaseLists()
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
+	return rec, nil
+}
+
+// holdBases holds the lists of the bases of all clones, before any pass.
+func (h *Host) holdBases() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.clones {
+		if e := h.byID[c.base.Disk]; e != nil && e.disk != nil {
+			c.held = e.disk
+			c.held.HoldLists()
+		}
+	}
+}
+
+// dependents counts the clones that rely on what a disk's lists hold.
+func (h *Host) dependents(d id.Disk) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, c := range h.clones {
+		if c.base.Disk == d {
+			n++
+		}
+	}
+	return n
+}
+
+// passOrder returns the disks that are to pass, with the clones that they wait
+// for, in an order in which none waits for a later one: clones have higher
+// numbers than their bases.
+func (h *Host) passOrder(due []*export) []*export {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[id.Disk]*export, len(due))
+	for _, e := range due {
+		all[e.rec.ID] = e
+	}
+	clones := make([]id.Disk, 0, len(h.clones))
+	for d := range h.clones {
+		clones = append(clones, d)
+	}
+	slices.Sort(clones)
+	for _, d := range clones {
+		e := h.byID[d]
+		if _, ok := all[h.clones[d].base.Disk]; ok && e != nil && e.disk != nil {
+			all[d] = e
+		}
+	}
+	out := make([]*export, 0, len(all))
+	for _, e := range all {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *export) int { return cmp.Compare(b.rec.ID, a.rec.ID) })
+	return out
+}
+
+// owes reports whether a disk should pass although it has not changed: it is a
+// clone that relies on its base, or snapshots of it were removed.
+func (h *Host) owes(e *export) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.clones[e.rec.ID] != nil || e.removals != e.forgotten && time.Since(e.passedAt) >= h.opts.IdleTime
+}
+
+// passed notes what a disk's whole pass found. A clone has then stated all that it
+// needs, the tables of its parent's checkpoint too: its base may go.
+func (h *Host) passed(ctx context.Context, e *export, report *disk.PassReport) error {
+	now := time.Now()
+	h.mu.Lock()
+	e.logical, e.passedAt, e.forgotten = report.MappedChunks*int64(e.rec.Chunk), now, e.listed
+	for _, s := range e.snaps {
+		if use, ok := report.Snapshots[s.rec.ID]; ok {
+			s.use, s.usedAt = use, now
+		}
+	}
+	clone := h.clones[e.rec.ID] != nil
+	h.mu.Unlock()
+	if !clone {
+		return nil
+	}
+	if err := h.clearBase(ctx, e); err != nil {
+		return fmt.Errorf("clone %q: %w", h.nameOf(e), err)
+	}
+	return h.releaseLeftover(ctx)
+}
+
+// clearBase makes a clone a disk like any other.
+func (h *Host) clearBase(ctx context.Context, e *export) error {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	h.mu.Lock()
+	rec, here := e.now, h.byID[e.rec.ID] == e && h.byName[e.now.Name] == e
+	h.mu.Unlock()
+	if !here || rec.Base == nil {
+		return nil // it is being removed
+	}
+	rec.Base = nil
+	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{
+		Guards: []datanode.Guard{{Disk: rec.ID, Epoch: e.disk.Epoch()}},
+	})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.now = rec
+	if c := h.clones[rec.ID]; !c.made.IsZero() {
+		e.independent = time.Since(c.made)
+	}
+	h.dropClone(rec.ID)
+	return nil
+}
+
+// dropClone forgets that a disk relies on its base; Host.mu and recordMu are held.
+func (h *Host) dropClone(d id.Disk) {
+	if c := h.clones[d]; c != nil && c.held != nil {
+		c.held.ReleaseLists()
+	}
+	delete(h.clones, d)
+}
+
+// releaseLeftover gives up what removed disks hold and no clone relies on. A
+// clone that is removed before it was independent keeps its base in turn until
+// it goes itself.
+func (h *Host) releaseLeftover(ctx context.Context) error {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	h.mu.Lock()
+	all := make([]DiskRecord, 0, len(h.leftover))
+	for _, rec := range h.leftover {
+		all = append(all, rec)
+	}
+	h.mu.Unlock()
+	slices.SortFunc(all, func(a, b DiskRecord) int { return cmp.Compare(b.ID, a.ID) }) // clones first
+	var errs []error
+	for _, rec := range all {
+		if err := h.catalog.dropRows(ctx, rec.ID); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if h.dependents(rec.ID) > 0 {
+			continue
+		}
+		if err := h.release(ctx, rec); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		h.mu.Lock()
+		delete(h.leftover, rec.ID)
+		h.dropClone(rec.ID)
+		h.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// release gives up what a removed disk holds, and then the disk itself.
+func (h *Host) release(ctx context.Context, rec DiskRecord) error {
+	if err := h.giveUp(ctx, rec.ID); err != nil {
+		return err
+	}
+	if err := h.opts.FS.RemoveAll(h.mapDir(rec.ID)); err != nil {
+		h.log.Warn("removing a map's files failed", "disk", rec.Name, "err", err)
+	}
+	return h.catalog.forgetDisk(ctx, rec.ID)
+}
