@@ -62,6 +62,12 @@ var rules = []rule{
 		Reason:  "a disk knows neither the agent that opened it nor the protocol that reads it",
 	},
 	{
+		From:    []string{"internal/reclaim"},
+		To:      []string{"internal/disk", "internal/host", "internal/api", "blockmap", "nbd"},
+		Through: true,
+		Reason:  "what to empty is decided from lists alone, and moved as it is: reclaim knows no map",
+	},
+	{
 		From:    []string{"internal/host"},
 		To:      []string{"internal/api"},
 		Through: true,

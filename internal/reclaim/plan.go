@@ -4,8 +4,28 @@ import (
 	"fmt"
 	"strings"
 
+	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/stripe"
 )
+
+// State is what a plan is made of.
+type State struct {
+	// Segments are all that the index knows, in order, with what disks hold of
+	// them as of passes that have just ended.
+	Segments []datanode.SegmentUse
+	Geometry stripe.Geometry
+	// Free is what hosts can still reserve, Spare what can still be written, in
+	// bytes of fragments. Below Low of Free, space is to be made.
+	Free, Spare, Low int64
+	// Capacity is that of all spindles.
+	Capacity int64
+	// Urgent: somebody waits for space. Full: empty whatever an eighth of is dead.
+	Urgent, Full bool
+	// Skip are segments that cannot be emptied: a chunk does not open, or a disk
+	// that holds slots of it cannot pass.
+	Skip map[id.Segment]bool
+}
 
 // Choice is one segment that is to be emptied.
 type Choice struct {
@@ -17,9 +37,12 @@ type Choice struct {
 	Score       float64 `json:"score"`
 	// Resume: it was condemned before, by a cycle that did not end.
 	Resume bool `json:"resume,omitempty"`
+
+	slots int
 }
 
-// Plan says which segments to empty, in that order.
+// Plan says which segments to empty, the oldest first, so that chunks of like age
+// come to lie together.
 type Plan struct {
 	Condemn []Choice `json:"condemn"`
 	// MoveBytes is the sealed length of what is copied, GainBytes what that frees
