@@ -84,6 +84,29 @@ var outOfBounds = []struct {
 		_, err := e.setLists(o, 50, datanode.List{Segment: s.id(), Bits: make([]byte, id.SlotsMax/8+1)})
 		return err
 	}},
+	{"Condemn of too many segments", func(e *env, o owner, _ *sample) error {
+		_, err := e.condemn(o, make([]id.Segment, datanode.SegmentsMax+1)...)
+		return err
+	}},
+	{"Forward of too many moves", func(e *env, o owner, s *sample) error {
+		r := &datanode.ForwardRequest{Disk: o.disk, Epoch: o.epoch, Segment: s.id()}
+		r.Moves = make([]datanode.Move, datanode.MovesMax+1)
+		return e.node.Forward(e.ctx(), r)
+	}},
+	{"Forward of a slot number that is too large", func(e *env, o owner, s *sample) error {
+		return e.forward(o, s.id(), datanode.Move{From: id.MakeSegment(0, 77), Slot: id.SlotsMax, Location: s.entry.Slots[0].Location})
+	}},
+	{"Forward of one slot twice", func(e *env, o owner, s *sample) error {
+		m := datanode.Move{From: id.MakeSegment(0, 77), Location: s.entry.Slots[0].Location}
+		return e.forward(o, s.id(), m, m)
+	}},
+	{"Forward of a segment to itself", func(e *env, o owner, s *sample) error {
+		return e.forward(o, s.id(), datanode.Move{From: s.id(), Location: s.entry.Slots[0].Location})
+	}},
+	{"Usage of less than nothing", func(e *env, _ owner, _ *sample) error {
+		_, err := e.node.Usage(e.ctx(), &datanode.UsageRequest{Max: -1})
+		return err
+	}},
 	{"Reserve of less than nothing", func(e *env, _ owner, _ *sample) error {
 		return e.node.Reserve(e.ctx(), &datanode.ReserveRequest{Host: "a", Bytes: -1})
 	}},

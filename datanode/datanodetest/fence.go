@@ -66,6 +66,13 @@ var fencedCalls = []struct {
 		})
 		return err
 	}},
+	{"Condemn", func(ctx context.Context, n datanode.Node, o owner, _ id.Pos) error {
+		_, err := n.Condemn(ctx, &datanode.CondemnRequest{Disk: o.disk, Epoch: o.epoch})
+		return err
+	}},
+	{"Forward", func(ctx context.Context, n datanode.Node, o owner, _ id.Pos) error {
+		return n.Forward(ctx, &datanode.ForwardRequest{Disk: o.disk, Epoch: o.epoch, Segment: id.MakeSegment(0, 1)})
+	}},
 	{"DropLog", func(ctx context.Context, n datanode.Node, o owner, _ id.Pos) error {
 		return n.DropLog(ctx, &datanode.DropLogRequest{Disk: o.disk, Epoch: o.epoch})
 	}},

@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) (node datanode.Node, reopen func(
 		{"fragment", fragmentRules},
 		{"index", indexRules},
 		{"reclaim", reclaimRules},
+		{"forward", forwardRules},
 		{"registry", registryRules},
 		{"bounds", boundsRules},
 	}
