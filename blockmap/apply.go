@@ -29,61 +29,101 @@ func (m *Map) Apply(b *Batch, state []byte) error {
 	}
 	m.apply.Lock()
 	defer m.apply.Unlock()
-	switch {
-	case b.Gen < m.head.gen, len(b.Trims) > 0 && b.Gen == m.head.gen, !m.head.view.contains(b.Gen):
-		return fmt.Errorf("%w: generation %d after %d, %d trims", ErrInvalid, b.Gen, m.head.gen, len(b.Trims))
+	if !m.follows(b) {
+		return fmt.Errorf("%w: generation %d after %d (%d marked), %d trims, %d patches, mark %+v",
+			ErrInvalid, b.Gen, m.head.gen, m.unmarked, len(b.Trims), len(b.Patches), b.Mark)
 	}
-
-	next := m.head
-	next.gen = b.Gen
-	next.state = slices.Clone(state)
-	next.updates += uint64(len(b.Updates))
+	s := m.step()
+	s.head.gen = b.Gen
+	s.head.state = slices.Clone(state)
+	s.head.updates += uint64(len(b.Updates))
 	if len(b.Updates) > 0 {
-		next.floor = min(next.floor, b.Gen)
+		s.head.floor = min(s.head.floor, b.Gen)
 	}
-	batch := m.db.NewBatchWithSize(len(b.Updates)*(keyBytes+entryBytes+4) + len(b.Trims)*trimBytes + 256)
-	defer batch.Close()
-	shown := m.trims // only Apply and Collect change it, under this lock
-	for _, t := range b.Trims {
-		row := trim{t, b.Gen}
-		shown = shown.insert(row)
-		if err := batch.Set(trimKey(row), nil, nil); err != nil {
-			return err
+	s.batch = m.db.NewBatchWithSize((len(b.Updates)+len(b.Patches))*(keyBytes+entryBytes+4) + len(b.Trims)*trimBytes + 256)
+	defer s.batch.Close()
+	for _, put := range []func(*step, *Batch) error{m.putTrims, m.putUpdates, m.putPatches, m.putMark} {
+		if err := put(s, b); err != nil {
+			return fmt.Errorf("apply: %w", err)
 		}
 	}
-	if err := m.putUpdates(batch, b); err != nil {
+	if err := m.take(s); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if err := batch.Set(headKey[:], next.encode(), nil); err != nil {
-		return err
-	}
-
-	// A reader must not see the rows without the trims, but need not wait where
-	// there are none.
-	if len(b.Trims) > 0 {
-		m.shown.Lock()
-		defer m.shown.Unlock()
-	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	if len(b.Trims) > 0 {
-		m.show(next.view, shown)
-	}
-	m.install(next)
-	m.since.Add(uint64(len(b.Updates)))
+	m.since.Add(uint64(len(b.Updates) + len(b.Patches)))
 	return m.cause()
 }
 
-// putUpdates adds the updates of b to a batch. Zeros are a row only where an
+// follows reports whether b's generation may come now. m.apply is held.
+func (m *Map) follows(b *Batch) bool {
+	switch {
+	case len(b.Patches) > 0:
+		return b.Gen == m.head.gen
+	case b.Gen == m.head.gen && (len(b.Trims) > 0 || b.Mark.Rollback != 0):
+		return false
+	}
+	return b.Gen >= m.head.gen && b.Gen >= m.unmarked && b.Gen < genEnd
+}
+
+// step is what the map becomes with a batch of rows, all at once.
+type step struct {
+	batch     *pebble.Batch
+	head      head
+	trims     trims
+	marks     marks
+	unmarked  id.Gen
+	rollbacks uint64
+	shows     bool // other trims, another view or other snapshots
+}
+
+// step returns one that changes nothing. m.apply is held until it is taken.
+func (m *Map) step() *step {
+	return &step{head: m.head, trims: m.trims, marks: m.marks, unmarked: m.unmarked, rollbacks: m.rollbacks}
+}
+
+// take commits a step's batch with its head. m.apply is held.
+func (m *Map) take(s *step) error {
+	if err := s.batch.Set(headKey[:], s.head.encode(), nil); err != nil {
+		return err
+	}
+	// A reader must not see the rows without the trims, but need not wait where
+	// there are none.
+	if s.shows {
+		m.shown.Lock()
+		defer m.shown.Unlock()
+	}
+	if err := s.batch.Commit(pebble.NoSync); err != nil {
+		return err
+	}
+	if s.shows {
+		m.show(s.head.view, s.trims, s.marks)
+	}
+	m.unmarked, m.rollbacks = s.unmarked, s.rollbacks
+	m.install(s.head)
+	return nil
+}
+
+func (m *Map) putTrims(s *step, b *Batch) error {
+	for _, t := range b.Trims {
+		row := trim{t, b.Gen}
+		s.trims = s.trims.insert(row)
+		s.shows = true
+		if err := s.batch.Set(trimKey(row), nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putUpdates adds the updates of b to a step. Zeros are a row only where an
 // older generation would show without it.
-func (m *Map) putUpdates(batch *pebble.Batch, b *Batch) error {
+func (m *Map) putUpdates(s *step, b *Batch) error {
 	var versions *pebble.Iterator
 	for i := range b.Updates {
 		u := &b.Updates[i]
 		key := makePointKey(u.LBA, b.Gen)
 		if !u.Zero() {
-			op := batch.SetDeferred(keyBytes, entryBytes)
+			op := s.batch.SetDeferred(keyBytes, entryBytes)
 			copy(op.Key, key[:])
 			putEntry((*[entryBytes]byte)(op.Value), &u.Entry)
 			if err := op.Finish(); err != nil {
@@ -106,7 +146,7 @@ func (m *Map) putUpdates(batch *pebble.Batch, b *Batch) error {
 				return versions.Error()
 			}
 		}
-		if err := putZero(batch, key, older); err != nil {
+		if err := putZero(s.batch, key, older); err != nil {
 			return err
 		}
 	}

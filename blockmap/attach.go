@@ -8,6 +8,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/internal/id"
 )
 
 // Attach opens the map of a checkpoint's manifest in Options.Dir, which it
@@ -71,10 +73,69 @@ func (m *Map) attach(f *manifest) error {
 	if err != nil {
 		return err
 	}
-	rows = slices.DeleteFunc(rows, func(t trim) bool { return !h.view.contains(t.gen) })
-	m.show(h.view, buildTrims(rows))
+	kept, err := readMarks(m.db)
+	if err != nil {
+		return err
+	}
+	for _, k := range kept {
+		if !h.marked || k.view.last() > h.gen {
+			return fmt.Errorf("%w: snapshot %d of generation %d in a map of generation %d", ErrCorrupt, k.id, k.view.last(), h.gen)
+		}
+		m.unmarked = max(m.unmarked, k.view.last()+1)
+	}
+	m.show(h.view, shownTrims(h.view, rows), kept)
 	m.install(h)
 	return nil
+}
+
+// AttachClone attaches a manifest as another disk's first map: it shows what
+// snapshot s of the manifest's disk shows, begins above every generation in it,
+// and has no snapshots. state takes the place of the owner's. The same manifest
+// always makes the same map. Errors: Attach's, and ErrNoSnapshot.
+func AttachClone(ctx context.Context, manifest []byte, s id.Snapshot, state []byte, opts Options) (*Map, error) {
+	if len(state) > StateBytesMax {
+		return nil, fmt.Errorf("%w: a state of %d bytes", ErrInvalid, len(state))
+	}
+	m, err := Attach(ctx, manifest, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.become(s, state); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach map of snapshot %d: %w", s, err), m.Close())
+	}
+	return m, nil
+}
+
+// become makes a map that nobody uses yet a clone.
+func (m *Map) become(s id.Snapshot, state []byte) error {
+	m.apply.Lock()
+	defer m.apply.Unlock()
+	at, ok := m.marks.find(s)
+	if !ok {
+		return ErrNoSnapshot
+	}
+	if m.head.gen+1 >= genEnd {
+		return fmt.Errorf("%w: no generation is left", ErrInvalid)
+	}
+	next := m.step()
+	next.head.gen++
+	next.head.view = m.marks[at].view.resume(next.head.gen)
+	next.head.state = slices.Clone(state)
+	if len(next.head.view) > intervalsMax {
+		return fmt.Errorf("%w: a view of %d intervals", ErrInvalid, len(next.head.view))
+	}
+	rows, err := readTrims(m.db)
+	if err != nil {
+		return err
+	}
+	next.trims, next.marks, next.shows = shownTrims(next.head.view, rows), nil, true
+	next.batch = m.db.NewBatch()
+	defer next.batch.Close()
+	lower, upper := markKey(0), trimPrefixKey()
+	if err := next.batch.DeleteRange(lower[:], upper[:], nil); err != nil {
+		return err
+	}
+	return m.take(next)
 }
 
 // readTrims returns the rows of trims, by rising generation.

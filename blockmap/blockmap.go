@@ -77,9 +77,6 @@ func (b *Batch) validate() error {
 	if len(b.Updates) > UpdatesMax || len(b.Trims) > TrimsMax {
 		return fmt.Errorf("%w: a batch of %d updates and %d trims", ErrInvalid, len(b.Updates), len(b.Trims))
 	}
-	if len(b.Patches) > 0 || b.Mark != (Mark{}) {
-		return fmt.Errorf("%w: patches and marks are not known yet", ErrInvalid)
-	}
 	for _, u := range b.Updates {
 		if u.LBA >= LBAMax {
 			return fmt.Errorf("%w: an update of LBA %d", ErrInvalid, u.LBA)
@@ -90,7 +87,10 @@ func (b *Batch) validate() error {
 			return fmt.Errorf("%w: a trim from %d to %d", ErrInvalid, t.First, t.End)
 		}
 	}
-	return nil
+	if err := b.Mark.validate(b); err != nil {
+		return err
+	}
+	return b.validatePatches()
 }
 
 // Object describes a durable copy of a table to whoever implements Objects. It

@@ -1,7 +1,6 @@
 package blockmap
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -33,18 +32,15 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 		if m.only.Load() == gen {
 			return nil
 		}
-		// A newer generation came, and a Collect may have deleted the row that
+		// A newer generation came, and a sweep may have deleted the row that
 		// was looked for.
 		out[0] = Entry{}
 	}
-	c, err := m.cursor(nil, first, first+id.LBA(len(out)))
+	c, err := m.cursor(first, first+id.LBA(len(out)))
+	if err == nil {
+		err = c.fill(out)
+	}
 	if err != nil {
-		return fmt.Errorf("look up LBA %d: %w", first, err)
-	}
-	for c.next() {
-		out[c.lba-first] = c.entry
-	}
-	if err := c.close(); err != nil {
 		return fmt.Errorf("look up LBA %d: %w", first, err)
 	}
 	return nil
@@ -68,12 +64,14 @@ type cursor struct {
 	it    *pebble.Iterator
 	view  view
 	trims trims // cut to what may still come
+	first id.LBA
 	lba   id.LBA
 	entry Entry
 	err   error
 
-	// rows, unless it is negative, is how many more rows may be looked at; then
-	// next ends, and stopped is the first LBA of which nothing is known.
+	// rows, unless it is negative, is how many more rows may be looked at once
+	// the first LBA is done; then next ends, and stopped is the first LBA of
+	// which nothing is known.
 	rows    int
 	stopped id.LBA
 
@@ -85,26 +83,25 @@ type cursor struct {
 // a seek.
 const nextsMax = 8
 
-// cursor returns one over [first, end), of a snapshot or of now. The caller
-// closes it.
-func (m *Map) cursor(s *Snapshot, first, end id.LBA) (*cursor, error) {
-	c := &cursor{lower: firstKey(first), upper: firstKey(end), rows: -1, stopped: end}
-	opts := pebble.IterOptions{LowerBound: c.lower[:], UpperBound: c.upper[:prefixBytes]} // NextPrefix wants a prefix
-	var err error
-	if s != nil {
-		c.it, err = s.db.NewIter(&opts)
-		c.view, c.trims = s.view, s.trims
-	} else {
-		m.shown.RLock()
-		c.it, err = m.db.NewIter(&opts)
-		c.view, c.trims = m.view, m.trims
-		m.shown.RUnlock()
-	}
-	if err != nil {
-		return nil, err
-	}
-	c.trims = c.trims[c.trims.after(first):]
-	return c, nil
+// cursor returns one over [first, end), of now. The caller closes it.
+func (m *Map) cursor(first, end id.LBA) (*cursor, error) {
+	c := newCursor(first, end)
+	m.shown.RLock()
+	defer m.shown.RUnlock()
+	return c, c.open(m.db, m.view, m.trims)
+}
+
+func newCursor(first, end id.LBA) *cursor {
+	return &cursor{first: first, lower: firstKey(first), upper: firstKey(end), rows: -1, stopped: end}
+}
+
+// open lets the cursor walk over rows as a view and its trims show them.
+func (c *cursor) open(db pebble.Reader, v view, t trims) (err error) {
+	c.view, c.trims = v, t[t.after(c.first):]
+	c.it, err = db.NewIter(&pebble.IterOptions{
+		LowerBound: c.lower[:], UpperBound: c.upper[:prefixBytes], // NextPrefix wants a prefix
+	})
+	return err
 }
 
 // next moves to the next mapped entry; false at the end or at an error.
@@ -115,7 +112,8 @@ func (c *cursor) next() bool {
 	valid := false
 	if !c.started {
 		c.started = true
-		valid = c.it.First()
+		key := makePointKey(c.first, c.view.last())
+		valid = c.it.SeekGE(key[:])
 	} else {
 		valid = c.skip()
 	}
@@ -125,11 +123,13 @@ func (c *cursor) next() bool {
 			c.err = err
 			return false
 		}
-		if c.rows == 0 {
+		if c.rows == 0 && lba != c.first {
 			c.stopped = lba
 			return false
 		}
-		c.rows--
+		if c.rows > 0 {
+			c.rows--
+		}
 		floor, ok := c.view.floor(gen)
 		switch {
 		case !ok:
@@ -137,8 +137,7 @@ func (c *cursor) next() bool {
 			valid = c.skip()
 			continue
 		case floor != gen:
-			key := makePointKey(lba, floor)
-			valid = c.it.SeekGE(key[:])
+			valid = c.descend(lba, floor)
 			continue
 		}
 		c.lba = lba
@@ -160,6 +159,21 @@ func (c *cursor) next() bool {
 		valid = c.skip()
 	}
 	return false
+}
+
+// descend moves to the newest version of lba at or below a generation, or
+// behind its last one.
+func (c *cursor) descend(lba id.LBA, gen id.Gen) bool {
+	for range nextsMax {
+		if !c.it.Next() {
+			return false
+		}
+		if at, g, err := parsePointKey(c.it.Key()); err != nil || at != lba || g <= gen {
+			return true // next finds the error
+		}
+	}
+	key := makePointKey(lba, gen)
+	return c.it.SeekGE(key[:])
 }
 
 // skip moves behind all versions of the current LBA.
@@ -186,135 +200,14 @@ func (c *cursor) hidden(lba id.LBA, gen id.Gen) bool {
 	return len(c.trims) > 0 && c.trims[0].First <= lba && c.trims[0].gen > gen
 }
 
+// fill sets the entries of out, which is zero, and closes the cursor.
+func (c *cursor) fill(out []Entry) error {
+	for c.next() {
+		out[c.lba-c.first] = c.entry
+	}
+	return c.close()
+}
+
 func (c *cursor) close() error {
 	return errors.Join(c.err, c.it.Close())
-}
-
-// ctxPeriod is after how many rows a scan looks whether it should end.
-const ctxPeriod = 1024
-
-// Scan calls fn for each mapped entry in order of LBA, as of one instant. It
-// ends with fn's error, or that of ctx.
-func (m *Map) Scan(ctx context.Context, fn func(lba id.LBA, e Entry) error) error {
-	s, err := m.Snapshot()
-	if err != nil {
-		return err
-	}
-	return errors.Join(s.Scan(ctx, fn), s.Close())
-}
-
-// Snapshot is the map as of one instant. Objects that it may read are among the
-// map's Objects as long as it is open.
-type Snapshot struct {
-	m     *Map
-	db    *pebble.Snapshot
-	view  view
-	trims trims
-	gen   id.Gen
-}
-
-// Snapshot takes a snapshot. The caller closes it before long: it keeps what is
-// overwritten meanwhile.
-func (m *Map) Snapshot() (*Snapshot, error) {
-	if err := m.begin(); err != nil {
-		return nil, err
-	}
-	defer m.calls.leave()
-	m.apply.Lock() // for the generation
-	defer m.apply.Unlock()
-	return m.snapshotLocked(), nil
-}
-
-// snapshotLocked is Snapshot for a caller that holds m.apply.
-func (m *Map) snapshotLocked() *Snapshot {
-	s := &Snapshot{m: m, db: m.db.NewSnapshot(), view: m.view, trims: m.trims, gen: m.head.gen}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.snapshots[s] = struct{}{}
-	return s
-}
-
-// Gen returns the highest generation applied when the snapshot was taken.
-func (s *Snapshot) Gen() id.Gen { return s.gen }
-
-// Scan calls fn for each mapped entry in order of LBA. It ends with fn's error,
-// or that of ctx.
-func (s *Snapshot) Scan(ctx context.Context, fn func(lba id.LBA, e Entry) error) error {
-	if err := s.m.begin(); err != nil {
-		return err
-	}
-	defer s.m.calls.leave()
-	if !s.isOpen() {
-		return fmt.Errorf("%w: a scan of a closed snapshot", ErrInvalid)
-	}
-	c, err := s.m.cursor(s, 0, LBAMax)
-	if err != nil {
-		return fmt.Errorf("scan: %w", err)
-	}
-	for n := 0; c.next(); n++ {
-		if n%ctxPeriod == 0 {
-			if err = s.m.interrupted(ctx); err != nil {
-				break
-			}
-		}
-		if err = fn(c.lba, c.entry); err != nil {
-			break
-		}
-	}
-	if e := c.close(); err == nil && e != nil {
-		err = fmt.Errorf("scan: %w", e)
-	}
-	return err
-}
-
-// interrupted returns an error when a long call should end.
-func (m *Map) interrupted(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-m.failed:
-		return m.cause()
-	case <-m.closing:
-		return ErrClosed
-	default:
-		return nil
-	}
-}
-
-// Close gives the snapshot up. No Scan of it may be under way. It may be called
-// again, and after the map's Close.
-func (s *Snapshot) Close() error {
-	if !s.m.calls.enter() {
-		return nil // the map's Close releases it
-	}
-	defer s.m.calls.leave()
-	return s.release()
-}
-
-func (s *Snapshot) isOpen() bool {
-	s.m.mu.Lock()
-	defer s.m.mu.Unlock()
-	_, ok := s.m.snapshots[s]
-	return ok
-}
-
-func (s *Snapshot) release() error {
-	s.m.mu.Lock()
-	_, ok := s.m.snapshots[s]
-	delete(s.m.snapshots, s)
-	s.m.mu.Unlock()
-	if !ok {
-		return nil
-	}
-	return s.db.Close()
-}
-
-func (m *Map) openSnapshots() []*Snapshot {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var out []*Snapshot
-	for s := range m.snapshots {
-		out = append(out, s)
-	}
-	return out
 }

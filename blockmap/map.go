@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"plinth/internal/id"
 )
 
 // flushFailuresMax flushes in a row may fail before the map does: with the
@@ -25,6 +27,7 @@ type Map struct {
 	log       *slog.Logger
 	fs        *tableFS
 	scheduler *scheduler
+	sweepRows int // sweepRows, but in tests
 	db        *pebble.DB
 	cache     *Cache // to close, if the map's own
 	dbDir     string
@@ -38,10 +41,15 @@ type Map struct {
 	told    chan struct{}         // closed when the goroutine that calls Options.Failed ends
 
 	checkpoints chan struct{} // of one: the right to make a checkpoint
-	collecting  sync.Mutex    // one Collect at a time
+	sweeping    sync.Mutex    // one Sweep at a time
 
 	apply sync.Mutex // one step of the history at a time, and what describes it:
 	head  head
+	// unmarked is above the generation of every snapshot: no batch is older.
+	unmarked id.Gen
+	// rollbacks and sweeps count those that began. A Sweep needs to know of
+	// either since its Snapshot was taken.
+	rollbacks, sweeps uint64
 	// since counts updates since the newest checkpoint.
 	since atomic.Uint64
 	// only is the one generation of all entries, plus 1, where no trim hides
@@ -51,11 +59,12 @@ type Map struct {
 	// and after missed nothing.
 	only atomic.Uint64
 
-	// shown makes rows and what is below of one instant. Apply and Collect
+	// shown makes rows and what is below of one instant. Apply and Sweep
 	// change it under both locks.
 	shown sync.RWMutex
 	trims trims
 	view  view
+	marks marks
 
 	mu        sync.Mutex
 	snapshots map[*Snapshot]struct{}
@@ -73,7 +82,7 @@ func Create(opts Options) (*Map, error) {
 	if err := m.open(false); err != nil {
 		return nil, errors.Join(fmt.Errorf("create map: %w", err), m.Close())
 	}
-	m.show(first.view, nil)
+	m.show(first.view, nil, nil)
 	m.install(first)
 	if err := m.db.Set(headKey[:], first.encode(), pebble.NoSync); err != nil {
 		return nil, errors.Join(fmt.Errorf("create map: %w", err), m.Close())
@@ -96,8 +105,8 @@ func prepare(opts Options) (*Map, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Map{
 		opts: opts, log: opts.Logger, dbDir: dbDir, cancel: cancel,
-		scheduler: newScheduler(),
-		failed:    make(chan struct{}), closing: make(chan struct{}), told: make(chan struct{}),
+		scheduler: newScheduler(), sweepRows: sweepRows,
+		failed: make(chan struct{}), closing: make(chan struct{}), told: make(chan struct{}),
 		checkpoints: make(chan struct{}, 1),
 		snapshots:   map[*Snapshot]struct{}{},
 	}
@@ -124,9 +133,9 @@ func (m *Map) open(attached bool) error {
 	return m.cause()
 }
 
-// show sets the trims and the view of the database's rows. Once the map is in
-// use, the caller holds m.apply and m.shown.
-func (m *Map) show(v view, shown trims) { m.view, m.trims = v, shown }
+// show sets the trims, the view and the snapshots of the database's rows. Once
+// the map is in use, the caller holds m.apply and m.shown.
+func (m *Map) show(v view, t trims, k marks) { m.view, m.trims, m.marks = v, t, k }
 
 // install sets the head, after show. Once the map is in use, the caller holds
 // m.apply.

@@ -1,8 +1,15 @@
 package blockmap
 
 import (
-	"context"
+	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"plinth/internal/id"
 )
@@ -10,9 +17,6 @@ import (
 // ErrNoSnapshot is returned for a snapshot that the map has not got, or that it
 // has dropped meanwhile.
 var ErrNoSnapshot = fmt.Errorf("%w: no such snapshot", ErrInvalid)
-
-// PatchesMax bounds the patches of a batch.
-const PatchesMax = 1 << 12
 
 // Mark ends a version of the map, if one of the ids is set: never both.
 type Mark struct {
@@ -22,16 +26,18 @@ type Mark struct {
 	// Rollback makes the map show what that snapshot shows. The batch has no
 	// trims and no updates, and a generation above all earlier ones.
 	Rollback id.Snapshot
-	// Bytes is the size of the disk at a snapshot; a rollback ignores it.
+	// Bytes is the size of the disk at a snapshot; a rollback has none.
 	Bytes int64
 }
 
-// Patch says that the entry of generation Gen of an LBA, as far as it still lies
-// at From, lies at To. Nothing else about it changes.
-type Patch struct {
-	LBA      id.LBA
-	Gen      id.Gen
-	From, To id.Ref
+func (k *Mark) validate(b *Batch) error {
+	switch {
+	case k.Snapshot != 0 && k.Rollback != 0,
+		k.Snapshot == 0 && k.Bytes != 0, k.Bytes < 0,
+		k.Rollback != 0 && len(b.Trims)+len(b.Updates) > 0:
+		return fmt.Errorf("%w: mark %+v with %d trims and %d updates", ErrInvalid, *k, len(b.Trims), len(b.Updates))
+	}
+	return nil
 }
 
 // SnapshotRow describes a snapshot in a map.
@@ -49,47 +55,168 @@ func (m *Map) NextGen(trims bool) id.Gen {
 	if trims {
 		return m.head.gen + 1
 	}
-	return m.head.gen
+	return max(m.head.gen, m.unmarked)
 }
 
 // Snapshots returns the snapshots in the map, by rising id.
-func (m *Map) Snapshots() []SnapshotRow { return nil }
-
-// At returns a view of a snapshot, which is cheap to keep: it pins nothing.
-// Errors: ErrNoSnapshot, ErrClosed, ErrFailed and those of Objects.
-func (m *Map) At(s id.Snapshot) (*View, error) { return nil, ErrNoSnapshot }
-
-// Get returns the entry of one generation of an LBA, whether or not it shows,
-// and false if there is none. Errors are LookupRange's.
-func (m *Map) Get(lba id.LBA, gen id.Gen) (Entry, bool, error) { return Entry{}, false, ErrInvalid }
-
-// AttachClone attaches a manifest as another disk's first map: it shows what
-// snapshot s of the manifest's disk shows, and has no snapshots. state replaces
-// the owner's. Doing it again gives the same map. Errors: Attach's, and
-// ErrNoSnapshot.
-func AttachClone(ctx context.Context, manifest []byte, s id.Snapshot, state []byte, opts Options) (*Map, error) {
-	return nil, ErrNoSnapshot
+func (m *Map) Snapshots() []SnapshotRow {
+	m.shown.RLock()
+	marks := m.marks
+	m.shown.RUnlock()
+	return marks.rows()
 }
 
-// View is a map as one of its snapshots shows it. Its methods return
-// ErrNoSnapshot once the snapshot was dropped. All may be called at once.
-type View struct{ m *Map }
+const (
+	markPrefix  = math.MaxUint64 - 2
+	markVersion = 1
+	markBytes   = 16 // of a row's value, before the intervals
+)
 
-// Bytes returns the size of the disk when the snapshot was taken.
-func (v *View) Bytes() int64 { return 0 }
-
-// LookupRange is Map.LookupRange of the snapshot.
-func (v *View) LookupRange(first id.LBA, out []Entry) error { return ErrNoSnapshot }
-
-// MappedRuns is Map.MappedRuns of the snapshot.
-func (v *View) MappedRuns(first, end id.LBA, rowsMax int, each func(Extent)) (id.LBA, error) {
-	return 0, ErrNoSnapshot
+// mark is a snapshot in a map.
+type mark struct {
+	id    id.Snapshot
+	bytes int64
+	view  view         // has an end: the generation after the snapshot's
+	gone  *atomic.Bool // set before anything is deleted that only it shows
 }
 
-// Changes calls each for the runs of LBAs in [first, end), in order, of which
-// the view shows another content than since does: another fingerprint, or
-// zeros instead of data or data instead of zeros. since is of the same map.
-// rowsMax and the result are those of MappedRuns.
-func (v *View) Changes(since *View, first, end id.LBA, rowsMax int, each func(Extent)) (id.LBA, error) {
-	return 0, ErrNoSnapshot
+// marks is the snapshots of a map, by rising id. A value is immutable.
+type marks []mark
+
+func (x marks) find(s id.Snapshot) (int, bool) {
+	return slices.BinarySearchFunc(x, s, func(k mark, s id.Snapshot) int { return cmp.Compare(k.id, s) })
+}
+
+// insert returns the marks with k, which they have not got. The newest value may
+// share its array with older ones, which are shorter.
+func (x marks) insert(k mark) marks {
+	if n := len(x); n == 0 || x[n-1].id < k.id {
+		return append(x, k)
+	}
+	at, _ := x.find(k.id)
+	return slices.Concat(x[:at], marks{k}, x[at:])
+}
+
+// without returns the marks that are not to be dropped.
+func (x marks) without(drop map[id.Snapshot]bool) marks {
+	if len(drop) == 0 {
+		return x
+	}
+	return slices.DeleteFunc(slices.Clone(x), func(k mark) bool { return drop[k.id] })
+}
+
+func (x marks) rows() []SnapshotRow {
+	out := make([]SnapshotRow, len(x))
+	for i, k := range x {
+		out[i] = SnapshotRow{k.id, k.bytes, k.view.last()}
+	}
+	return out
+}
+
+func markKey(s id.Snapshot) (k pointKey) {
+	binary.BigEndian.PutUint64(k[:], markPrefix)
+	binary.BigEndian.PutUint64(k[8:], uint64(s))
+	return k
+}
+
+func (k *mark) encode() []byte {
+	b := make([]byte, 0, markBytes+intervalBytes*len(k.view))
+	b = binary.LittleEndian.AppendUint16(b, markVersion)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(k.view)))
+	b = binary.LittleEndian.AppendUint32(b, 0)
+	b = binary.LittleEndian.AppendUint64(b, uint64(k.bytes))
+	return k.view.append(b)
+}
+
+func parseMark(key, value []byte) (mark, error) {
+	if len(key) != keyBytes || binary.BigEndian.Uint64(key) != markPrefix || len(value) < markBytes {
+		return mark{}, fmt.Errorf("%w: snapshot key %x, %d bytes", ErrCorrupt, key, len(value))
+	}
+	if v := binary.LittleEndian.Uint16(value); v != markVersion {
+		return mark{}, fmt.Errorf("%w: snapshot version %d", ErrUnsupported, v)
+	}
+	if bits := binary.LittleEndian.Uint32(value[4:]); bits != 0 {
+		return mark{}, fmt.Errorf("%w: snapshot features %#x", ErrUnsupported, bits)
+	}
+	k := mark{
+		id:    id.Snapshot(binary.BigEndian.Uint64(key[8:])),
+		bytes: int64(binary.LittleEndian.Uint64(value[8:])),
+		gone:  new(atomic.Bool),
+	}
+	var rest []byte
+	var err error
+	if k.view, rest, err = parseView(value[markBytes:], int(binary.LittleEndian.Uint16(value[2:]))); err != nil {
+		return mark{}, err
+	}
+	if k.id == 0 || k.bytes < 0 || len(rest) > 0 || !k.view.ends() {
+		return mark{}, fmt.Errorf("%w: snapshot %d of %d bytes, view %v", ErrCorrupt, k.id, k.bytes, k.view)
+	}
+	return k, nil
+}
+
+// readMarks returns the rows of snapshots.
+func readMarks(db pebble.Reader) (out marks, err error) {
+	lower, upper := markKey(0), trimPrefixKey()
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower[:], UpperBound: upper[:]})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for valid := it.First(); valid; valid = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		k, err := parseMark(it.Key(), value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// putMark adds b's mark to a step. m.apply is held.
+func (m *Map) putMark(s *step, b *Batch) error {
+	if b.Mark == (Mark{}) {
+		return nil
+	}
+	if b.Mark.Rollback != 0 {
+		return m.putRollback(s, b)
+	}
+	if _, ok := m.marks.find(b.Mark.Snapshot); ok || b.Gen+1 == genEnd {
+		return fmt.Errorf("%w: snapshot %d again, or after the last generation", ErrInvalid, b.Mark.Snapshot)
+	}
+	k := mark{b.Mark.Snapshot, b.Mark.Bytes, s.head.view.cut(b.Gen + 1), new(atomic.Bool)}
+	s.head.marked = true
+	s.marks = s.marks.insert(k)
+	s.unmarked = b.Gen + 1
+	s.shows = true
+	key := markKey(k.id)
+	return s.batch.Set(key[:], k.encode(), nil)
+}
+
+// putRollback makes a step show a snapshot and what comes after the step.
+func (m *Map) putRollback(s *step, b *Batch) error {
+	at, ok := m.marks.find(b.Mark.Rollback)
+	if !ok {
+		return fmt.Errorf("roll back to snapshot %d: %w", b.Mark.Rollback, ErrNoSnapshot)
+	}
+	s.head.view = m.marks[at].view.resume(b.Gen)
+	if len(s.head.view) > intervalsMax {
+		return fmt.Errorf("%w: a rollback to a view of %d intervals", ErrInvalid, len(s.head.view))
+	}
+	rows, err := readTrims(m.db)
+	if err != nil {
+		return err
+	}
+	s.trims = shownTrims(s.head.view, rows)
+	s.rollbacks++
+	s.shows = true
+	return nil
+}
+
+// shownTrims returns the index of the trims that a view shows. It changes rows.
+func shownTrims(v view, rows []trim) trims {
+	return buildTrims(slices.DeleteFunc(rows, func(t trim) bool { return !v.contains(t.gen) }))
 }

@@ -13,8 +13,8 @@ type Stats struct {
 	// UpdatesSinceCheckpoint counts updates applied since the last Checkpoint
 	// that succeeded, or since Attach.
 	UpdatesSinceCheckpoint uint64
-	// Trims is how many extents of trims a look-up chooses from; Collect removes
-	// them.
+	// Trims is how many extents of trims a look-up chooses from; a sweep removes
+	// those that hide nothing.
 	Trims int
 	// Tables and RemoteTables count files, and those that are read through
 	// Objects.
