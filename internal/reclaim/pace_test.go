@@ -2,6 +2,7 @@ package reclaim
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,9 @@ func TestRate(t *testing.T) {
 // TestPacer moves bytes at a rate, which is lifted while it waits.
 func TestPacer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rate := int64(1 << 20)
-		p := &Pacer{Rate: func() int64 { return rate }}
+		var rate atomic.Int64
+		rate.Store(1 << 20)
+		p := &Pacer{Rate: rate.Load}
 		began := time.Now()
 		for range 4 {
 			if err := p.Wait(t.Context(), 1<<19); err != nil {
@@ -43,14 +45,14 @@ func TestPacer(t *testing.T) {
 		}
 		time.Sleep(time.Minute) // which saves nothing up
 		began = time.Now()
-		time.AfterFunc(time.Second, func() { rate = 0 })
+		time.AfterFunc(time.Second, func() { rate.Store(0) })
 		if err := p.Wait(t.Context(), 10<<20); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took < time.Second || took > time.Second+2*sliceTime {
 			t.Errorf("took %v, the rate was lifted after 1 s", took)
 		}
-		rate = 1
+		rate.Store(1)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := p.Wait(ctx, 100); err == nil {
