@@ -1,28 +1,15 @@
 package disk
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 
 	"plinth/blockmap"
-	"plinth/datanode"
+	"plinth/internal/failpoint"
 	"plinth/internal/id"
 	"plinth/internal/object"
-)
-
-const (
-	// listsPerCall bounds the lists of one SetLists, and the time that a round's
-	// look-ups wait for it.
-	listsPerCall = datanode.SegmentsMax
-	// describedPerCall bounds them where slots are described: 16 of 2,000 slots are
-	// some 2 MB.
-	describedPerCall = 16
-	// describedPerScan bounds the segments whose slots a pass describes in one
-	// scan of the map: 1,024 of 2,000 slots of 40 bytes are 80 MB.
-	describedPerScan = 1024
 )
 
 // PassReport says what a pass found.
@@ -60,40 +47,65 @@ type PassOptions struct {
 	Pace func(ctx context.Context, rows int) error
 }
 
-// Pass is the owner's scan: it tells the index which slots the disk needs,
-// and so gives up all others. Old versions that neither the disk nor a snapshot
-// sees are dropped from the map. A pass that fails part way is repeated from the
-// start; what it has done stands.
+// Pass is the owner's scan: it tells the index which slots the disk needs, and so
+// gives up all others. Old versions that neither the disk nor a snapshot sees are
+// dropped from the map. Chunks that reclaim has moved are followed: the map names
+// their new places, a checkpoint makes that durable, and only then the old ones
+// are given up. A pass that fails part way is repeated from the start; what it
+// has done stands.
 func (d *Disk) Pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 	d.passMu.Lock()
 	defer d.passMu.Unlock()
-	p, err := d.beginPass(ctx)
+	report, err := d.pass(ctx, o)
 	if err != nil {
 		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
 	}
+	if !report.Held {
+		d.stats.passes.Add(1)
+	}
+	return report, nil
+}
+
+func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
+	// Patches of an earlier pass, or of replay: the newest checkpoint may name
+	// places that this pass gives up.
+	if err := d.checkpointPatches(ctx); err != nil {
+		return nil, err
+	}
+	p, err := d.beginPass(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer d.endPass(p)
-	if err := p.run(ctx, o.Describe); err != nil {
-		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
+	err = p.run(ctx, o)
+	if p.report.Held = errors.Is(err, errHeld); p.report.Held {
+		err = nil
 	}
-	if err := d.m.Collect(ctx); err != nil {
-		return nil, fmt.Errorf("collect old versions of disk %s: %w", d.cfg.Name, err)
-	}
-	d.stats.passes.Add(1)
-	return &p.report, nil
+	return &p.report, err
 }
 
 // pass is a scan under way.
 type pass struct {
-	d      *Disk
-	snap   *blockmap.Snapshot
-	live   map[id.Segment]bitmap
-	held   []id.Segment // what the index thinks the disk holds
-	report PassReport
+	d         *Disk
+	snap      *blockmap.Snapshot
+	marks     []blockmap.SnapshotRow   // of the map that is scanned
+	unsettled map[id.Snapshot]struct{} // after it was looked at
+	moves     moves
+	moved     []blockmap.Patch // found, not yet in the map
+	live      map[id.Segment]bitmap
+	held      []id.Segment // what the index thinks the disk holds
+	report    PassReport
 }
 
 // beginPass takes snapshots of the map and of the lists at one instant, when no
 // round is between a look-up and its result and no checkpoint between an object
 // and its record. From then on registrations are noted.
+//
+// The order matters. A forward makes this disk hold the copy. One that comes
+// after the lists were read is of a segment that the pass does not name, unless
+// it is among the forwards, which are read later; so no pass gives up a copy of
+// which it does not know. The map comes last: what it names that moved before has
+// its forward.
 func (d *Disk) beginPass(ctx context.Context) (p *pass, err error) {
 	d.destageMu.Lock()
 	defer d.destageMu.Unlock()
@@ -104,6 +116,9 @@ func (d *Disk) beginPass(ctx context.Context) (p *pass, err error) {
 	}
 	p = &pass{d: d, live: make(map[id.Segment]bitmap)}
 	if p.held, err = d.heldSegments(ctx); err != nil {
+		return nil, err
+	}
+	if p.moves, err = readMoves(ctx, d.pool.Node); err != nil {
 		return nil, err
 	}
 	for _, objects := range [][]blockmap.Object{d.checkpointObjects(), d.m.Objects()} {
@@ -117,13 +132,47 @@ func (d *Disk) beginPass(ctx context.Context) (p *pass, err error) {
 			}
 		}
 	}
-	if p.snap, err = d.m.Snapshot(); err != nil {
+	if p.snap, p.marks, p.unsettled, err = d.snapshotMap(); err != nil {
 		return nil, err
 	}
 	d.listMu.Lock()
 	d.registered = make(map[id.Segment]bitmap)
 	d.listMu.Unlock()
 	return p, nil
+}
+
+// snapshotMap returns the map as of now, its snapshots, and those of them, or
+// later ones, of which it is not known whether they exist. destageMu is held.
+func (d *Disk) snapshotMap() (*blockmap.Snapshot, []blockmap.SnapshotRow, map[id.Snapshot]struct{}, error) {
+	marks := d.m.Snapshots()
+	snap, err := d.m.Snapshot()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return snap, marks, maps.Clone(d.unsettled), nil
+}
+
+// forgotten returns the snapshots among marks that do not exist. The order is
+// what makes it right: the map was looked at first, then who is unsettled, and
+// the registry is asked last. A snapshot of the map whose row is to come is
+// unsettled, and one that is settled has its row, or never will.
+func forgotten(ctx context.Context, marks []blockmap.SnapshotRow, unsettled map[id.Snapshot]struct{}, exists Existing) (map[id.Snapshot]bool, error) {
+	if exists == nil || len(marks) == 0 {
+		return nil, nil
+	}
+	there, err := exists(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("which snapshots exist: %w", err)
+	}
+	drop := make(map[id.Snapshot]bool)
+	for _, m := range marks {
+		if _, ok := unsettled[m.ID]; !ok && !there[m.ID] {
+			drop[m.ID] = true
+		}
+	}
+	return drop, nil
 }
 
 func (d *Disk) endPass(p *pass) {
@@ -133,133 +182,49 @@ func (d *Disk) endPass(p *pass) {
 	p.snap.Close()
 }
 
-// heldSegments lists the segments on which the disk holds anything.
-func (d *Disk) heldSegments(ctx context.Context) ([]id.Segment, error) {
-	var held []id.Segment
-	for after := id.Segment(0); ; {
-		reply, err := d.pool.Node.ListSegments(ctx, &datanode.ListSegmentsRequest{
-			Disk: d.cfg.ID, Epoch: d.cfg.Epoch, After: after,
-		})
-		if err != nil {
-			return nil, err
-		}
-		held = append(held, reply.Segments...)
-		if !reply.More || len(reply.Segments) == 0 {
-			return held, nil
-		}
-		after = held[len(held)-1]
-	}
-}
-
-func (p *pass) run(ctx context.Context, describe bool) error {
-	objects := len(p.live)
-	err := p.snap.Scan(ctx, func(_ id.LBA, e blockmap.Entry) error {
-		p.report.MappedChunks++
-		p.live[e.Ref.Segment] = p.live[e.Ref.Segment].set(e.Ref.Slot)
-		return nil
-	})
+func (p *pass) run(ctx context.Context, o PassOptions) error {
+	drop, err := forgotten(ctx, p.marks, p.unsettled, o.Exists)
 	if err != nil {
 		return err
 	}
-	p.report.Segments = len(p.live) - objects
-	segments := slices.Clone(p.held)
-	for s := range p.live {
-		segments = append(segments, s)
+	objects := len(p.live)
+	swept, err := p.snap.Sweep(ctx, drop, o.Pace, func(v *blockmap.Version) error { return p.version(ctx, v) })
+	if err == nil {
+		err = p.patch(ctx)
 	}
-	slices.Sort(segments)
-	segments = slices.Compact(segments)
+	if err == nil {
+		err = p.d.checkpointPatches(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	p.report.MappedChunks, p.report.Segments = swept.Head, len(p.live)-objects
+	p.report.Snapshots = make(map[id.Snapshot]SnapshotUse, len(swept.Snapshots))
+	for s, u := range swept.Snapshots {
+		p.report.Snapshots[s] = SnapshotUse{MappedChunks: u.Mapped, OnlyChunks: u.OnlyMapped, OnlyBytes: u.OnlyBytes}
+	}
 	for _, s := range p.held {
 		if p.live[s] == nil {
 			p.report.Released++
 		}
 	}
-	if !describe {
-		return p.setLists(ctx, segments, nil)
+	if err := p.state(ctx, o.Describe, drop); err != nil {
+		return err
 	}
-	for window := range slices.Chunk(segments, describedPerScan) {
-		slots, err := p.describe(ctx, window)
-		if err != nil {
-			return err
-		}
-		if err := p.setLists(ctx, window, slots); err != nil {
-			return err
-		}
-	}
+	failpoint.Reach(failpoint.Cleared)
 	return nil
 }
 
-// describe scans the map again for the slots of some segments, in order.
-func (p *pass) describe(ctx context.Context, window []id.Segment) (map[id.Segment][]datanode.SlotEntry, error) {
-	slots := make(map[id.Segment][]datanode.SlotEntry, len(window))
-	seen := make(map[id.Segment]bitmap, len(window)) // many chunks of the disk may share a slot
-	err := p.snap.Scan(ctx, func(_ id.LBA, e blockmap.Entry) error {
-		s := e.Ref.Segment
-		if s < window[0] || s > window[len(window)-1] {
-			return nil
-		}
-		if seen[s].has(e.Ref.Slot) {
-			return nil
-		}
-		seen[s] = seen[s].set(e.Ref.Slot)
-		slots[s] = append(slots[s], datanode.SlotEntry{
-			Slot: e.Ref.Slot, Fingerprint: e.Fingerprint, Location: e.Ref.Location, PlainBytes: uint32(p.d.size),
-		})
+// version notes what somebody sees: where it is, or where it has gone.
+func (p *pass) version(ctx context.Context, v *blockmap.Version) error {
+	ref := p.moves.follow(v.Entry.Ref)
+	p.live[ref.Segment] = p.live[ref.Segment].set(ref.Slot)
+	if ref == v.Entry.Ref {
 		return nil
-	})
-	bySlot := func(a, b datanode.SlotEntry) int { return cmp.Compare(a.Slot, b.Slot) }
-	for _, list := range slots {
-		slices.SortFunc(list, bySlot)
 	}
-	return slots, err
-}
-
-// setLists replaces lists: the live slots of the snapshot and what was
-// registered since. listMu is held from reading the one to sending both, so that
-// no look-up comes between.
-func (p *pass) setLists(ctx context.Context, segments []id.Segment, slots map[id.Segment][]datanode.SlotEntry) error {
-	perCall := listsPerCall
-	if slots != nil {
-		perCall = describedPerCall
+	p.moved = append(p.moved, blockmap.Patch{LBA: v.LBA, Gen: v.Gen, From: v.Entry.Ref, To: ref})
+	if len(p.moved) < patchesPerStep {
+		return nil
 	}
-	for batch := range slices.Chunk(segments, perCall) {
-		if err := p.setBatch(ctx, batch, slots); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *pass) setBatch(ctx context.Context, batch []id.Segment, slots map[id.Segment][]datanode.SlotEntry) error {
-	d := p.d
-	d.listMu.Lock()
-	defer d.listMu.Unlock()
-	d.seq++
-	req := &datanode.SetListsRequest{Disk: d.cfg.ID, Epoch: d.cfg.Epoch, Seq: d.seq}
-	for _, s := range batch {
-		bits := bitmap(nil).or(p.live[s]).or(d.registered[s])
-		req.Lists = append(req.Lists, datanode.List{Segment: s, Bits: bits, Slots: slots[s]})
-	}
-	reply, err := d.pool.Node.SetLists(ctx, req)
-	if err != nil {
-		return err
-	}
-	if len(reply.Refused) > 0 { // only another owner can have a newer update
-		return fmt.Errorf("%d lists have newer updates, first segment %s: %w", len(reply.Refused), reply.Refused[0], datanode.ErrStaleUpdate)
-	}
-	return nil
-}
-
-// Release gives up everything that a disk which is being removed holds. The disk
-// must have been closed; epoch is a newer one, fenced.
-func Release(ctx context.Context, node datanode.Node, disk id.Disk, epoch id.Epoch) error {
-	d := &Disk{pool: &Pool{Node: node}, cfg: Config{ID: disk, Epoch: epoch}}
-	held, err := d.heldSegments(ctx)
-	if err != nil {
-		return err
-	}
-	p := &pass{d: d}
-	if err := p.setLists(ctx, held, nil); err != nil && !errors.Is(err, datanode.ErrNotFound) {
-		return err
-	}
-	return nil
+	return p.patch(ctx)
 }

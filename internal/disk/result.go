@@ -77,10 +77,19 @@ func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	return nil
 }
 
-// appendResult appends a result and makes it stable. It returns the last
-// record's position and MAC. If only some of its records could be appended the
-// disk fails: a new owner discards them.
+// appendResult appends a result and makes it stable, as appendGroup does.
 func (d *Disk) appendResult(ctx context.Context, res *logrec.Result) (pos id.Pos, mac logrec.MAC, err error) {
+	var parts [][]byte
+	for _, part := range res.Cut() {
+		parts = append(parts, part.Append(nil))
+	}
+	return d.appendGroup(ctx, logrec.TypeResult, parts)
+}
+
+// appendGroup appends records to the results and makes them stable. It returns
+// the last one's position and MAC. If only some of them could be appended the
+// disk fails: a new owner discards them. destageMu is held.
+func (d *Disk) appendGroup(ctx context.Context, t logrec.Type, parts [][]byte) (pos id.Pos, mac logrec.MAC, err error) {
 	pos = d.state.result
 	var recs []datanode.Record
 	bytes, appended := 0, false
@@ -94,16 +103,15 @@ func (d *Disk) appendResult(ctx context.Context, res *logrec.Result) (pos id.Pos
 		return err
 	}
 	head := d.results.Head()
-	for _, part := range res.Cut() {
-		data := part.Append(nil)
+	for _, data := range parts {
 		if bytes+len(data) > datanode.AppendBytesMax {
 			if err = flush(); err != nil {
 				break
 			}
 		}
 		pos++
-		mac = d.results.Next(d.cfg.Epoch, pos, logrec.TypeResult, data)
-		recs = append(recs, datanode.Record{Pos: pos, Type: uint8(logrec.TypeResult), MAC: mac, Data: data})
+		mac = d.results.Next(d.cfg.Epoch, pos, t, data)
+		recs = append(recs, datanode.Record{Pos: pos, Type: uint8(t), MAC: mac, Data: data})
 		bytes += len(data)
 	}
 	if err == nil {

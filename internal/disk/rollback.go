@@ -31,8 +31,8 @@ func (d *Disk) Rollback(ctx context.Context, s id.Snapshot) error {
 	if err := d.empty(ctx); err != nil {
 		return err
 	}
-	if !marksReady {
-		return errNotYet
+	if err := d.m.CheckRollback(s); err != nil {
+		return fmt.Errorf("roll disk %s back: %w", d.cfg.Name, err)
 	}
 	view, err := d.m.At(s)
 	if err != nil {

@@ -14,6 +14,7 @@ type counters struct {
 	trimmed    atomic.Int64
 	passes     atomic.Int64
 	saves      atomic.Int64
+	patched    atomic.Int64
 
 	fromCheckpoint bool // these two are set by Open
 	opsReplayed    int64
@@ -32,6 +33,7 @@ type Stats struct {
 	LogTrims      int64 `json:"log_trims"`
 	Passes        int64 `json:"passes"`
 	Checkpoints   int64 `json:"checkpoints"`
+	ChunksMoved   int64 `json:"chunks_moved"`   // versions that followed what reclaim had moved
 	BufferedBytes int64 `json:"buffered_bytes"` // of log records not yet destaged
 	Layers        int   `json:"layers"`
 	// FromCheckpoint says that the disk was opened at a checkpoint, and
@@ -54,6 +56,7 @@ func (d *Disk) Stats() Stats {
 		LogTrims:      d.stats.trimmed.Load(),
 		Passes:        d.stats.passes.Load(),
 		Checkpoints:   d.stats.saves.Load(),
+		ChunksMoved:   d.stats.patched.Load(),
 
 		FromCheckpoint: d.stats.fromCheckpoint,
 		OpsReplayed:    d.stats.opsReplayed,

@@ -14,6 +14,7 @@ import (
 type View struct {
 	d    *Disk
 	snap *blockmap.Snapshot
+	drop map[id.Snapshot]bool // what does not exist
 	// Objects are those of the newest checkpoint, the manifest last.
 	Objects []blockmap.Object
 }
@@ -24,6 +25,7 @@ type Need struct {
 	Name   string // the disk's
 	Chunk  uint32 // the disk's chunk size
 	LBA    id.LBA
+	Gen    id.Gen
 	Object bool // of a checkpoint, not a chunk
 	Entry  blockmap.Entry
 }
@@ -38,24 +40,37 @@ func (n *Need) String() string {
 // View opens a view, which includes the snapshots that exist; nil: all. Errors:
 // ErrClosed, ErrFailed.
 func (d *Disk) View(ctx context.Context, exists Existing) (*View, error) {
+	v, marks, unsettled, err := d.view()
+	if err != nil {
+		return nil, err
+	}
+	if v.drop, err = forgotten(ctx, marks, unsettled, exists); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+func (d *Disk) view() (*View, []blockmap.SnapshotRow, map[id.Snapshot]struct{}, error) {
 	d.destageMu.Lock()
 	defer d.destageMu.Unlock()
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
 	if err := d.usable(); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	snap, err := d.m.Snapshot()
+	snap, marks, unsettled, err := d.snapshotMap()
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	return &View{d, snap, d.checkpoint.objects}, nil
+	return &View{d: d, snap: snap, Objects: d.checkpoint.objects}, marks, unsettled, nil
 }
 
 // Close ends the view.
 func (v *View) Close() { v.snap.Close() }
 
-// Each calls f for all that the disk needs of segments from first to last.
+// Each calls f for all that the disk and its snapshots need of segments from first
+// to last.
 func (v *View) Each(ctx context.Context, first, last id.Segment, f func(n *Need) error) error {
 	n := Need{Disk: v.d.cfg.ID, Name: v.d.cfg.Name, Chunk: uint32(v.d.size), Object: true}
 	for _, o := range v.Objects {
@@ -73,13 +88,14 @@ func (v *View) Each(ctx context.Context, first, last id.Segment, f func(n *Need)
 		}
 	}
 	n.Object = false
-	return v.snap.Scan(ctx, func(lba id.LBA, e blockmap.Entry) error {
-		if s := e.Ref.Segment; s < first || s > last {
+	_, err := v.snap.ScanKept(ctx, v.drop, func(e *blockmap.Version) error {
+		if s := e.Entry.Ref.Segment; s < first || s > last {
 			return nil
 		}
-		n.LBA, n.Entry = lba, e
+		n.LBA, n.Gen, n.Entry = e.LBA, e.Gen, e.Entry
 		return f(&n)
 	})
+	return err
 }
 
 // Name returns the disk's name.

@@ -1,0 +1,125 @@
+package disk
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"plinth/blockmap"
+	"plinth/datanode"
+	"plinth/internal/failpoint"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+)
+
+// patchesPerStep is how many patches are one record and one batch of the map.
+const patchesPerStep = logrec.PatchesMax
+
+const _ = uint(blockmap.PatchesMax - patchesPerStep)
+
+// moves says where chunks went: slots of segments that are being emptied, each in
+// the order of the slots.
+type moves map[id.Segment][]datanode.SlotMove
+
+// readMoves asks the index for all of them. What it tells page by page need not
+// be of one instant: a disk that knows a part of the moves to a segment names its
+// copies incompletely, and the index keeps the others held as long as it holds
+// their sources.
+func readMoves(ctx context.Context, node datanode.IndexNode) (moves, error) {
+	m := make(moves)
+	for after := id.Segment(0); ; {
+		reply, err := node.Forwards(ctx, &datanode.ForwardsRequest{After: after})
+		if err != nil {
+			return nil, fmt.Errorf("ask what has moved: %w", err)
+		}
+		for _, f := range reply.Forwards {
+			m[f.From] = f.Moves
+			after = f.From
+		}
+		if !reply.More || len(reply.Forwards) == 0 {
+			return m, nil
+		}
+	}
+}
+
+// follow returns where the chunk at ref is: ref itself where it has not moved.
+func (m moves) follow(ref id.Ref) id.Ref {
+	list := m[ref.Segment]
+	if len(list) == 0 {
+		return ref
+	}
+	i, ok := slices.BinarySearchFunc(list, ref.Slot, func(v datanode.SlotMove, s id.Slot) int { return cmp.Compare(v.Slot, s) })
+	if !ok {
+		return ref
+	}
+	return list[i].To
+}
+
+// sort orders segments: those that chunks move out of, then the others.
+func (m moves) sort(segments []id.Segment) {
+	slices.SortFunc(segments, func(a, b id.Segment) int {
+		if from := len(m[a]) > 0; from != (len(m[b]) > 0) {
+			if from {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a, b)
+	})
+}
+
+// patch makes the map name the new places of what was found to have moved, as far
+// as it still names the old ones: a result of its own, stable before it is
+// applied. No round is under way meanwhile.
+func (p *pass) patch(ctx context.Context) error {
+	d := p.d
+	d.destageMu.Lock()
+	defer d.destageMu.Unlock()
+	if err := d.usable(); err != nil {
+		return err
+	}
+	var patches []logrec.Patch
+	for _, q := range p.moved {
+		e, ok, err := d.m.Get(q.LBA, q.Gen)
+		if err != nil {
+			return err
+		}
+		if ok && e.Ref.Segment == q.From.Segment && e.Ref.Slot == q.From.Slot {
+			patches = append(patches, logrec.Patch{LBA: q.LBA, Gen: q.Gen, Segment: q.From.Segment, Slot: q.From.Slot, To: q.To})
+		}
+	}
+	p.moved = p.moved[:0]
+	if len(patches) == 0 {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx) // as with a result
+	next := d.state
+	var err error
+	if next.result, next.resultMAC, err = d.appendGroup(ctx, logrec.TypePatch, [][]byte{logrec.AppendPatches(nil, patches)}); err != nil {
+		return err
+	}
+	if err := d.applyPatches(patches, next); err != nil {
+		return d.fail(err)
+	}
+	d.state = next
+	d.stats.patched.Add(int64(len(patches)))
+	failpoint.Reach(failpoint.Patched)
+	return nil
+}
+
+// checkpointPatches makes a checkpoint if the newest has not got all patches.
+// Until it has, it names places of which a pass must not give up any: a clone may
+// begin with it, and it is what is left if the log is lost.
+func (d *Disk) checkpointPatches(ctx context.Context) error {
+	d.destageMu.Lock()
+	patched := d.patched
+	d.destageMu.Unlock()
+	d.checkpointMu.Lock()
+	done := d.checkpoint.result
+	d.checkpointMu.Unlock()
+	if patched <= done {
+		return nil
+	}
+	return d.Checkpoint(ctx)
+}
