@@ -24,7 +24,7 @@ const keeperLogFolder = "/run/plinth"
 
 // nbdFlag says where disks are served, for commands that use them.
 func nbdFlag() cli.Flag {
-	return &cli.StringFlag{Name: "nbd", EnvVars: []string{"PLINTH_NBD"}, Usage: "where disks are served: unix:PATH or HOST:PORT",
+	return &cli.StringFlag{Name: "nbd", EnvVars: []string{"PLINTH_NBD"}, Usage: "where disks are served: unix:PATH or HOST:PORT; for QEMU also vsock:[CID:]PORT",
 		DefaultText: "unix:" + filepath.Join(dataDefault, nbdSocketName)}
 }
 
@@ -41,10 +41,11 @@ func nbdAddress(c *cli.Context) (network, address string, err error) {
 		}
 		return "unix", address, err
 	}
-	if err := api.CheckHostPort(text); err != nil {
-		return "", "", fmt.Errorf("--nbd %q is neither unix:PATH nor HOST:PORT", text)
+	if checkAddress(text) != nil {
+		return "", "", fmt.Errorf("--nbd %q is none of unix:PATH, HOST:PORT and vsock:[CID:]PORT", text)
 	}
-	return "tcp", text, nil
+	network, address = splitAddress(text)
+	return network, address, nil
 }
 
 func attachCommand() *cli.Command {

@@ -19,6 +19,7 @@ import (
 	"plinth/internal/standalone"
 	"plinth/internal/stripe"
 	"plinth/nbd/client"
+	"plinth/nbd/vsock"
 )
 
 const (
@@ -36,8 +37,8 @@ func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure an NBD export, or plinth itself in a temporary pool",
 		ArgsUsage: "[URI]",
-		Description: "URI is nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME. Workloads that write destroy\n" +
-			"what is there. Flags are named as fio's. Sizes are read like 4K, 10G.",
+		Description: "URI is nbd+unix:///NAME?socket=PATH, nbd://HOST[:PORT]/NAME or nbd+vsock://CID[:PORT]/NAME.\n" +
+			"Workloads that write destroy what is there. Flags are named as fio's. Sizes are read like 4K, 10G.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "in-process", Usage: "measure a disk of a temporary pool, without NBD, in place of a URI"},
 			&cli.StringFlag{Name: "dir", Usage: "where the temporary pool lies while it is measured", DefaultText: "the system's directory for temporary files"},
@@ -123,17 +124,19 @@ func parseNBD(uri string) (network, addr, export string, err error) {
 		return "", "", "", err
 	}
 	export = strings.TrimPrefix(u.Path, "/")
+	port := u.Port()
+	if port == "" {
+		port = nbdPort
+	}
 	switch {
 	case u.Scheme == "nbd+unix" && u.Host == "" && u.Query().Get("socket") != "":
 		return "unix", u.Query().Get("socket"), export, nil
 	case u.Scheme == "nbd" && u.Hostname() != "":
-		port := u.Port()
-		if port == "" {
-			port = nbdPort
-		}
 		return "tcp", net.JoinHostPort(u.Hostname(), port), export, nil
+	case u.Scheme == "nbd+vsock" && vsock.Check(u.Hostname()+":"+port) == nil:
+		return vsock.Network, u.Hostname() + ":" + port, export, nil
 	}
-	return "", "", "", fmt.Errorf("%q: write nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME", uri)
+	return "", "", "", fmt.Errorf("%q: write nbd+unix:///NAME?socket=PATH, nbd://HOST[:PORT]/NAME or nbd+vsock://CID[:PORT]/NAME", uri)
 }
 
 // benchInProcess measures a disk of a pool that it makes and removes.

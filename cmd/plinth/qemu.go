@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"plinth/nbd/vsock"
 )
 
 // reconnectDelayDefault is longer than a restart, and shorter than a person waits
@@ -69,6 +71,8 @@ func qemuBlockdev(disk, network, address string, delay time.Duration) string {
 			host = "127.0.0.1"
 		}
 		options = append(options, "server.type=inet", "server.host="+host, "server.port="+port)
+	} else if cid, port, err := vsock.Split(address); network == vsock.Network && err == nil {
+		options = append(options, "server.type=vsock", fmt.Sprintf("server.cid=%d", cid), fmt.Sprintf("server.port=%d", port))
 	} else {
 		options = append(options, "server.type=unix", "server.path="+address)
 	}

@@ -10,6 +10,7 @@ func TestQEMU(t *testing.T) {
 	for _, c := range []struct{ disk, network, address, want string }{
 		{"vm1", "unix", "/run/a,b.sock", "driver=nbd,node-name=plinth-vm1,export=vm1,server.type=unix,server.path=/run/a,,b.sock,reconnect-delay=2,discard=unmap"},
 		{"a.b", "tcp", "[::1]:10809", "driver=nbd,node-name=plinth-a.b,export=a.b,server.type=inet,server.host=::1,server.port=10809,reconnect-delay=2,discard=unmap"},
+		{"a", "vsock", "10809", "driver=nbd,node-name=plinth-a,export=a,server.type=vsock,server.cid=2,server.port=10809,reconnect-delay=2,discard=unmap"},
 		{"vm1@tue,since=mon", "unix", "/s", "driver=nbd,node-name=plinth-vm1-tue-since-m-b45746cb,export=vm1@tue,,since=mon,server.type=unix,server.path=/s,reconnect-delay=2,read-only=on"},
 	} {
 		if got := qemuBlockdev(c.disk, c.network, c.address, 1500*time.Millisecond); got != c.want {

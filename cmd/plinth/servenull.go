@@ -27,7 +27,7 @@ func serveNullCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve-null", Usage: "serve memory over NBD, to measure the server alone; what is written is lost at the end",
 		Flags: append(tlsFlags(),
-			&cli.StringFlag{Name: "nbd", Usage: "address to serve on"},
+			&cli.StringFlag{Name: "nbd", Usage: "address to serve on: HOST:PORT or vsock:[CID:]PORT"},
 			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve on"},
 			&cli.GenericFlag{Name: "size", Value: sizeOf(nullBytesDefault), Usage: "bytes of the export"},
 			&cli.BoolFlag{Name: "workers", Usage: "answer from other goroutines, as a device that may wait does"},
@@ -72,7 +72,7 @@ func nullListener(addr, socket string) (net.Listener, error) {
 	case socket != "":
 		return api.ListenUnix(socket)
 	}
-	return net.Listen("tcp", addr)
+	return listenAddress(addr)
 }
 
 // delayed is a device that has no answer at once.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"plinth/nbd/vsock"
 )
 
 const (
@@ -32,7 +34,7 @@ func passedSockets() ([]net.Listener, error) {
 	for fd := firstPassed; fd < firstPassed+n; fd++ {
 		unix.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), fmt.Sprintf("socket %d", fd-firstPassed))
-		l, err := net.FileListener(f)
+		l, err := fileListener(f)
 		err = errors.Join(err, f.Close()) // l has a descriptor of its own
 		if l != nil {
 			out = append(out, l)
@@ -42,6 +44,18 @@ func passedSockets() ([]net.Listener, error) {
 		}
 	}
 	return out, nil
+}
+
+// fileListener is net.FileListener that knows VM sockets too.
+func fileListener(f *os.File) (net.Listener, error) {
+	l, err := net.FileListener(f)
+	if err == nil {
+		return l, nil
+	}
+	if l, verr := vsock.FileListener(f); verr == nil {
+		return l, nil
+	}
+	return nil, err
 }
 
 // notifyReady tells systemd that disks are served (sd_notify(3)), if it waits

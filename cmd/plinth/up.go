@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strings"
 	"time"
@@ -33,7 +32,7 @@ func upCommand() *cli.Command {
 		Name:  "up",
 		Usage: "run everything on this machine: a data node, an agent and a first disk",
 		Flags: append(append(siteFlags(), tlsFlags()...),
-			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "address to serve NBD on; empty for none"},
+			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "addresses to serve NBD on, HOST:PORT or vsock:[CID:]PORT, with commas between; empty for none"},
 			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve NBD on", DefaultText: "DATA/nbd.sock"},
 			&cli.StringFlag{Name: "api", Usage: "where to serve the API: unix:PATH or HOST:PORT", DefaultText: "unix:DATA/api.sock"},
 			&cli.StringFlag{Name: "api-cert", Usage: "certificate for an API over TLS"},
@@ -67,7 +66,7 @@ func up(c *cli.Context) error {
 type server struct {
 	data      string
 	rootKey   string // its file; empty where there is a passphrase
-	nbdAddr   string
+	nbdAddr   string // or several, with commas between
 	nbdSocket string
 	nbdOpts   nbd.Options
 	apiAddr   api.Address
@@ -92,8 +91,8 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 	if len(opts.Passphrase) > 0 {
 		s.rootKey = ""
 	}
-	if s.nbdAddr != "" {
-		if err := api.CheckHostPort(s.nbdAddr); err != nil {
+	for addr := range s.addresses() {
+		if err := checkAddress(addr); err != nil {
 			return nil, fmt.Errorf("--nbd: %w", err)
 		}
 	}
@@ -182,47 +181,6 @@ func (s *server) run(ctx context.Context, site *standalone.Site) error {
 	return err
 }
 
-// listenNBD opens the sockets, or takes those that systemd has opened instead.
-func (s *server) listenNBD() ([]net.Listener, error) {
-	out, err := passedSockets()
-	if err != nil {
-		return nil, err
-	}
-	if len(out) > 0 {
-		s.nbdAddr, s.nbdSocket = "", ""
-		for _, l := range out {
-			switch a := l.Addr().(type) {
-			case *net.TCPAddr:
-				s.nbdAddr = a.String()
-			case *net.UnixAddr:
-				s.nbdSocket = a.Name
-			}
-		}
-		return out, nil
-	}
-	if s.nbdAddr != "" {
-		l, err := net.Listen("tcp", s.nbdAddr)
-		if err != nil {
-			return nil, fmt.Errorf("serve NBD: %w: choose another address with --nbd", err)
-		}
-		out = append(out, l)
-		s.nbdAddr = l.Addr().String()
-	}
-	l, err := api.ListenUnix(s.nbdSocket)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("serve NBD: %w: choose another path with --nbd-socket", err), closeAll(out))
-	}
-	return append(out, l), nil
-}
-
-func closeAll(listeners []net.Listener) error {
-	var errs []error
-	for _, l := range listeners {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
-}
-
 // announce prints how to use what is served.
 func (s *server) announce(site *standalone.Site) {
 	disks := site.Host.Disks()
@@ -246,7 +204,8 @@ func (s *server) announce(site *standalone.Site) {
 func (s *server) announceDisk(name string) {
 	network, address, nbd := "unix", s.nbdSocket, "unix:"+s.nbdSocket
 	if s.nbdSocket == "" {
-		network, address, nbd = "tcp", s.nbdAddr, s.nbdAddr
+		nbd, _, _ = strings.Cut(s.nbdAddr, ",")
+		network, address = splitAddress(nbd)
 	}
 	fmt.Printf("\nqemu:\n  qemu-system-x86_64 %s\n", qemuArgs(name, qemuBlockdev(name, network, address, reconnectDelayDefault)))
 	fmt.Printf("this machine, as root:\n  plinth attach %s --nbd %s\n", name, shellQuote(nbd))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"plinth/nbd/client"
+	"plinth/nbd/vsock"
 )
 
 var (
@@ -63,6 +64,8 @@ func (o *Options) Validate() error {
 	setDefault(&o.RequestTimeout, requestTimeoutDefault)
 	setDefault(&o.DeadTimeout, deadTimeoutDefault)
 	switch {
+	case o.Network == vsock.Network:
+		return errors.New("the kernel's NBD driver takes TCP and unix sockets only, not VM sockets")
 	case o.Connections < 1 || o.Connections > connectionsMax:
 		return fmt.Errorf("%d connections: at least 1, at most %d", o.Connections, connectionsMax)
 	case o.BlockSize != 512 && o.BlockSize != 4096:

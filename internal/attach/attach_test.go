@@ -74,7 +74,7 @@ func TestValidate(t *testing.T) {
 		t.Errorf("%+v: %v", o, err)
 	}
 	for _, o := range []Options{
-		{Connections: -1}, {Connections: connectionsMax + 1}, {BlockSize: 1024}, {RequestTimeout: time.Millisecond}, {DeadTimeout: -1},
+		{Connections: -1}, {Connections: connectionsMax + 1}, {BlockSize: 1024}, {RequestTimeout: time.Millisecond}, {DeadTimeout: -1}, {Network: "vsock"},
 	} {
 		if err := o.Validate(); err == nil {
 			t.Errorf("%+v is valid", o)

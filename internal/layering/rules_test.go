@@ -19,7 +19,9 @@ const (
 	goNBD       = "github.com/pojntfx/go-nbd"
 	cli         = "github.com/urfave/cli"
 	xcrypto     = "golang.org/x/crypto"
-	netlink     = "github.com/mdlayher"
+	netlink     = "github.com/mdlayher/netlink"
+	genetlink   = "github.com/mdlayher/genetlink"
+	vsock       = "github.com/mdlayher/vsock"
 )
 
 // rules is the whole law. The order of layers is
@@ -131,8 +133,14 @@ var rules = []rule{
 	{
 		From:   []string{""},
 		Except: []string{"internal/attach"},
-		To:     []string{netlink},
+		To:     []string{netlink, genetlink},
 		Reason: "one package talks to this machine's kernel about devices",
+	},
+	{
+		From:   []string{""},
+		Except: []string{"nbd/vsock"},
+		To:     []string{vsock},
+		Reason: "what a VM socket's address looks like is said once, for those who listen and those who dial",
 	},
 	{
 		From:    []string{"internal/attach"},

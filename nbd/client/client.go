@@ -101,8 +101,9 @@ var (
 	_ nbd.Extenter = (*Client)(nil)
 )
 
-// Dial connects to addr ("tcp" or "unix"), and opens export. The context and
-// HandshakeTimeout bound the dialling and the handshake.
+// Dial connects to addr ("tcp", "unix" or "vsock", whose address is CID:PORT, or
+// PORT for the host's), and opens export. The context and HandshakeTimeout bound
+// the dialling and the handshake.
 func Dial(ctx context.Context, network, addr, export string, o Options) (*Client, error) {
 	conn, err := dial(ctx, network, addr, o.withDefaults())
 	if err != nil {

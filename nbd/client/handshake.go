@@ -16,6 +16,7 @@ import (
 
 	"plinth/nbd"
 	"plinth/nbd/internal/wire"
+	"plinth/nbd/vsock"
 )
 
 // Info is what a server says of an export.
@@ -73,13 +74,24 @@ type session struct {
 }
 
 // dial connects to addr.
-func dial(ctx context.Context, network, addr string, o Options) (net.Conn, error) {
-	d := net.Dialer{Timeout: o.HandshakeTimeout}
-	conn, err := d.DialContext(ctx, network, addr)
+// Connect connects to a server, on which nothing is exchanged yet. Networks and
+// addresses are Dial's; ctx bounds it.
+func Connect(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	if network == vsock.Network {
+		conn, err = vsock.Dial(ctx, addr)
+	} else {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial nbd server: %w", err)
 	}
 	return conn, nil
+}
+
+func dial(ctx context.Context, network, addr string, o Options) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
+	defer cancel()
+	return Connect(ctx, network, addr)
 }
 
 // negotiate exchanges the greeting and runs f. The connection has a deadline
