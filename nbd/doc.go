@@ -34,10 +34,10 @@
 // # Concurrency
 //
 // All methods of Server may be called at once. A connection has a reader and
-// up to RequestsMax+1 workers, started as requests need them; the server owns
-// them, and Close and Shutdown wait for them. There is no writer goroutine
-// (replies.go). Lock order: Server.mu, conn.mu, window.mu. replies.mu is held
-// alone.
+// up to RequestsMax+1 workers, started as requests need them (queue.go), a
+// writer (replies.go) and one who watches the time (overdue.go); the server owns
+// them, and Close and Shutdown wait for them. Lock order: Server.mu, conn.mu,
+// window.mu; overdue before window.mu and replies.mu, which are held alone.
 //
 // # Errors
 //
@@ -45,8 +45,7 @@
 // (errno.go). A client that breaks the protocol in a request is answered
 // EINVAL where the stream is still in step, and disconnected where it is not.
 //
-// It does not change an export's size under an open
-// connection. Every device call has a deadline (Options.RequestTimeout), which
-// the device must heed: one that does not holds its slot of the window until it
-// returns.
+// Every device call has a deadline (Options.RequestTimeout), which the device
+// should heed: one that does not holds its slot of the window until it returns,
+// and its client gets EIO.
 package nbd

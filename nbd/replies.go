@@ -6,10 +6,10 @@ import (
 )
 
 // replies is a connection's way out. Finished requests are pushed; flush
-// writes what was pushed, gathered into as few writes as it can. There is no
-// writer goroutine: whoever flushes first writes for all who push meanwhile,
-// so that a lone reply costs no hand-over and many cost one writev. The queue
-// is bounded by the window.
+// writes what was pushed, gathered into as few writes as it can. Whoever flushes
+// first writes for all who push meanwhile: the reader, a worker with a lone
+// reply, which so costs no hand-over, or the writer, which comes when workers
+// have nothing better to do. The queue is bounded by the window.
 type replies struct {
 	conn   net.Conn
 	window *window
@@ -19,6 +19,9 @@ type replies struct {
 	pending []*request
 	bytes   int // of pending replies
 	writing bool
+	kick    sync.Cond // L is mu; wakes the writer
+	kicked  bool      // the writer is to come
+	ended   bool
 	broken  bool // a write failed: replies are dropped, not written
 
 	// Owned by the goroutine that set writing.
@@ -38,7 +41,9 @@ const (
 )
 
 func newReplies(conn net.Conn, w *window, f form) *replies {
-	return &replies{conn: conn, window: w, form: f, flat: make([]byte, 0, flatBytes)}
+	q := &replies{conn: conn, window: w, form: f, flat: make([]byte, 0, flatBytes)}
+	q.kick.L = &q.mu
+	return q
 }
 
 // push queues r's reply and takes r over. It reports that so much is pending
@@ -81,6 +86,41 @@ func (q *replies) flush() {
 	}
 	q.writing = false
 	q.mu.Unlock()
+}
+
+// flushSoon has the writer flush. It runs when this goroutine waits or another
+// processor is free: what others finish until then goes with it.
+func (q *replies) flushSoon() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.writing && !q.kicked && len(q.pending) > 0 {
+		q.kicked = true
+		q.kick.Signal()
+	}
+}
+
+// writer flushes when told to, until end.
+func (q *replies) writer() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.ended {
+		if !q.kicked {
+			q.kick.Wait()
+			continue
+		}
+		q.kicked = false
+		q.mu.Unlock()
+		q.flush()
+		q.mu.Lock()
+	}
+}
+
+// end ends the writer; what is pending is left.
+func (q *replies) end() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
+	q.kick.Signal()
 }
 
 // write sends the batch and reports success.

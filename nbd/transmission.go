@@ -47,12 +47,8 @@ type transmission struct {
 	cancel context.CancelFunc
 	slice  slice // the reader's
 
-	// work hands requests to workers, which are started as they are needed, up
-	// to workersMax, and live as long as the connection.
-	work       chan *request
-	workers    sync.WaitGroup
-	started    int // by the reader
-	workersMax int
+	queue   *queue
+	workers sync.WaitGroup // as they are needed, as long as the connection lives
 }
 
 func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *transmission {
@@ -71,9 +67,8 @@ func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *tra
 	t.window = newWindow(o.RequestsMax, o.BytesInFlightMax, c.wakeReader)
 	t.replies = newReplies(c.stream, t.window, s.form)
 	t.ctx, t.cancel = context.WithCancel(c.server.ctx)
-	t.work = make(chan *request)
-	// One may be busy writing replies whose requests are already released.
-	t.workersMax = o.RequestsMax + 1
+	// One more: its request may be answered and its place taken.
+	t.queue = newQueue(o.RequestsMax+1, func() { t.workers.Go(t.worker) })
 	return t
 }
 
@@ -82,16 +77,18 @@ func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *tra
 // returns no device call is under way, and every reply is written or lost.
 func (t *transmission) run() error {
 	stop := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() { t.watch(stop) })
+	var others sync.WaitGroup
+	others.Go(func() { t.watch(stop) })
+	others.Go(t.replies.writer)
 	err := t.read()
 	if !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) {
 		t.cancel() // nobody waits for the answers
 	}
-	close(t.work)
+	t.queue.close()
 	t.workers.Wait()
 	close(stop)
-	watch.Wait()
+	t.replies.end()
+	others.Wait()
 	t.replies.flush()
 	t.cancel()
 	return err
@@ -335,21 +332,12 @@ func (t *transmission) answer(r *request) {
 	}
 }
 
-// dispatch hands r to a worker. It does not block for long: there is a worker
-// for every request that the window admits.
+// dispatch hands r to a worker. It does not block: there may be a worker for
+// every request that the window admits.
 func (t *transmission) dispatch(r *request) {
 	r.ctx = t.deadline()
 	r.due.Store(t.slice.due)
-	select {
-	case t.work <- r:
-		return
-	default:
-	}
-	if t.started < t.workersMax {
-		t.started++
-		t.workers.Go(t.worker)
-	}
-	t.work <- r
+	t.queue.push(r)
 }
 
 // slice is a deadline that the requests of some time share, so that none costs
@@ -378,7 +366,8 @@ func (t *transmission) deadline() context.Context {
 }
 
 func (t *transmission) worker() {
-	for r := range t.work {
+	t.queue.arrive()
+	for r := t.queue.pop(); r != nil; r = t.queue.pop() {
 		err := t.perform(r)
 		if !t.returned(r) {
 			continue
@@ -388,7 +377,11 @@ func (t *transmission) worker() {
 			t.errors.add(t, r, err)
 		}
 		t.replies.push(r)
-		t.replies.flush()
+		if t.window.alone() {
+			t.replies.flush()
+		} else {
+			t.replies.flushSoon()
+		}
 	}
 }
 

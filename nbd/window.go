@@ -71,6 +71,13 @@ func (w *window) take(n int64) *request {
 	return r
 }
 
+// alone reports that one request is in flight.
+func (w *window) alone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests == 1
+}
+
 // requestsMade returns all requests that the window has ever given out.
 func (w *window) requestsMade() []*request {
 	w.mu.Lock()
