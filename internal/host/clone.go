@@ -141,6 +141,19 @@ func (h *Host) dependents(d id.Disk) int {
 	return n
 }
 
+// holders returns the disks whose lists hold what a disk needs: itself, and while
+// it relies on its base, that one's.
+func (h *Host) holders(d id.Disk) []id.Disk {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := []id.Disk{d}
+	for c := h.clones[d]; c != nil; c = h.clones[d] {
+		d = c.base.Disk
+		out = append(out, d)
+	}
+	return out
+}
+
 // passOrder returns the disks that are to pass, with the clones that they wait
 // for, in an order in which none waits for a later one: clones have higher
 // numbers than their bases.

@@ -82,15 +82,21 @@ func (n *hindered) Publish(ctx context.Context, r *datanode.PublishRequest) erro
 // hinder puts a hindered node between host and data node.
 func (s *site) hinder() *hindered {
 	s.Helper()
+	n := &hindered{Node: s.Node}
+	s.behind(n)
+	return n
+}
+
+// behind opens the host again, behind another node.
+func (s *site) behind(n datanode.Node) {
+	s.Helper()
 	s.ok(s.Host.Close())
 	root, err := keyring.LoadRootFile(filepath.Join(s.opts.Dir, "root.key"))
 	s.ok(err)
-	n := &hindered{Node: s.Node}
 	opts := s.opts.Host
 	opts.Dir, opts.Logger = filepath.Join(s.opts.Dir, "host"), s.opts.Logger
 	s.Host, err = host.Open(s.Context(), n, root, opts)
 	s.ok(err)
-	return n
 }
 
 // TestHinderedDisk has one disk that cannot merge a part with what it cannot

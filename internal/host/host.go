@@ -208,6 +208,10 @@ func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow) *exp
 	defer h.mu.Unlock()
 	for _, row := range rows {
 		s := &snapshot{snapshotRow: row}
+		if e.disk != nil && !e.disk.Marked(row.rec.ID) {
+			s.lost = true
+			h.log.Error("snapshot is lost: the log was, with its mark", "disk", rec.Name, "snapshot", row.name, "id", row.rec.ID)
+		}
 		e.snaps[row.name] = s
 		h.snapBytes += row.bytes
 	}

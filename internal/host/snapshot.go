@@ -213,3 +213,8 @@ func (h *Host) existing(ctx context.Context, d id.Disk) (map[id.Snapshot]bool, e
 	}
 	return out, nil
 }
+
+// existingOf is existing for passes and views of a disk.
+func (h *Host) existingOf(e *export) disk.Existing {
+	return func(ctx context.Context) (map[id.Snapshot]bool, error) { return h.existing(ctx, e.rec.ID) }
+}

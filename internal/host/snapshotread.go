@@ -54,7 +54,7 @@ func (x Exports) snapshot(t target) (nbd.Export, []*snapshot, error) {
 		return nbd.Export{}, nil, fmt.Errorf("disk %q: snapshot %q is not older than %q: %w", t.disk, t.since, t.snapshot, ErrUnknownSnapshot)
 	}
 	return nbd.Export{
-		Name: t.String(), Description: fmt.Sprintf("plinth snapshot %d of disk %d", s.rec.ID, e.rec.ID),
+		Name: t.String(), Description: fmt.Sprintf("plinth snapshot %d of disk %d of pool %v", s.rec.ID, e.rec.ID, x.Host.keys.ID()),
 		Device: &snapshotDevice{disk: e.disk, bytes: s.rec.Bytes, bitmap: t.since}, ReadOnly: true, MultiConn: true,
 		PreferredBlockSize: e.rec.Chunk,
 	}, used, nil

@@ -27,7 +27,7 @@ func (h *Host) sweepLoop() {
 		case s := <-h.suspects:
 			err = h.repair(h.life, s)
 		case <-tick.C:
-			err = h.sweepIdle(h.life)
+			err = errors.Join(h.expire(h.life, time.Now()), h.sweepIdle(h.life))
 		}
 		if err != nil && h.life.Err() == nil {
 			h.log.Error("background pass failed, will retry", "err", err)
@@ -97,7 +97,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || h.idle(e) && changes(e.disk) != swept {
+		if !stated || h.owes(e) || h.idle(e) && changes(e.disk) != swept {
 			due = append(due, e)
 		}
 	}
@@ -141,22 +141,27 @@ func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode
 // under lockSweep.
 func (h *Host) pass(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
 	var errs []error
-	for _, e := range exports {
+	for _, e := range h.passOrder(exports) {
 		if e.disk == nil {
 			continue
 		}
 		before := changes(e.disk)
-		report, err := e.disk.Pass(ctx, disk.PassOptions{Describe: !index.Complete})
+		report, err := e.disk.Pass(ctx, disk.PassOptions{Describe: !index.Complete, Exists: h.existingOf(e)})
 		if err != nil {
 			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile
 				errs = append(errs, err)
 			}
 			continue
 		}
+		if report.Held {
+			continue // until its clones have passed
+		}
 		h.mu.Lock()
-		e.logical = report.MappedChunks * int64(e.rec.Chunk)
 		e.passed, e.sweptAt = index.Incarnation+1, before
 		h.mu.Unlock()
+		if err := h.passed(ctx, e, report); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if err := h.completeIndex(ctx, index); err != nil {
 		return errors.Join(append(errs, err)...)

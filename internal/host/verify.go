@@ -91,7 +91,7 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 			v.report.add(Finding{Kind: "map", Where: "disk " + e.rec.Name, What: e.err.Error()})
 			continue
 		}
-		view, err := e.disk.View(ctx, nil)
+		view, err := e.disk.View(ctx, h.existingOf(e))
 		if err != nil {
 			v.report.add(Finding{Kind: "map", Where: "disk " + e.rec.Name, What: err.Error()})
 			continue

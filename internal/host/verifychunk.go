@@ -46,7 +46,10 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 		slot := n.Entry.Ref.Slot
 		first := i == 0 || needs[i-1].Entry.Ref.Slot != slot
 		at := fmt.Sprintf("%s, slot %d", where, slot)
-		if bits := held[n.Disk]; d.Known && (int(slot>>3) >= len(bits) || bits[slot>>3]&(1<<(slot&7)) == 0) {
+		if d.Known && !slices.ContainsFunc(v.h.holders(n.Disk), func(d id.Disk) bool {
+			bits := held[d]
+			return int(slot>>3) < len(bits) && bits[slot>>3]&(1<<(slot&7)) != 0
+		}) {
 			v.report.add(Finding{Kind: "list", Where: at, What: n.String() + " needs it, but its reference list does not say so"})
 		}
 		if n.Object {

@@ -197,7 +197,7 @@ func (h *Host) collect(ctx context.Context) error {
 	defer h.unlockSweep()
 	var due []*export
 	for _, e := range h.serving() {
-		if swept, passed := h.lastPass(e); passed == 0 || changes(e.disk) != swept {
+		if swept, passed := h.lastPass(e); passed == 0 || h.owes(e) || changes(e.disk) != swept {
 			due = append(due, e)
 		}
 	}
