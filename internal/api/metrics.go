@@ -79,6 +79,8 @@ var diskMetrics = []diskMetric{
 	perDisk(prometheus.GaugeValue, "up", "1 if the disk serves.", func(d *host.DiskInfo) float64 { return oneIf(d.State == "ok") }),
 	perDisk(prometheus.GaugeValue, "size_bytes", "Size of the disk.", func(d *host.DiskInfo) float64 { return float64(d.Bytes) }),
 	perDisk(prometheus.GaugeValue, "logical_bytes", "Mapped, as of the last pass.", func(d *host.DiskInfo) float64 { return float64(d.LogicalBytes) }),
+	perDisk(prometheus.GaugeValue, "exclusive_bytes", "Sealed chunks that no other disk needs, as of the last pass: an estimate.", func(d *host.DiskInfo) float64 { return float64(d.ExclusiveBytes) }),
+	perDisk(prometheus.GaugeValue, "snapshots", "Snapshots of the disk.", func(d *host.DiskInfo) float64 { return float64(d.Snapshots) }),
 	perDisk(prometheus.GaugeValue, "clients", "NBD connections.", func(d *host.DiskInfo) float64 { return float64(d.Clients) }),
 	perDisk(prometheus.GaugeValue, "buffered_bytes", "Log records not yet destaged.", func(d *host.DiskInfo) float64 { return float64(d.Stats.BufferedBytes) }),
 	perDisk(prometheus.CounterValue, "log_records_total", "Operations appended to the log.", func(d *host.DiskInfo) float64 { return float64(d.Stats.RecordsLogged) }),

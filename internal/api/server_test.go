@@ -178,6 +178,7 @@ func TestClient(t *testing.T) {
 	if r, err := c.Verify(ctx, false, func(int, int) {}); err != nil || !r.OK() || r.Disks != 1 {
 		t.Errorf("verify: %+v, %v", r, err)
 	}
+	checkSnapshotCalls(t, c)
 	if err := c.RemoveDisk(ctx, "a.b-c"); err != nil {
 		t.Error(err)
 	}
@@ -189,6 +190,62 @@ func TestClient(t *testing.T) {
 	cancel()
 	if _, err := c.Status(gone); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// checkSnapshotCalls calls all that is about snapshots of the disk a.b-c, which it
+// leaves as it was.
+func checkSnapshotCalls(t *testing.T, c *Client) {
+	t.Helper()
+	ctx := t.Context()
+	expires := time.Date(2099, 1, 2, 3, 4, 5, 0, time.UTC)
+	made, err := c.CreateSnapshots(ctx, CreateSnapshots{[]string{"a.b-c"}, CreateSnapshot{Name: "s.1", Labels: map[string]string{"k": "ü 1"}, Expires: &expires}})
+	if err != nil || len(made) != 1 || made[0].Name != "s.1" || made[0].Labels["k"] != "ü 1" || made[0].Expires == nil || !made[0].Expires.Equal(expires) {
+		t.Fatalf("create: %+v, %v", made, err)
+	}
+	if _, err := c.CreateSnapshots(ctx, CreateSnapshots{Disks: []string{"a.b-c"}}); err != nil {
+		t.Error(err)
+	}
+	all, err := c.Snapshots(ctx, "a.b-c")
+	if err != nil || len(all) != 2 || all[0].ID != made[0].ID || all[1].Name == "" {
+		t.Fatalf("list: %+v, %v", all, err)
+	}
+	if s, err := c.RenameSnapshot(ctx, "a.b-c", "s.1", "s_2"); err != nil || s.Name != "s_2" || s.ID != made[0].ID {
+		t.Errorf("rename: %+v, %v", s, err)
+	}
+	if s, err := c.Snapshot(ctx, "a.b-c", "s_2"); err != nil || s.State != "ok" || s.Bytes != 2<<20 {
+		t.Errorf("show: %+v, %v", s, err)
+	}
+	if r, err := c.Diff(ctx, "a.b-c", "s_2", all[1].Name, 4096, 10); err != nil || len(r.Extents) != 0 || r.Bytes != 2<<20 || r.Next != 0 {
+		t.Errorf("diff: %+v, %v", r, err)
+	}
+	clone, err := c.Clone(ctx, "a.b-c", "s_2", "clone")
+	if err == nil {
+		clone, err = c.RenameDisk(ctx, "clone", "clone2")
+	}
+	if err != nil || clone.Name != "clone2" || clone.Bytes != 2<<20 {
+		t.Errorf("clone: %+v, %v", clone, err)
+	}
+	if d, err := c.Rollback(ctx, "a.b-c", "s_2"); err != nil || d.Snapshots != 2 {
+		t.Errorf("rollback: %+v, %v", d, err)
+	}
+	var body *ErrorBody
+	if err := c.RemoveDisk(ctx, "a.b-c"); !errors.As(err, &body) || body.Code != "in_use" {
+		t.Errorf("remove a disk with snapshots: %v", err)
+	}
+	for _, s := range []string{"s_2", all[1].Name} {
+		if err := c.RemoveSnapshot(ctx, "a.b-c", s, true); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.RemoveSnapshot(ctx, "a.b-c", "a/b?c", false); !errors.As(err, &body) || body.Code != "not_found" {
+		t.Errorf("a name with signs: %v", err)
+	}
+	if r, err := c.Reclaim(ctx, host.ReclaimOptions{DryRun: true, Full: true}); err != nil || r.Plan == nil {
+		t.Errorf("plan: %+v, %v", r, err)
+	}
+	if err := c.RemoveDiskWithSnapshots(ctx, "clone2"); err != nil {
+		t.Error(err)
 	}
 }
 
