@@ -263,17 +263,21 @@ var spaceRules = []rule{
 		e.ok(e.appendTo(n, datanode.Ops, records(n, end, 20, 1000)))
 	}},
 	{"a reservation is taken, replaced and given back", func(e *env) {
-		free := e.status().FreeBytes
-		if free <= 0 {
-			e.Fatalf("an empty node has %d bytes free", free)
+		free, spare := e.status().FreeBytes, e.status().SpareBytes
+		if free <= 0 || spare <= free {
+			e.Fatalf("an empty node has %d bytes free, %d with what is kept", free, spare)
 		}
 		reserve := func(host string, bytes int64, force bool) error {
 			return e.node.Reserve(e.ctx(), &datanode.ReserveRequest{Host: host, Bytes: bytes, Force: force})
 		}
 		reserved := func(want int64) {
 			e.Helper()
-			if s := e.status(); s.ReservedBytes != want || s.FreeBytes > max(free-want, 0) {
+			s := e.status()
+			if s.ReservedBytes != want || s.FreeBytes > max(free-want, 0) {
 				e.Fatalf("reserved %d, free %d of %d; want %d reserved", s.ReservedBytes, s.FreeBytes, free, want)
+			}
+			if s.SpareBytes != max(spare-want, 0) {
+				e.Fatalf("%d bytes spare of %d, %d reserved", s.SpareBytes, spare, want)
 			}
 		}
 		e.ok(reserve("a", free/2, false))

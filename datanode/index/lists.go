@@ -173,7 +173,10 @@ func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow
 	} else {
 		c.dropList(l.Segment, d)
 	}
-	if len(bits) == 0 && !(born && row.bornTo(d, at.epoch)) {
+	if len(bits) > 0 || born && row.bornTo(d, at.epoch) {
+		set(c.batch, diskKey(d, l.Segment), nil)
+	} else {
+		del(c.batch, diskKey(d, l.Segment))
 		if err := c.released(d, l.Segment, row); err != nil {
 			return false, err
 		}
@@ -187,7 +190,6 @@ func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow
 // released notes that a disk holds nothing of a segment any more, and whether
 // anybody does. The row is nil of one that is unknown.
 func (c *change) released(d id.Disk, s id.Segment, row *segmentRow) error {
-	del(c.batch, diskKey(d, s))
 	if row == nil {
 		return nil
 	}
@@ -207,12 +209,10 @@ func (c *change) list(s id.Segment, d id.Disk) (*listRow, error) {
 	return c.x.list(s, d)
 }
 
-// putList sets a list, which is not changed afterwards, and notes that the disk
-// holds slots of the segment.
+// putList sets a list, which is not changed afterwards.
 func (c *change) putList(s id.Segment, d id.Disk, row *listRow) {
 	c.noteList(s, d, row)
 	set(c.batch, listKey(s, d), row.encode())
-	set(c.batch, diskKey(d, s), nil)
 }
 
 func (c *change) dropList(s id.Segment, d id.Disk) {

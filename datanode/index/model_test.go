@@ -23,6 +23,8 @@ type modelSegment struct {
 	entry    datanode.SegmentEntry
 	contents []int
 	lists    map[id.Disk]*modelList
+	transit  bool           // condemned or forwarded
+	moves    map[int]id.Ref // by slot
 }
 
 type modelList struct {
@@ -36,14 +38,14 @@ func newModel() *model {
 
 func (m *model) publish(n uint64, contents []int, e datanode.SegmentEntry) {
 	if m.segments[n] == nil {
-		m.segments[n] = &modelSegment{entry: e, contents: contents, lists: map[id.Disk]*modelList{}}
+		m.segments[n] = &modelSegment{entry: e, contents: contents, lists: map[id.Disk]*modelList{}, moves: map[int]id.Ref{}}
 	}
 }
 
-// find returns the first segment that has a content.
+// find returns the first live segment that has a content.
 func (m *model) find(content int) (first uint64, ok bool) {
 	for n, s := range m.segments {
-		if s.slot(content) >= 0 && (!ok || n < first) {
+		if !s.transit && s.slot(content) >= 0 && (!ok || n < first) {
 			first, ok = n, true
 		}
 	}
@@ -98,6 +100,51 @@ func (m *model) free(disks int) (out []id.Segment) {
 func (m *model) remove(n uint64) {
 	delete(m.segments, n)
 	m.gone[n] = true
+	for _, s := range m.segments {
+		maps.DeleteFunc(s.moves, func(_ int, to id.Ref) bool { return to.Segment.Number() == n })
+	}
+}
+
+// numbers returns the segments, in order, so that a seed gives one run.
+func (m *model) numbers() []uint64 { return slices.Sorted(maps.Keys(m.segments)) }
+
+func (s *modelSegment) born(d id.Disk) bool {
+	return slices.ContainsFunc(s.entry.Header.Births, func(b datanode.Birth) bool { return b.Disk == d })
+}
+
+// state is what a segment's state follows from.
+func (s *modelSegment) state() datanode.State {
+	if !s.transit {
+		return datanode.StateLive
+	}
+	for d := range id.Disk(modelDisks) {
+		for slot := range s.held(d + 1) {
+			if _, ok := s.moves[slot]; !ok {
+				return datanode.StateCondemned
+			}
+		}
+	}
+	if len(s.moves) == 0 {
+		return datanode.StateCondemned
+	}
+	return datanode.StateForwarded
+}
+
+// spread has a disk hold the copies of all that it holds, by list.
+func (m *model) spread(d id.Disk) {
+	for again := true; again; {
+		again = false
+		for _, s := range m.segments {
+			held := s.held(d)
+			for slot, to := range s.moves {
+				target := m.segments[to.Segment.Number()]
+				if held[slot] && !target.list(d).bits[int(to.Slot)] {
+					target.list(d).bits[int(to.Slot)] = true
+					again = true
+				}
+			}
+		}
+	}
 }
 
 // run compares an index with the model over random calls.
@@ -115,8 +162,11 @@ const (
 	modelContents = 60
 )
 
-func TestModel(t *testing.T) {
-	for range 2 {
+func TestModel(t *testing.T)    { runModel(t, 2, 250) }
+func TestSimModel(t *testing.T) { runModel(t, 4, 600) }
+
+func runModel(t *testing.T, runs, steps int) {
+	for range runs {
 		seed := rand.Uint64()
 		r := &run{house: newHouse(t, vfs.NewMem()), model: newModel(), rng: rand.New(rand.NewPCG(seed, 0)),
 			epochs: map[id.Disk]id.Epoch{}, seqs: map[id.Disk]id.Seq{}}
@@ -129,7 +179,7 @@ func TestModel(t *testing.T) {
 					t.Logf("seed %d", seed)
 				}
 			}()
-			for i := range 300 {
+			for i := range steps {
 				r.step()
 				if i%8 == 0 {
 					r.compare()
@@ -143,21 +193,22 @@ func TestModel(t *testing.T) {
 func (r *run) step() {
 	r.Helper()
 	d := id.Disk(1 + r.rng.IntN(modelDisks))
-	switch r.rng.IntN(12) {
+	switch r.rng.IntN(16) {
 	case 0:
 		r.epochs[d]++
 		r.seqs[d] = 0
 	case 1:
-		r.reopen()
+		if r.rng.IntN(8) > 0 {
+			r.reopen()
+		} else {
+			r.stepRebuild()
+		}
+	case 12:
+		r.stepCondemn(d)
+	case 13, 14:
+		r.stepMove(d)
 	case 2, 3:
-		got, want := r.reclaimAll(), r.free(modelDisks)
-		slices.Sort(got)
-		if !slices.Equal(got, want) {
-			r.Fatalf("reclaimed %v, want %v", got, want)
-		}
-		for _, s := range got {
-			r.remove(s.Number())
-		}
+		r.stepReclaim()
 	case 4, 5, 6:
 		r.stepPublish(d)
 	case 7, 8:
@@ -212,59 +263,21 @@ func (r *run) stepLookup(d id.Disk) {
 	}
 }
 
-// stepLists sets some of a disk's lists, sometimes under an old number.
-func (r *run) stepLists(d id.Disk) {
-	r.Helper()
-	r.seqs[d]++
-	u := update{r.epochs[d], r.seqs[d]}
-	if r.rng.IntN(6) == 0 {
-		u.seq -= id.Seq(r.rng.IntN(int(min(u.seq, 5))))
-	}
-	var lists []datanode.List
-	var refused []id.Segment
-	for n, s := range r.segments {
-		if r.rng.IntN(3) > 0 {
-			continue
-		}
-		keep := map[int]bool{}
-		for slot := range s.held(d) {
-			if r.rng.IntN(3) == 0 {
-				keep[slot] = true
-			}
-		}
-		if l := s.lists[d]; l != nil && len(l.bits)+len(keep) == 0 && l.last.less(u) && len(s.held(d)) == 0 {
-			continue // whether an empty list of the past counts is not for the contract to say
-		}
-		lists = append(lists, list(n, slices.Collect(maps.Keys(keep))...))
-		if l := s.lists[d]; l != nil && !l.last.less(u) {
-			if len(l.bits) == 0 && !slices.ContainsFunc(s.entry.Header.Births, func(b datanode.Birth) bool { return b.Disk == d }) {
-				lists = lists[:len(lists)-1]
-				continue
-			}
-			refused = append(refused, id.MakeSegment(3, n))
-			continue
-		}
-		l := s.list(d)
-		l.last, l.set, l.bits = u, u, keep
-	}
-	got := r.setLists(d, u.epoch, u.seq, lists...)
-	slices.Sort(got)
-	slices.Sort(refused)
-	if !slices.Equal(got, refused) {
-		r.Fatalf("refused %v, want %v", got, refused)
-	}
-}
-
 // compare reads everything and compares it with the model.
 func (r *run) compare() {
 	r.Helper()
 	var want datanode.IndexStatus
 	held := map[id.Disk][]id.Segment{}
+	r.compareMoves()
+	r.compareUsage()
 	for n, s := range r.segments {
 		want.Segments++
 		want.SealedBytes += int64(64 * len(s.contents))
 		want.PlainBytes += int64(4096 * len(s.contents))
 		d := r.describe(n)
+		if d.State != s.state() {
+			r.Fatalf("segment %d has state %d, want %d", n, d.State, s.state())
+		}
 		got := map[id.Disk][]byte{}
 		for _, l := range d.Lists {
 			got[l.Disk] = l.Bits
@@ -294,7 +307,7 @@ func (r *run) compare() {
 		}
 	}
 	for c := range modelContents {
-		if _, ok := r.find(c); ok {
+		if slices.ContainsFunc(r.numbers(), func(n uint64) bool { return r.segments[n].slot(c) >= 0 }) {
 			want.Fingerprints++
 		}
 	}

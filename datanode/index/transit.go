@@ -150,6 +150,7 @@ func (c *change) pass(d id.Disk, s id.Segment, at update) error {
 		if !grown {
 			continue
 		}
+		set(c.batch, diskKey(d, target), nil)
 		if err := c.pass(d, target, update{}); err != nil {
 			return err
 		}
