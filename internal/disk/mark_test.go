@@ -1,0 +1,462 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/logrec"
+)
+
+// snap takes a snapshot of each disk at one instant; numbers are first, first+1, …
+func (h *house) snap(first id.Snapshot, disks ...*Disk) []int64 {
+	h.Helper()
+	rs := make([]MarkRequest, len(disks))
+	for i, d := range disks {
+		rs[i] = MarkRequest{d, first + id.Snapshot(i)}
+	}
+	sizes, err := MarkAll(h.Context(), rs)
+	h.ok(err)
+	for _, r := range rs {
+		r.Disk.Settled(r.Snapshot)
+	}
+	return sizes
+}
+
+// shows tests that a snapshot reads as want; it must be destaged.
+func (h *house) shows(d *Disk, s id.Snapshot, want []byte) {
+	h.Helper()
+	i, err := d.At(h.Context(), s)
+	h.ok(err)
+	defer i.Close()
+	if i.Size() != int64(len(want)) {
+		h.Fatalf("disk %d, snapshot %d has %d bytes, want %d", d.ID(), s, i.Size(), len(want))
+	}
+	got := make([]byte, len(want))
+	h.ok(i.ReadAt(h.Context(), got, 0))
+	if !bytes.Equal(got, want) {
+		for b := range got {
+			if got[b] != want[b] {
+				h.Fatalf("disk %d, snapshot %d: byte %d (chunk %d) is %d, want %d", d.ID(), s, b, b>>12, got[b], want[b])
+			}
+		}
+	}
+}
+
+// TestSnapshot takes snapshots and looks at them in the log, in results, in a
+// checkpoint, after passes and under another owner.
+func TestSnapshot(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	was := map[id.Snapshot][]byte{}
+	take := func(s id.Snapshot) {
+		t.Helper()
+		if sizes := h.snap(s, d); sizes[0] != int64(len(c.data)) {
+			t.Fatalf("snapshot %d of %d bytes, want %d", s, sizes[0], len(c.data))
+		}
+		was[s] = bytes.Clone(c.data)
+	}
+	check := func() {
+		t.Helper()
+		for s, want := range was {
+			h.shows(d, s, want)
+		}
+		h.same(d, c)
+	}
+	take(1) // of nothing
+	h.fill(d, c, 20)
+	take(2)
+	take(3) // nothing in between
+	h.fill(d, c, 5)
+	h.ok(d.Close())
+	d = h.open(h.session(), 1) // marks in the log
+	h.ok(h.round(d))
+	check()
+	h.fill(d, c, 20)
+	take(4)
+	h.ok(h.round(d))
+	check()
+	h.ok(d.Close())
+	d = h.open(h.session(), 1) // marks in results
+	check()
+	h.ok(d.Checkpoint(t.Context()))
+	h.fill(d, c, 20)
+	h.ok(h.round(d))
+	check()
+	h.useUp(d, c)
+	h.useUp(d, c)
+	check()
+	h.ok(d.Close())
+	d = h.open(h.session(), 1) // marks in a checkpoint
+	check()
+	delete(was, 2)
+	delete(was, 4)
+	_, err := d.Pass(t.Context(), PassOptions{Exists: func(context.Context) (map[id.Snapshot]bool, error) {
+		return map[id.Snapshot]bool{1: true, 3: true}, nil
+	}})
+	h.ok(err)
+	h.ok(h.reclaim(t.Context()))
+	check()
+	for _, s := range []id.Snapshot{2, 4, 77} {
+		_, err := d.At(t.Context(), s)
+		h.fails("a snapshot that is gone", err, ErrNoSnapshot, ErrCorrupt)
+		if d.Marked(s) {
+			t.Fatalf("snapshot %d is marked", s)
+		}
+	}
+}
+
+// TestUnsettled lets a pass run between the mark and the registry's answer: the
+// snapshot stays, and goes when the answer is no.
+func TestUnsettled(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 10)
+	_, err := MarkAll(t.Context(), []MarkRequest{{d, 5}})
+	h.ok(err)
+	want := bytes.Clone(c.data)
+	none := PassOptions{Exists: func(context.Context) (map[id.Snapshot]bool, error) { return nil, nil }}
+	for range 2 {
+		h.fill(d, c, 10)
+		h.ok(h.round(d))
+		_, err = d.Pass(t.Context(), none)
+		h.ok(err)
+		h.ok(h.reclaim(t.Context()))
+		h.shows(d, 5, want)
+	}
+	d.Settled(5)
+	_, err = d.Pass(t.Context(), none)
+	h.ok(err)
+	_, err = d.At(t.Context(), 5)
+	h.fails("forgotten", err, ErrNoSnapshot)
+	h.same(d, c)
+	none.Exists = func(context.Context) (map[id.Snapshot]bool, error) { return nil, datanode.ErrSpindle }
+	h.snap(6, d)
+	h.ok(h.round(d))
+	_, err = d.Pass(t.Context(), none)
+	h.fails("a pass without a registry", err, datanode.ErrSpindle)
+	h.shows(d, 6, c.data)
+}
+
+// TestMarkAllOneInstant snapshots two disks while a writer writes a number to the
+// one, and when that has returned to the other: no snapshot has it the other way
+// round.
+func TestMarkAllOneInstant(t *testing.T) {
+	const rounds, writers = 20, 3
+	h, _, _ := bentHouse(t)
+	p := h.session()
+	a, b := h.open(p, 1), h.open(p, 2)
+	var stop atomic.Bool
+	var running sync.WaitGroup
+	for w := range writers {
+		running.Go(func() {
+			buf := make([]byte, 8)
+			for n := uint64(1); n <= 1000 && !stop.Load(); n++ { // what may be charged
+				binary.BigEndian.PutUint64(buf, n)
+				h.ok(a.WriteAt(t.Context(), buf, int64(w)*4096, false))
+				h.ok(b.WriteAt(t.Context(), buf, int64(w)*4096, false))
+			}
+		})
+	}
+	for i := range id.Snapshot(rounds) {
+		h.snap(1+2*i, b, a)
+		time.Sleep(time.Millisecond)
+	}
+	stop.Store(true)
+	running.Wait()
+	h.ok(h.round(a))
+	h.ok(h.round(b))
+	for i := range id.Snapshot(rounds) {
+		read := func(d *Disk, s id.Snapshot, w int) uint64 {
+			image, err := d.At(t.Context(), s)
+			h.ok(err)
+			buf := make([]byte, 8)
+			h.ok(image.ReadAt(t.Context(), buf, int64(w)*4096))
+			return binary.BigEndian.Uint64(buf)
+		}
+		for w := range writers {
+			if first, second := read(a, 2+2*i, w), read(b, 1+2*i, w); second > first || first > second+1 {
+				t.Fatalf("snapshot %d, writer %d: the first disk has %d, the second %d", i, w, first, second)
+			}
+		}
+	}
+}
+
+// TestMarkAllBusy lets one of the disks wait with its log: within bounded time
+// the call gives up and has marked nothing, and the disks go on.
+func TestMarkAllBusy(t *testing.T) {
+	h, _, c := bentHouse(t)
+	p := h.session()
+	a, b := h.open(p, 1), h.open(p, 2)
+	h.fill(a, c, 5)
+	next := a.next
+	b.appendMu.Lock()
+	began := time.Now()
+	_, err := MarkAll(t.Context(), []MarkRequest{{a, 1}, {b, 2}})
+	h.fails("busy", err, ErrBusy)
+	if took := time.Since(began); took < markWaitMax || took > 4*markWaitMax {
+		t.Errorf("gave up after %v", took)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	_, err = MarkAll(ctx, []MarkRequest{{a, 1}, {b, 2}})
+	h.fails("left", err, context.Canceled)
+	b.appendMu.Unlock()
+	if a.next != next || len(a.unsettled)+len(b.unsettled) != 0 || a.Marked(1) || b.Marked(2) {
+		t.Error("something was marked")
+	}
+	h.snap(3, b, a)
+	h.ok(h.round(a))
+	h.shows(a, 4, c.data)
+	if _, err = MarkAll(t.Context(), []MarkRequest{{a, 5}, {a, 6}}); err == nil {
+		t.Error("one disk was marked twice")
+	}
+	h.ok(b.Close())
+	_, err = MarkAll(t.Context(), []MarkRequest{{a, 5}, {b, 6}})
+	h.fails("closed", err, ErrClosed)
+}
+
+// logFull is a node whose log refuses appends of a class or better.
+type logFull struct {
+	datanode.Node
+	full atomic.Bool
+}
+
+func (n *logFull) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.AppendReply, error) {
+	if n.full.Load() && r.Stream == datanode.Ops {
+		return nil, datanode.Errorf(datanode.ErrLogFull, "no")
+	}
+	return n.Node.Append(ctx, r)
+}
+
+// TestMarkAllLogFull finds no room even for a mark, and beside it a writer that
+// waits for room: neither fails the disk.
+func TestMarkAllLogFull(t *testing.T) {
+	var node *logFull
+	h := newHouse(t, func(n datanode.Node) datanode.Node {
+		node = &logFull{Node: n}
+		return node
+	})
+	d, c := h.open(h.session(), 1), newContent(3)
+	h.fill(d, c, 5)
+	node.full.Store(true)
+	_, err := MarkAll(t.Context(), []MarkRequest{{d, 1}})
+	h.fails("no room", err, ErrBusy, datanode.ErrLogFull)
+	written := make(chan error)
+	go func() { written <- d.WriteAt(t.Context(), []byte("late"), 0, false) }()
+	for d.stats.logFull.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	_, err = MarkAll(t.Context(), []MarkRequest{{d, 1}})
+	h.fails("behind a writer", err, ErrBusy)
+	node.full.Store(false)
+	h.ok(<-written)
+	copy(c.data, "late")
+	h.snap(2, d)
+	h.ok(h.round(d))
+	h.shows(d, 2, c.data)
+}
+
+// TestAwait waits for the round that brings a snapshot to the map, as long as
+// there is hope.
+func TestAwait(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 5)
+	h.snap(1, d)
+	time.AfterFunc(20*time.Millisecond, func() { h.round(d) })
+	h.shows(d, 1, c.data)
+	h.snap(2, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	h.fails("no round", d.Await(ctx, 2), context.DeadlineExceeded)
+	time.AfterFunc(20*time.Millisecond, func() { d.Close() })
+	h.fails("closed", d.Await(t.Context(), 2), ErrClosed)
+
+	d = h.open(h.session(), 1)
+	time.AfterFunc(20*time.Millisecond, func() { d.fail(errors.New("dead")) })
+	h.fails("failed", d.Await(t.Context(), 2), ErrFailed)
+}
+
+// TestHalfResultWithMark leaves the first record of a result whose last one has a
+// mark, as an owner does that dies in between: the next one takes the snapshot
+// from the log again.
+func TestHalfResultWithMark(t *testing.T) {
+	h, node, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 10)
+	h.snap(1, d)
+	want := bytes.Clone(c.data)
+	h.fill(d, c, 3)
+	half := logrec.Result{More: true, Through: d.layers[0].through, MAC: d.layers[0].mac, Gen: d.m.Gen(), SizeBytes: d.Size(), Updates: []logrec.Update{{LBA: 1}}}
+	data := half.Append(nil)
+	pos := d.state.result + 1
+	h.ok(d.appendResults(t.Context(), []datanode.Record{{
+		Pos: pos, Type: uint8(logrec.TypeResult), Data: data, MAC: d.results.Next(d.Epoch(), pos, logrec.TypeResult, data),
+	}}))
+	h.ok(d.Close())
+	for range 3 {
+		d = h.open(h.session(), 1)
+		h.ok(h.round(d))
+		h.shows(d, 1, want)
+		h.same(d, c)
+		h.fill(d, c, 3)
+		h.ok(d.Close())
+		node.keep = true // and what the results cover is in the log once more
+	}
+}
+
+// TestChanges compares snapshots chunk by chunk with what the model says.
+func TestChanges(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	var was [][]byte
+	for i := range 6 {
+		h.fill(d, c, 8)
+		if i == 3 {
+			h.ok(d.Resize(t.Context(), houseDiskBytes*2))
+			c.data = append(c.data, make([]byte, houseDiskBytes)...)
+		}
+		h.snap(id.Snapshot(i+1), d)
+		was = append(was, bytes.Clone(c.data))
+		if i%2 == 0 {
+			h.ok(h.round(d))
+			_, err := d.Pass(t.Context(), PassOptions{})
+			h.ok(err)
+		}
+	}
+	h.ok(h.round(d))
+	for to := range was {
+		for from := range to {
+			old, err := d.At(t.Context(), id.Snapshot(from+1))
+			h.ok(err)
+			now, err := d.At(t.Context(), id.Snapshot(to+1))
+			h.ok(err)
+			got := make([]bool, now.Size()>>12)
+			for off := int64(0); off < now.Size(); {
+				h.ok(now.Changes(t.Context(), old, off, now.Size()-off, func(n int64, dirty bool) bool {
+					for i := range n >> 12 {
+						got[off>>12+i] = dirty
+					}
+					off += n
+					return true
+				}))
+			}
+			zeros := make([]byte, 4096)
+			for i := range got {
+				before := zeros
+				if at := i << 12; at < len(was[from]) {
+					before = was[from][at : at+4096]
+				}
+				if want := !bytes.Equal(before, was[to][i<<12:i<<12+4096]); got[i] != want {
+					t.Fatalf("from %d to %d: chunk %d changed: %v, want %v", from, to, i, got[i], want)
+				}
+			}
+			if err := old.ReadAt(t.Context(), make([]byte, 1), old.Size()); !errors.Is(err, ErrOutOfRange) {
+				t.Fatalf("a read behind the end: %v", err)
+			}
+		}
+	}
+	other := h.open(h.session(), 2)
+	h.snap(99, other)
+	h.ok(h.round(other))
+	foreign, err := other.At(t.Context(), 99)
+	h.ok(err)
+	mine, err := d.At(t.Context(), 1)
+	h.ok(err)
+	if err := mine.Changes(t.Context(), foreign, 0, 4096, func(int64, bool) bool { return true }); err == nil {
+		t.Error("snapshots of two disks were compared")
+	}
+	h.ok(mine.Close())
+	h.fails("closed", mine.ReadAt(t.Context(), make([]byte, 1), 0), ErrClosed)
+}
+
+// TestRollback rolls back and forth; what comes in between gets ErrBusy or waits.
+func TestRollback(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 20)
+	h.snap(1, d)
+	one := bytes.Clone(c.data)
+	h.fill(d, c, 20)
+	h.ok(d.Resize(t.Context(), houseDiskBytes+8192))
+	c.data = append(c.data, make([]byte, 8192)...)
+	h.ok(h.round(d))
+	h.fill(d, c, 5)
+	h.snap(2, d)
+	two := bytes.Clone(c.data)
+	h.fill(d, c, 5)
+	h.ok(h.round(d)) // Await would need a host's rounds
+	h.fill(d, c, 5)
+	for i := range 4 {
+		s, want := id.Snapshot(1), one
+		if i%2 == 1 {
+			s, want = 2, two
+		}
+		h.ok(d.Rollback(t.Context(), s))
+		c.data = bytes.Clone(want)
+		if d.Size() != int64(len(want)) {
+			t.Fatalf("%d bytes after the rollback, want %d", d.Size(), len(want))
+		}
+		h.same(d, c)
+		h.shows(d, 1, one)
+		h.shows(d, 2, two)
+		h.fill(d, c, 5)
+		if i == 1 {
+			h.ok(h.round(d))
+			h.ok(d.Checkpoint(t.Context()))
+		}
+		h.ok(d.Close())
+		d = h.open(h.session(), 1)
+		h.same(d, c)
+		h.useUp(d, c)
+		h.shows(d, 1, one)
+		h.shows(d, 2, two)
+	}
+	h.fails("to nowhere", d.Rollback(t.Context(), 9), ErrNoSnapshot)
+	h.same(d, c)
+}
+
+// TestRollbackOnlyInLog dies between the rollback's record and its result: Open
+// ends it.
+func TestRollbackOnlyInLog(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 20)
+	h.snap(1, d)
+	want := bytes.Clone(c.data)
+	h.fill(d, c, 20)
+	h.ok(h.round(d))
+	view, err := d.m.At(1)
+	h.ok(err)
+	op := logrec.Op{Type: logrec.TypeRollback, Snapshot: 1, Len: view.Bytes()}
+	rollback := commit{recs: []pending{{op: op, data: logrec.AppendRollback(nil, 1, op.Len)}}}
+	h.ok(d.appendBatch([]*commit{&rollback}, d.appendMark))
+	h.ok(d.WriteAt(t.Context(), []byte("after"), 100, false))
+	copy(want[100:], "after")
+	h.ok(d.Close())
+	for range 2 {
+		d = h.open(h.session(), 1)
+		c.data = want
+		h.same(d, c)
+		if n := slices.IndexFunc(d.layers, func(l *layer) bool { return l.mark.Kind == logrec.TypeRollback }); n >= 0 {
+			t.Fatal("the rollback is in the write buffer of an open disk")
+		}
+		h.ok(d.Close())
+	}
+	p := h.session()
+	d = h.open(p, 1)
+	h.useUp(d, c)
+	h.ok(d.Close())
+	if n := p.Space.Charged(); n != 0 {
+		t.Fatalf("%d bytes stay charged", n)
+	}
+}
