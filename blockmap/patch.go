@@ -12,8 +12,9 @@ import (
 // PatchesMax bounds the patches of a batch.
 const PatchesMax = 1 << 12
 
-// Patch says that the entry of generation Gen of an LBA, if it lies at From,
-// lies at To. Nothing else about it changes, and nobody sees a difference.
+// Patch says that the entry of generation Gen of an LBA, if it is in From's slot
+// of From's segment, lies at To. Nothing else about it changes, and nobody sees a
+// difference.
 type Patch struct {
 	LBA      id.LBA
 	Gen      id.Gen
@@ -28,7 +29,7 @@ func (b *Batch) validatePatches() error {
 		return fmt.Errorf("%w: a batch of %d patches and other things", ErrInvalid, len(b.Patches))
 	}
 	for _, p := range b.Patches {
-		if p.LBA >= LBAMax || p.From == (id.Ref{}) || p.To == (id.Ref{}) {
+		if p.LBA >= LBAMax || p.From.Segment == 0 || p.To.Segment == 0 {
 			return fmt.Errorf("%w: patch %+v", ErrInvalid, p)
 		}
 	}
@@ -45,7 +46,7 @@ func (m *Map) putPatches(s *step, b *Batch) error {
 		if err := m.get(key, &e); err != nil {
 			return fmt.Errorf("LBA %d, generation %d: %w", p.LBA, p.Gen, err)
 		}
-		if e.Ref != p.From {
+		if e.Zero() || e.Ref.Segment != p.From.Segment || e.Ref.Slot != p.From.Slot {
 			continue
 		}
 		e.Ref = p.To

@@ -215,12 +215,18 @@ func (p *past) patch() {
 			patch := Patch{lba, v.gen, v.entry.Ref, entryOf(p.next).Ref}
 			if p.rand.IntN(4) == 0 {
 				patch.From.Slot++
+				if p.rand.IntN(2) == 0 {
+					patch.From = id.Ref{Segment: patch.From.Segment + 1, Slot: patch.From.Slot - 1}
+				}
 				b.Patches = append(b.Patches, patch)
 				continue
 			}
+			if p.rand.IntN(2) == 0 {
+				patch.From.Location = 0 // does not matter
+			}
 			b.Patches = append(b.Patches, patch)
 			for _, see := range p.now.viewers() {
-				if at := see[lba]; at.gen == v.gen && at.entry.Ref == patch.From {
+				if at := see[lba]; at.gen == v.gen && at.entry.Ref == v.entry.Ref {
 					at.entry.Ref = patch.To
 					see[lba] = at
 				}
