@@ -13,7 +13,7 @@ import (
 // completions are scripts that ask the program itself what comes next.
 var completions = map[string]string{
 	"bash": `_plinth() {
-  local cur i line=() words # line: COMP_WORDS, where bash splits vm1@mon into three
+  local cur i line=() words # line: COMP_WORDS, where bash splits vm1@mon into three, and replaces from the @ on
   for ((i = 0; i <= COMP_CWORD; i++)); do
     cur=${COMP_WORDS[i]}
     if ((i > 0)) && [[ $cur == @* || ${line[-1]} == *@ ]]; then line[-1]+=$cur; else line+=("$cur"); fi
@@ -22,7 +22,7 @@ var completions = map[string]string{
   unset 'line[-1]'
   words=$("${line[@]}" $([[ $cur == -* ]] && printf %s "$cur") --generate-bash-completion 2>/dev/null)
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
-  if [[ $cur == *@* && $COMP_WORDBREAKS == *@* ]]; then COMPREPLY=("${COMPREPLY[@]#*@}"); fi
+  if [[ $cur == *@* && $COMP_WORDBREAKS == *@* ]]; then COMPREPLY=("${COMPREPLY[@]/#*@/@}"); fi
 }
 complete -o bashdefault -o default -F _plinth plinth
 `,

@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -209,18 +210,28 @@ func TestTCPAPI(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "database", "1G")
+	s.command(t, "snapshot", "create", "database", "monday")
+	s.command(t, "snapshot", "create", "database", "tuesday")
 	for _, c := range []struct{ line, want string }{
 		{"plinth d", "disk diff detach"},
-		{"plinth attach da", "database"},
+		{"plinth attach datab", "database database@monday database@tuesday"},
+		{"plinth snapshot re", "rename"},
+		{"plinth snapshot create da", "database"},
+		{"plinth snapshot rm da", "database@monday database@tuesday"},
+		{"plinth snapshot rm database@", "@monday @tuesday"},
+		{"plinth clone database@m", "@monday"},
+		{"plinth diff database@monday database@t", "@tuesday"},
+		{"plinth snapshot rm --wa", "--wait"},
 		{"plinth disk r", "resize rename rm"},
 		{"plinth disk show da", "database"},
 		{"plinth disk rm --js", "--json"},
 		{"plinth up --spindle-", "--spindle-size"},
 	} {
-		words := strings.Fields(c.line)
+		// Bash takes "@" for a word of its own, and completes from there.
+		words := strings.Fields(strings.ReplaceAll(c.line, "@", " @ "))
 		script := `set -e; PATH=` + filepath.Dir(executable) + `:$PATH; export PLINTH_API=` + s.api + `
 			source <(plinth completion bash)
-			COMP_WORDS=(` + c.line + `); COMP_CWORD=` + string(rune('0'+len(words)-1)) + `
+			COMP_WORDS=(` + strings.Join(words, " ") + `); COMP_CWORD=` + fmt.Sprint(len(words)-1) + `
 			_plinth; echo "${COMPREPLY[@]}"`
 		if got := strings.TrimSpace(string(run(t, "bash", "-c", script))); got != c.want {
 			t.Errorf("%q is completed with %q, want %q", c.line, got, c.want)

@@ -18,8 +18,11 @@ func TestTLS(t *testing.T) {
 	a.Write(server, "server", "127.0.0.1", time.Now().Add(time.Hour))
 	a.Write(client, "client", "host1", time.Now().Add(time.Hour))
 	data := filepath.Join(tempDir(t), "data")
-	s := start(t, data, append(small, "--nbd-tls", server, "--nbd-tls-required", "--nbd-grant", "host1=vm*", "--nbd-grant", "host2=*")...)
+	s := start(t, data, append(small, "--nbd-tls", server, "--nbd-tls-required", "--nbd-grant", "host1=vm*", "--nbd-grant", "host1=other@mon", "--nbd-grant", "host2=*")...)
 	s.command(t, "disk", "create", "other", "1G")
+	for _, name := range []string{"mon", "tue"} {
+		s.command(t, "snapshot", "create", "vm1", "other", "--name", name)
+	}
 
 	uri := func(disk string) string { return "nbds://" + s.tcp + "/" + disk + "?tls-certificates=" + client }
 	if got := run(t, "nbdinfo", "--size", uri("vm1")); strings.TrimSpace(string(got)) != "10737418240" {
@@ -35,7 +38,13 @@ func TestTLS(t *testing.T) {
 	if strings.Contains(string(said), "failed") {
 		t.Errorf("%s", said)
 	}
-	for name, uri := range map[string]string{"a disk not granted": uri("other"), "no TLS": s.uri("tcp", "vm1")} {
+	for _, granted := range []string{"vm1@mon", "vm1@tue,since=mon", "other@mon"} {
+		run(t, "nbdinfo", uri(granted))
+	}
+	for name, uri := range map[string]string{
+		"a disk not granted": uri("other"), "a snapshot not granted": uri("other@tue"), "a pair not granted": uri("other@tue,since=mon"),
+		"no TLS": s.uri("tcp", "vm1"),
+	} {
 		if out, err := exec.CommandContext(t.Context(), "nbdinfo", uri).CombinedOutput(); err == nil {
 			t.Errorf("%s is let in:\n%s", name, out)
 		}
