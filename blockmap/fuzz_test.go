@@ -93,6 +93,8 @@ func FuzzTrimRow(f *testing.F) {
 func FuzzHead(f *testing.F) {
 	h := head{gen: 9, floor: 3, updates: 5, view: view{{0, 3}, {7, genEnd}}, state: []byte("state")}
 	f.Add(h.encode())
+	h.marked = true
+	f.Add(h.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := parseHead(b)
 		if err != nil {
@@ -105,6 +107,50 @@ func FuzzHead(f *testing.F) {
 			t.Errorf("%x encodes to %x", b, again)
 		}
 	})
+}
+
+func FuzzSnapshotRow(f *testing.F) {
+	k := mark{id: 5, bytes: 1 << 40, view: view{{0, 3}, {7, 9}}}
+	key := markKey(k.id)
+	f.Add(key[:], k.encode())
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		k, err := parseMark(key, value)
+		if err != nil {
+			if !known(err) {
+				t.Errorf("error without a class: %v", err)
+			}
+			return
+		}
+		again := markKey(k.id)
+		if v := k.encode(); !bytes.Equal(again[:], key) || !bytes.Equal(v, value) {
+			t.Errorf("%x, %x encodes to %x, %x", key, value, again, v)
+		}
+	})
+}
+
+// TestSnapshotRefusals: what newer code writes is refused, not misread.
+func TestSnapshotRefusals(t *testing.T) {
+	k := mark{id: 5, bytes: 1, view: view{{0, 3}}}
+	key := markKey(k.id)
+	for _, at := range []int{0, 4} {
+		b := k.encode()
+		b[at] += 2
+		if _, err := parseMark(key[:], b); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("a snapshot with another byte %d: %v", at, err)
+		}
+	}
+	h := head{gen: 9, view: wholeView(), marked: true}
+	b := h.encode()
+	b[4] |= 2
+	if _, err := parseHead(b); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a head with an unknown feature: %v", err)
+	}
+	m := mustCreate(t, testOptions(t, newStore()))
+	mustApply(t, m, &Batch{Mark: Mark{Snapshot: 1}}, "")
+	sweepMap(t, m, 1)
+	if !m.head.marked || m.head.encode()[4] != featureMarks {
+		t.Error("a map that had snapshots does not say so")
+	}
 }
 
 func TestManifestRefusals(t *testing.T) {

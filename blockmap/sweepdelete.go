@@ -84,10 +84,8 @@ func (w *sweep) finish(rows []trim) error {
 		w.report.Deleted++
 	}
 	next.head.floor = max(next.head.floor, w.floor)
-	if m.rollbacks == w.s.rollbacks {
-		if err := w.closeGaps(next); err != nil {
-			return err
-		}
+	if err := w.closeGaps(next); err != nil {
+		return err
 	}
 	left, err := readTrims(m.db)
 	if err != nil {
@@ -103,8 +101,9 @@ func (w *sweep) finish(rows []trim) error {
 	return m.take(next)
 }
 
-// closeGaps makes a step without gaps in which nothing is left. The map was not
-// rolled back since the snapshot, so that all gaps are older than it.
+// closeGaps makes a step without those gaps of the snapshot's views in which
+// nothing is left. They are older than the snapshot, so nothing comes into them
+// any more, in whichever view they are by now.
 func (w *sweep) closeGaps(next *step) error {
 	next.head.view = w.people.closed(next.head.view)
 	var changed marks

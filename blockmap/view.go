@@ -46,9 +46,6 @@ func (v view) ends() bool { return v[len(v)-1].End != genEnd }
 // last returns the newest generation that the view can show.
 func (v view) last() id.Gen { return v[len(v)-1].End - 1 }
 
-// start returns the first generation of the last interval.
-func (v view) start() id.Gen { return v[len(v)-1].From }
-
 // cut returns the view up to a generation of its last interval, without it.
 func (v view) cut(end id.Gen) view {
 	out := slices.Clone(v)

@@ -99,7 +99,6 @@ func newViewers(head view, snapshots marks) viewers {
 // seen returns the indexes of those of the lineage who see an event of a
 // generation before the next one: from the first to the second, without it.
 func (l *lineage) seen(gen, next id.Gen) (int, int) {
-	gen = max(gen, l.view.start())
 	if gen >= next {
 		return 0, 0
 	}
