@@ -3,7 +3,9 @@
 //
 // Nouns: the catalog is what the registry says of the pool and its disks. A
 // session is one life of the agent, with a data key of its own. An export is a
-// disk as NBD serves it.
+// disk as NBD serves it, or a snapshot, or a snapshot with its changes since an
+// older one. A clone's base is the disk whose lists hold what the clone needs,
+// until a pass of its own has stated that.
 //
 // # The catalog
 //
@@ -11,10 +13,12 @@
 //
 //	pool          pool header (package keyring)
 //	layouts       stripe layouts (package stripe)
-//	next/disk     decimal: the next disk number; next/segment, next/key alike
+//	next/disk     decimal: the next disk number; next/segment, next/key, next/snap
+//	              alike
 //	key/N         a session's wrapped data key
 //	disk/N        a disk: JSON, see DiskRecord
 //	name/NAME     decimal: the disk of that name
+//	snap/N/NAME   a snapshot of disk N: JSON, see SnapshotRecord
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	ckpt/N        a disk's newest checkpoint (package disk)
 //
@@ -25,15 +29,26 @@
 //   - I8: a data key is durable, wrapped, before it seals anything.
 //   - I13: the index is called complete only when every disk of the catalog,
 //     those being removed included, has set its lists since its incarnation.
+//   - A row of a snapshot is written when its mark is stable, and a mark that
+//     neither a row nor a clone's base names is forgotten, unless its row is
+//     being written (package disk: Settled).
+//   - The lists of a clone's base are held before the checkpoint is read that the
+//     clone begins with, until the record without the base is stable. A removed
+//     disk gives nothing up while it is the base of another.
 //
 // # Concurrency
 //
 // Open starts two goroutines, which Close ends: one destages and makes
 // checkpoints, one passes and reclaims. Methods may be called at once; those
-// that change the catalog take turns.
+// that change the catalog take turns (changing), longer work before it, such as a
+// checkpoint, excepted. Lock order: changing or sweeping, then recordMu or
+// renameMu, then mu. Who has sweeping never waits for changing: a change may wait
+// for a round, and a round for space.
 //
 // A crash leaves what disks and data node leave, and at most a disk that is
-// marked as being removed, which the next Open goes on removing.
+// marked as being removed, which the next Open goes on removing, and marks of
+// snapshots without a row.
 //
-// Errors: [ErrExists], [ErrUnknownDisk], [ErrInUse], [ErrInvalid].
+// Errors: [ErrExists], [ErrUnknownDisk], [ErrUnknownSnapshot], [ErrInUse],
+// [ErrBusy], [ErrTooMany], [ErrInvalid].
 package host

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"testing"
 	"time"
@@ -71,6 +72,18 @@ func same(t *testing.T, a, b any) bool {
 		t.Fatal(err)
 	}
 	return reflect.DeepEqual(x, y)
+}
+
+// TestSnapshotsAreBounded: rows of snapshots leave room in the registry.
+func TestSnapshotsAreBounded(t *testing.T) {
+	h := &Host{snapBytes: snapshotRowsBytesMax}
+	if _, err := h.freeName("mon", time.Now(), nil); err != nil {
+		t.Error(err)
+	}
+	h.snapBytes++
+	if _, err := h.freeName("mon", time.Now(), nil); !errors.Is(err, ErrTooMany) {
+		t.Errorf("one above the bound: %v", err)
+	}
 }
 
 // TestCloneRecordIsRefusedByOlder: an agent that does not know bases must not open
