@@ -43,17 +43,18 @@ func readMoves(ctx context.Context, node datanode.IndexNode) (moves, error) {
 	}
 }
 
-// follow returns where the chunk at ref is: ref itself where it has not moved.
+// follow returns where the chunk at ref is: ref itself where it has not moved. A
+// copy may have moved on; segments are emptied into newer ones, so that ends.
 func (m moves) follow(ref id.Ref) id.Ref {
-	list := m[ref.Segment]
-	if len(list) == 0 {
-		return ref
+	for range len(m) {
+		list := m[ref.Segment]
+		i, ok := slices.BinarySearchFunc(list, ref.Slot, func(v datanode.SlotMove, s id.Slot) int { return cmp.Compare(v.Slot, s) })
+		if !ok {
+			break
+		}
+		ref = list[i].To
 	}
-	i, ok := slices.BinarySearchFunc(list, ref.Slot, func(v datanode.SlotMove, s id.Slot) int { return cmp.Compare(v.Slot, s) })
-	if !ok {
-		return ref
-	}
-	return list[i].To
+	return ref
 }
 
 // sort orders segments: those that chunks move out of, then the others.

@@ -17,6 +17,8 @@ type View struct {
 	drop map[id.Snapshot]bool // what does not exist
 	// Objects are those of the newest checkpoint, the manifest last.
 	Objects []blockmap.Object
+	// Kept are objects that the disk holds too: its map may still read them.
+	Kept []blockmap.Object
 }
 
 // Need is one thing that a disk needs of a segment.
@@ -63,7 +65,7 @@ func (d *Disk) view() (*View, []blockmap.SnapshotRow, map[id.Snapshot]struct{}, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return &View{d: d, snap: snap, Objects: d.checkpoint.objects}, marks, unsettled, nil
+	return &View{d: d, snap: snap, Objects: d.checkpoint.objects, Kept: d.m.Objects()}, marks, unsettled, nil
 }
 
 // Close ends the view.
@@ -100,3 +102,6 @@ func (v *View) Each(ctx context.Context, first, last id.Segment, f func(n *Need)
 
 // Name returns the disk's name.
 func (v *View) Name() string { return v.d.cfg.Name }
+
+// ID returns the disk's number.
+func (v *View) ID() id.Disk { return v.d.cfg.ID }
