@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,6 +181,11 @@ func (c *chain) life() error {
 	return err
 }
 
+// ofPebble tells the files of Pebble from those of log and spindles, and ofIndex
+// those of the data node's.
+func ofPebble(path string) bool { return ofIndex(path) || strings.Contains(path, "/host/") }
+func ofIndex(path string) bool  { return strings.Contains(path, "/index/") }
+
 // errParked says that an opening has met the crash and stopped for good.
 var errParked = errors.New("the opening has stopped")
 
@@ -190,19 +196,18 @@ func (c *chain) open() (*standalone.Site, nbd.Device, error) {
 		dev  nbd.Device
 		err  error
 	}
-	fs, done := newParkFS(c.fs), make(chan result, 1)
+	fs, done := crashfs.Park(c.fs, ofPebble, ofIndex), make(chan result, 1)
 	opts := c.options(fs)
-	fs.opening.Store(true)
 	go func() {
 		var r result
 		r.site, r.dev, r.err = openSite(opts)
-		fs.opening.Store(false)
+		fs.Opened()
 		done <- r
 	}()
 	select {
 	case r := <-done:
 		return r.site, r.dev, r.err
-	case <-fs.parked:
+	case <-fs.Parked():
 		return nil, nil, errParked
 	}
 }
