@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"plinth/internal/host"
 	"plinth/nbd"
@@ -192,6 +193,60 @@ func TestRollback(t *testing.T) {
 	back("two")
 	s.sweep()
 	s.has("vm", two)
+	s.verified()
+}
+
+// TestRollbackUnderReaders rolls a disk back and forth while snapshots are read,
+// and a client comes: readers see nothing of it, and the client waits.
+func TestRollbackUnderReaders(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	one, two := noise(1, 256<<10), noise(2, 256<<10)
+	s.write("vm", one)
+	s.snap("vm", "one")
+	s.put("vm", 0, two)
+	s.snap("vm", "two")
+	stop, done := make(chan struct{}), make(chan error, 3)
+	read := func(name string, contents ...[]byte) error {
+		for {
+			select {
+			case <-stop:
+				return nil
+			case <-time.After(time.Millisecond): // for rollbacks
+			}
+			got := make([]byte, len(one))
+			err := s.device(name, func(d nbd.Device) error { return d.ReadAt(t.Context(), got, 0) })
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if !slices.ContainsFunc(contents, func(c []byte) bool { return bytes.Equal(got, c) }) {
+				return fmt.Errorf("%s has another content", name)
+			}
+		}
+	}
+	go func() { done <- read("vm@one", one) }()
+	go func() { done <- read("vm@two,since=one", two) }()
+	go func() { done <- read("vm", one, two) }()
+	rolled := 0
+	for n := 0; n < 2000 && rolled < 10; n++ {
+		_, err := s.Host.Rollback(t.Context(), "vm", []string{"one", "two"}[rolled%2])
+		if err == nil {
+			rolled++
+		} else if !errors.Is(err, host.ErrInUse) {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	for range 3 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if rolled == 0 {
+		t.Error("the reader left no time to roll back")
+	}
+	s.sweep()
+	s.has("vm@one", one)
+	s.has("vm@two", two)
 	s.verified()
 }
 
