@@ -2,17 +2,11 @@ package host
 
 import (
 	"context"
-	"sync/atomic"
 
+	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/reclaim"
 )
-
-// cleaner is what reclaim keeps from cycle to cycle.
-type cleaner struct {
-	// hurry counts those who wait for space: nothing is paced meanwhile.
-	hurry atomic.Int32
-}
 
 // ReclaimOptions tunes Reclaim. The zero value does what the background does,
 // now.
@@ -46,12 +40,43 @@ type ReclaimReport struct {
 }
 
 // Reclaim passes over the disks that changed, frees what nobody needs, and
-// empties segments with few live chunks until enough is free. Errors: ErrClosed,
-// those of the data node.
+// empties segments with few live chunks until enough is free; with Full it passes
+// over all disks and empties whatever pays. Errors: ErrClosed, those of disks that
+// cannot pass, which do not keep it from the others, and of the data node.
 func (h *Host) Reclaim(ctx context.Context, opts ReclaimOptions) (*ReclaimReport, error) {
-	report := &ReclaimReport{Plan: &reclaim.Plan{Why: "nothing is condemned yet"}}
-	if opts.DryRun {
-		return report, nil
+	if err := h.lockSweep(ctx); err != nil {
+		return nil, err
 	}
-	return report, h.Sweep(ctx)
+	defer h.unlockSweep()
+	k := &cycle{h: h, mode: cleanAsked, report: &ReclaimReport{}}
+	if opts.Full {
+		k.mode = cleanFull
+	}
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if opts.DryRun {
+		s, err := k.state(ctx)
+		if err != nil {
+			return nil, err
+		}
+		k.report.Plan = reclaim.Decide(s)
+		return k.report, nil
+	}
+	h.cleaner.damaged = nil // perhaps it was mended
+	before := allocated(st)
+	err = k.clean(ctx)
+	if st, serr := h.node.Status(ctx); serr == nil {
+		k.report.FreedBytes = before - allocated(st)
+	}
+	return k.report, err
+}
+
+// allocated returns what fragments take on all spindles.
+func allocated(st *datanode.Status) (bytes int64) {
+	for _, s := range st.Spindles {
+		bytes += s.AllocatedBytes
+	}
+	return bytes
 }

@@ -31,6 +31,11 @@ func (h *Host) releaseRemoved(ctx context.Context) error {
 	for _, rec := range recs {
 		delete(born, rec.ID)
 	}
+	mover, err := h.catalog.moverDisk(ctx, false)
+	if err != nil {
+		return err
+	}
+	delete(born, mover)
 	for _, d := range slices.SortedFunc(maps.Keys(born), cmp.Compare[id.Disk]) {
 		next, err := h.catalog.nextEpoch(ctx, d)
 		if err != nil {

@@ -17,6 +17,8 @@ func (h *Host) sweepLoop() {
 	defer h.work.Done()
 	tick := time.NewTicker(h.opts.IdleTime / 4)
 	defer tick.Stop()
+	space := time.NewTicker(h.opts.IdleTime / 16) // by default 0.6 s: writes take space fast
+	defer space.Stop()
 	for {
 		var err error
 		select {
@@ -28,6 +30,8 @@ func (h *Host) sweepLoop() {
 			err = h.repair(h.life, s)
 		case <-tick.C:
 			err = errors.Join(h.expire(h.life, time.Now()), h.sweepIdle(h.life))
+		case <-space.C:
+			err = h.cleanLow(h.life)
 		}
 		if err != nil && h.life.Err() == nil {
 			h.log.Error("background pass failed, will retry", "err", err)
@@ -70,7 +74,7 @@ func (h *Host) repair(ctx context.Context, s id.Segment) error {
 	if err != nil {
 		return err
 	}
-	if d := reply.Segments[0]; !d.Known || d.State != datanode.StateLive {
+	if d := reply.Segments[0]; !d.Known || d.State == datanode.StateDeleting {
 		return nil // deleted since, or about to be
 	}
 	h.refreshHealth(ctx)
@@ -104,7 +108,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	if len(due) == 0 {
 		return nil
 	}
-	return h.sweepDisks(ctx, due, st.Index)
+	return h.sweepDisks(ctx, due, st.Index, true)
 }
 
 // changes counts what may have left something for a pass to give up.
@@ -125,15 +129,20 @@ func (h *Host) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.sweepDisks(ctx, h.exports(), st.Index)
+	return h.sweepDisks(ctx, h.exports(), st.Index, false)
 }
 
-func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
+// sweepDisks passes over disks; paced leaves half of the time to others.
+func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode.IndexStatus, paced bool) error {
 	if err := h.lockSweep(ctx); err != nil {
 		return err
 	}
 	defer h.unlockSweep()
-	return h.pass(ctx, exports, index)
+	h.cleaner.paced = paced
+	defer func() { h.cleaner.paced = false }()
+	err := h.pass(ctx, exports, index)
+	_, uerr := h.usage(ctx) // for figures
+	return errors.Join(err, uerr)
 }
 
 // pass passes over disks and reclaims. A disk that cannot pass holds what it
@@ -146,7 +155,9 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 			continue
 		}
 		before := changes(e.disk)
-		report, err := e.disk.Pass(ctx, disk.PassOptions{Describe: !index.Complete, Exists: h.existingOf(e)})
+		report, err := e.disk.Pass(ctx, disk.PassOptions{
+			Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass,
+		})
 		if err != nil {
 			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile
 				errs = append(errs, err)
@@ -166,11 +177,15 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 	if err := h.completeIndex(ctx, index); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	if _, err := h.mover(ctx, index, false); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(append(errs, h.reclaim(ctx))...)
 }
 
 // completeIndex calls the index complete if every disk of the catalog has
-// passed in its incarnation (I13), and has removed disks give up what they hold.
+// passed in its incarnation (I13), and has removed disks and the mover give up what
+// they hold.
 func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) error {
 	if index.Complete {
 		return nil
@@ -187,7 +202,7 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 		}
 	}
 	h.mu.Unlock()
-	if err := h.releaseRemoved(ctx); err != nil {
+	if err := errors.Join(h.releaseRemoved(ctx), h.releaseMover(ctx)); err != nil {
 		return err
 	}
 	err = h.node.CompleteIndex(ctx, &datanode.CompleteIndexRequest{Incarnation: index.Incarnation})
@@ -197,13 +212,14 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 	return err
 }
 
-// reclaim frees the segments that nothing needs.
+// reclaim frees the segments that nothing needs. It is called under lockSweep.
 func (h *Host) reclaim(ctx context.Context) error {
 	for {
 		reply, err := h.node.Reclaim(ctx, &datanode.ReclaimRequest{})
 		if err != nil {
 			return fmt.Errorf("reclaim segments: %w", err)
 		}
+		h.cleaner.deleted += len(reply.Deleted)
 		if len(reply.Deleted) > 0 {
 			h.log.Debug("reclaimed segments", "count", len(reply.Deleted))
 		}

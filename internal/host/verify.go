@@ -63,6 +63,9 @@ func (r *VerifyReport) add(f Finding) {
 type VerifyOptions struct {
 	// Repair rewrites damaged fragments whose content is beyond doubt.
 	Repair bool
+	// Strict also names, as leaks, what the index keeps without need. After a full
+	// reclaim of disks that nobody writes to there is none.
+	Strict bool
 	// Progress, if set, is called with segments done and to do.
 	Progress func(done, total int)
 }
@@ -79,11 +82,13 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 		return nil, err
 	}
 	defer h.unlockSweep()
+	h.cleaner.verifying.Store(true)
+	defer h.cleaner.verifying.Store(false)
 	newer, err := h.pool.Number(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v := &verify{h: h, opts: opts, newer: newer}
+	v := &verify{h: h, opts: opts, newer: newer, kept: make(map[id.Disk]map[id.Segment]bool)}
 	defer v.close()
 	h.refreshHealth(ctx)
 	for _, e := range h.exports() {
@@ -97,6 +102,9 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 			continue
 		}
 		v.views = append(v.views, view)
+		if err := v.keep(view); err != nil {
+			return nil, err
+		}
 	}
 	v.report.Disks = len(v.views)
 	if err := v.collect(ctx); err != nil {
@@ -130,6 +138,7 @@ type verify struct {
 	// objects are the segments of checkpoint objects, and what is wrong with
 	// their stripes: found before a map is read, which repairs what it meets.
 	objects map[id.Segment]checked
+	kept    map[id.Disk]map[id.Segment]bool // what maps may still read
 	report  VerifyReport
 }
 
@@ -283,6 +292,9 @@ func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) e
 // chunk that is needed of it.
 func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, needs []disk.Need) error {
 	where := "segment " + d.Segment.String()
+	if v.opts.Strict {
+		v.leaks(d, needs)
+	}
 	if len(needs) == 0 && (!d.Known || !v.stored[d.Segment]) {
 		if !d.Known && v.stored[d.Segment] && d.Segment.Number() < v.newer {
 			v.report.add(Finding{Kind: "leak", Where: where, What: "has fragments that the index does not know; plinth recover takes them in"})

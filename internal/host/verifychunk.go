@@ -24,7 +24,8 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 		return nil
 	}
 	where := "segment " + d.Segment.String()
-	if !d.Known || d.State != datanode.StateLive {
+	// A segment whose chunks move is there until those who need them have followed.
+	if !d.Known || d.State == datanode.StateDeleting {
 		what := fmt.Sprintf("%s refers to it (with %d more), but the index does not know it", needs[0].String(), len(needs)-1)
 		v.report.add(Finding{Kind: "map", Where: where, What: what})
 		if !v.stored[d.Segment] {

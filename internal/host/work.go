@@ -166,7 +166,7 @@ func (h *Host) relieve(ctx context.Context) error {
 	return err
 }
 
-// relieveSpindles collects garbage if the spindles are nearly full.
+// relieveSpindles makes space if the spindles are nearly full.
 func (h *Host) relieveSpindles(ctx context.Context) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
@@ -176,32 +176,39 @@ func (h *Host) relieveSpindles(ctx context.Context) error {
 	for _, s := range st.Spindles {
 		capacity += s.CapacityBytes
 	}
-	if st.FreeBytes >= capacity/16 {
+	if st.FreeBytes >= max(h.low(st), min(reliefBytes, capacity/8)) {
 		return nil
 	}
 	return h.collect(ctx)
 }
 
-// collect passes over the disks that have changed, or were not looked at since
-// the start, and reclaims.
+// collect frees what is dead and empties segments until more is free than before
+// and enough, or no more can be had.
 func (h *Host) collect(ctx context.Context) error {
-	st, err := h.node.Status(ctx)
-	if err != nil {
+	h.cleaner.hurry.Add(1)
+	defer h.cleaner.hurry.Add(-1)
+	if err := h.lockRelief(ctx); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, reliefWaitMax)
-	defer cancel()
-	if err := h.lockSweep(wait); err != nil {
-		return fmt.Errorf("wait for the end of a verify or a pass: %w", err)
-	}
 	defer h.unlockSweep()
-	var due []*export
-	for _, e := range h.serving() {
-		if swept, passed := h.lastPass(e); passed == 0 || h.owes(e) || changes(e.disk) != swept {
-			due = append(due, e)
+	k := &cycle{h: h, mode: cleanUrgent, report: &ReclaimReport{}}
+	return k.clean(ctx)
+}
+
+// lockRelief is lockSweep for who has writes waiting: passes and moves that are
+// under way hurry, but a verify does not.
+func (h *Host) lockRelief(ctx context.Context) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, reliefWaitMax)
+		err := h.lockSweep(wait)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if h.cleaner.verifying.Load() {
+			return fmt.Errorf("wait for the end of a verify: %w", err)
 		}
 	}
-	return h.pass(ctx, due, st.Index)
 }
 
 // Quiesce destages everything and makes checkpoints: a start after it has

@@ -18,8 +18,6 @@ type State struct {
 	// Free is what hosts can still reserve, Spare what can still be written, in
 	// bytes of fragments. Below Low of Free, space is to be made.
 	Free, Spare, Low int64
-	// Capacity is that of all spindles.
-	Capacity int64
 	// Urgent: somebody waits for space. Full: empty whatever an eighth of is dead.
 	Urgent, Full bool
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk

@@ -109,7 +109,7 @@ func (p *simPool) cleanGreedily() {
 // state is what a host would see after its passes.
 func (p *simPool) state() *State {
 	s := &State{
-		Geometry: p.g, Capacity: simSegments * p.stored,
+		Geometry: p.g,
 		Free: int64(len(p.free)-simSpare) * p.stored, Spare: int64(len(p.free)) * p.stored,
 	}
 	for i, seg := range p.segments {
@@ -126,7 +126,7 @@ func (p *simPool) state() *State {
 		}
 		s.Segments = append(s.Segments, u)
 	}
-	s.Low = Low(s.Capacity-simSpare*p.stored, Live(s.Segments, p.g))
+	s.Low = Low((simSegments-simSpare)*p.stored, Live(s.Segments, p.g))
 	return s
 }
 

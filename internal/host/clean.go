@@ -1,0 +1,338 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/reclaim"
+)
+
+const (
+	// reliefBytes is the free space below which a relief makes more, on all but
+	// small pools: what a large write may have to reserve.
+	reliefBytes = 128 << 20
+	// idleCyclesMax bounds the cycles of one clean that end with no more space than
+	// there was before.
+	idleCyclesMax = 2
+	// damagedTime is how long a segment with a chunk that did not open is let alone.
+	damagedTime = time.Hour
+	// statusTime is how long a figure of free space is good for pacing.
+	statusTime = 250 * time.Millisecond
+)
+
+// cleaner is what reclaim keeps from cycle to cycle.
+type cleaner struct {
+	// hurry counts those who wait for space: nothing is paced meanwhile.
+	hurry atomic.Int32
+	// verifying: the turn of sweeps is a verify's, which does not hurry.
+	verifying atomic.Bool
+	// live is what the spindles have that is needed, in bytes, as of the last
+	// passes; 0: not known yet.
+	live atomic.Int64
+
+	// The rest belongs to who has lockSweep.
+
+	mover    *reclaim.Mover
+	released bool // what movers of earlier sessions held
+	paced    bool
+	deleted  int // segments, ever
+	damaged  map[id.Segment]time.Time
+	// waiting are the disks that hold slots of segments that were forwarded.
+	waiting    map[id.Disk]bool
+	looked     bool      // at the segments since the start
+	unfinished bool      // some are condemned or forwarded
+	notBefore  time.Time // of the background's next cycle
+	pace       paceState
+}
+
+// cleaning says why space is made.
+type cleaning int
+
+const (
+	cleanBackground cleaning = iota // little is free
+	cleanAsked                      // somebody asked: the same, and at full speed
+	cleanUrgent                     // somebody waits
+	cleanFull                       // as much as can be had
+)
+
+// low returns the free bytes below which space is to be made.
+func (h *Host) low(st *datanode.Status) int64 {
+	total := st.FreeBytes
+	for _, s := range st.Spindles {
+		if s.State == datanode.SpindleOK {
+			total += s.AllocatedBytes
+		}
+	}
+	return reclaim.Low(total, h.cleaner.live.Load())
+}
+
+// cleanLow makes space in the background if little is free, or an earlier session
+// left segments condemned. It takes its turn anew for each cycle.
+func (h *Host) cleanLow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := h.lockSweep(ctx); err != nil {
+			return err
+		}
+		again, err := h.cleanOnce(ctx)
+		h.unlockSweep()
+		if err != nil || !again {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
+	c := &h.cleaner
+	st, err := h.node.Status(ctx)
+	if err != nil || !st.Index.Complete {
+		return false, err
+	}
+	if !c.looked {
+		if _, err := h.usage(ctx); err != nil {
+			return false, err
+		}
+	}
+	if st.FreeBytes >= h.low(st) && !c.unfinished || time.Now().Before(c.notBefore) {
+		return false, nil
+	}
+	began := time.Now()
+	k := &cycle{h: h, mode: cleanBackground, report: &ReclaimReport{}}
+	again, err = k.run(ctx)
+	if !again || err != nil {
+		// There is nothing to gain, or something hinders.
+		c.notBefore = time.Now().Add(max(h.opts.IdleTime, 4*time.Since(began)))
+	}
+	return again && err == nil, err
+}
+
+// clean runs until there is enough, or no more is to be gained. It is called under
+// lockSweep. Errors of single disks do not end it.
+func (k *cycle) clean(ctx context.Context) error {
+	var errs []error
+	for idle := 0; idle <= idleCyclesMax; {
+		before := k.free
+		again, err := k.run(ctx)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if !again || ctx.Err() != nil {
+			break
+		}
+		if idle++; k.free > before || k.moved > 0 && k.mode == cleanFull {
+			idle = 0
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cycle is the state of cycles that belong together.
+type cycle struct {
+	h      *Host
+	mode   cleaning
+	report *ReclaimReport
+	begun  bool
+	start  int64 // bytes free when the first one began
+	free   int64 // when the last one had passed and reclaimed
+	moved  int64 // chunks, by the last one
+	extra  int   // passes after the last plan of a full reclaim
+}
+
+// run passes over the disks for which there is something to do, frees what is
+// dead, plans, and carries the plan out; the passes of the next run free what it
+// emptied. It reports whether there should be a next one.
+func (k *cycle) run(ctx context.Context) (again bool, err error) {
+	h, c := k.h, &k.h.cleaner
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !k.begun {
+		k.start = st.FreeBytes
+	}
+	c.paced = k.mode == cleanBackground
+	defer func() { c.paced = false }()
+	due := h.dueForSpace(k.mode == cleanFull && !k.begun)
+	k.begun, k.moved = true, 0
+	before := c.deleted
+	errs := []error{h.pass(ctx, due, st.Index)}
+	k.report.Deleted += c.deleted - before
+	s, err := k.state(ctx)
+	if err != nil {
+		return false, errors.Join(append(errs, err)...)
+	}
+	k.free = s.Free
+	if k.mode == cleanUrgent && s.Free >= s.Low {
+		return false, errors.Join(errs...)
+	}
+	plan := reclaim.Decide(s)
+	if !st.Index.Complete {
+		plan = &reclaim.Plan{Why: "the index is incomplete: nothing is condemned before every disk has passed"}
+	}
+	if len(plan.Condemn) == 0 {
+		if k.report.Plan == nil {
+			k.report.Plan = plan
+		}
+		// What a pass has patched is in a new checkpoint: the old one goes with
+		// the next pass.
+		k.extra++
+		return k.mode == cleanFull && k.extra <= idleCyclesMax && len(h.dueForSpace(false)) > 0, errors.Join(errs...)
+	}
+	again, err = k.carryOut(ctx, plan)
+	return again, errors.Join(append(errs, err)...)
+}
+
+// carryOut empties the segments of a plan.
+func (k *cycle) carryOut(ctx context.Context, plan *reclaim.Plan) (again bool, err error) {
+	h, c := k.h, &k.h.cleaner
+	m, err := h.mover(ctx, datanode.IndexStatus{Complete: true}, true)
+	if err != nil {
+		return false, err
+	}
+	m.Pace = nil
+	if k.mode == cleanBackground {
+		m.Pace = h.pacer().Wait
+	}
+	segments := make([]id.Segment, len(plan.Condemn))
+	for i := range plan.Condemn {
+		segments[i] = plan.Condemn[i].Segment
+	}
+	h.log.Debug("reclaim", "segments", len(segments), "move", plan.MoveBytes, "gain", plan.GainBytes, "why", plan.Why)
+	h.refreshHealth(ctx)
+	moved, err := m.Move(ctx, segments)
+	c.unfinished = true
+	r := k.report
+	r.Plan = plan
+	r.Cycles++
+	r.Condemned += moved.Condemned
+	r.MovedChunks += moved.Chunks
+	r.MovedBytes += moved.Bytes
+	k.moved = moved.Chunks
+	for _, d := range moved.Damaged {
+		h.log.Error("a segment cannot be emptied", "segment", d.Segment, "slot", d.Slot, "err", d.Err)
+		if c.damaged == nil {
+			c.damaged = make(map[id.Segment]time.Time)
+		}
+		c.damaged[d.Segment] = time.Now()
+		r.Damaged = append(r.Damaged, d.Segment)
+	}
+	// What has been forwarded is freed in any case.
+	return err == nil || moved.Targets > 0, err
+}
+
+// dueForSpace returns the disks whose pass may give something up, or all.
+func (h *Host) dueForSpace(all bool) []*export {
+	var due []*export
+	for _, e := range h.serving() {
+		swept, passed := h.lastPass(e)
+		if all || passed == 0 || h.owes(e) || changes(e.disk) != swept || h.cleaner.waiting[e.rec.ID] {
+			due = append(due, e)
+		}
+	}
+	return due
+}
+
+// usage reads how much of each segment is held, and notes what follows from it.
+func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
+	var all []datanode.SegmentUse
+	for after := id.Segment(0); ; {
+		reply, err := h.node.Usage(ctx, &datanode.UsageRequest{After: after})
+		if err != nil {
+			return nil, fmt.Errorf("read the use of segments: %w", err)
+		}
+		all = append(all, reply.Segments...)
+		if !reply.More || len(reply.Segments) == 0 {
+			break
+		}
+		after = all[len(all)-1].Segment
+	}
+	c := &h.cleaner
+	c.looked, c.unfinished, c.waiting = true, false, make(map[id.Disk]bool)
+	for i := range all {
+		switch u := &all[i]; u.State {
+		case datanode.StateCondemned:
+			_, bad := c.damaged[u.Segment]
+			c.unfinished = c.unfinished || !bad
+		case datanode.StateForwarded:
+			c.unfinished = true
+			for _, d := range u.Disks {
+				c.waiting[d.Disk] = true
+			}
+		}
+	}
+	h.account(all)
+	return all, nil
+}
+
+// state describes the pool to Decide.
+func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
+	h, c := k.h, &k.h.cleaner
+	segments, err := h.usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &reclaim.State{
+		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes,
+		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool),
+	}
+	c.live.Store(reclaim.Live(segments, s.Geometry))
+	s.Low = h.low(st)
+	if s.Urgent {
+		s.Low = max(s.Low, k.start+1)
+	}
+	h.skip(s)
+	k.report.Waiting = 0
+	for i := range segments {
+		if segments[i].State == datanode.StateForwarded {
+			k.report.Waiting++
+		}
+	}
+	return s, nil
+}
+
+// skip names the segments that cannot be emptied: a chunk does not open, or a
+// disk that holds slots would not follow.
+func (h *Host) skip(s *reclaim.State) {
+	c := &h.cleaner
+	for seg, at := range c.damaged {
+		if time.Since(at) >= damagedTime {
+			delete(c.damaged, seg)
+			continue
+		}
+		s.Skip[seg] = true
+	}
+	stuck := make(map[id.Disk]bool)
+	for i := range s.Segments {
+		u := &s.Segments[i]
+		for _, d := range u.Disks {
+			is, known := stuck[d.Disk]
+			if !known {
+				is = !h.follows(d.Disk)
+				stuck[d.Disk] = is
+			}
+			if is {
+				s.Skip[u.Segment] = true
+			}
+		}
+	}
+}
+
+// follows reports whether a disk can pass and give up what has moved.
+func (h *Host) follows(d id.Disk) bool {
+	if m := h.cleaner.mover; m != nil && m.Disk == d {
+		return true // what it holds it is about to give up
+	}
+	h.mu.Lock()
+	e := h.byID[d]
+	h.mu.Unlock()
+	return e != nil && e.disk != nil && e.disk.Err() == nil && h.dependents(d) == 0
+}
