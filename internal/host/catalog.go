@@ -45,7 +45,8 @@ type DiskRecord struct {
 	// before, the lists of that disk hold it.
 	Base *CloneBase `json:"base,omitempty"`
 
-	revision uint64 // of the registry's key
+	revision uint64   // of the registry's key
+	epoch    id.Epoch // claimed with the record of a new disk, else 0
 }
 
 // CloneBase names the snapshot that a clone began as.
@@ -98,15 +99,9 @@ const takesMax = 64
 // numbers that are the caller's alone. Counters begin at 1.
 func (c catalog) take(ctx context.Context, key string, n uint64) (uint64, error) {
 	for range takesMax {
-		value, revision, err := c.get(ctx, key)
+		revision, first, err := c.counter(ctx, key)
 		if err != nil {
 			return 0, err
-		}
-		first := uint64(1)
-		if revision != 0 {
-			if first, err = strconv.ParseUint(string(value), 10, 63); err != nil {
-				return 0, fmt.Errorf("counter %s of the registry: %w", key, err)
-			}
 		}
 		err = c.commit(ctx, &datanode.RegistryTxn{
 			Compares: []datanode.Compare{{Key: key, Revision: revision}},
@@ -117,6 +112,18 @@ func (c catalog) take(ctx context.Context, key string, n uint64) (uint64, error)
 		}
 	}
 	return 0, fmt.Errorf("counter %s of the registry: %w", key, datanode.ErrConflict)
+}
+
+// counter returns a counter's revision and value.
+func (c catalog) counter(ctx context.Context, key string) (revision, next uint64, err error) {
+	value, revision, err := c.get(ctx, key)
+	if err != nil || revision == 0 {
+		return 0, 1, err
+	}
+	if next, err = strconv.ParseUint(string(value), 10, 63); err != nil {
+		return 0, 0, fmt.Errorf("counter %s of the registry: %w", key, err)
+	}
+	return revision, next, nil
 }
 
 // claimEpoch makes a new epoch of a disk, above every earlier one.
@@ -165,32 +172,38 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 	return &rec, chunk.Size(rec.Chunk).Validate()
 }
 
-// number takes the number of a new disk.
-func (c catalog) number(ctx context.Context, rec *DiskRecord) error {
-	n, err := c.take(ctx, nextDisk, 1)
-	rec.ID = id.Disk(n)
-	return err
-}
-
-// addDisk records a new disk, which has its number, under a free name; more adds
-// to the transaction.
-func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more *datanode.RegistryTxn) error {
-	value, err := rec.marshal()
-	if err != nil {
-		return err
+// addDisk records a new disk under a free name, with a number and its first epoch,
+// which is the caller's: all in one transaction. more adds to it for a number.
+func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more func(id.Disk) *datanode.RegistryTxn) error {
+	for range takesMax {
+		next, first, err := c.counter(ctx, nextDisk)
+		if err != nil {
+			return err
+		}
+		rec.ID, rec.epoch = id.Disk(first), 1
+		value, err := rec.marshal()
+		if err != nil {
+			return err
+		}
+		txn := more(rec.ID)
+		for _, key := range []string{nameKey(rec.Name), diskKey(rec.ID), epochKey(rec.ID)} {
+			txn.Compares = append(txn.Compares, datanode.Compare{Key: key})
+		}
+		txn.Compares = append(txn.Compares, datanode.Compare{Key: nextDisk, Revision: next})
+		txn.Puts = append(txn.Puts,
+			datanode.Put{Key: nextDisk, Value: strconv.AppendUint(nil, first+1, 10)},
+			datanode.Put{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, first, 10)},
+			datanode.Put{Key: epochKey(rec.ID), Value: strconv.AppendUint(nil, uint64(rec.epoch)+1, 10)},
+			datanode.Put{Key: diskKey(rec.ID), Value: value})
+		rec.revision, err = c.decide(ctx, txn, diskKey(rec.ID), value)
+		if !errors.Is(err, datanode.ErrConflict) {
+			return err
+		}
+		if _, taken, err := c.get(ctx, nameKey(rec.Name)); err != nil || taken != 0 {
+			return errors.Join(err, fmt.Errorf("disk %q: %w", rec.Name, ErrExists))
+		}
 	}
-	txn := &datanode.RegistryTxn{
-		Guards:   more.Guards,
-		Compares: append(more.Compares, datanode.Compare{Key: nameKey(rec.Name)}, datanode.Compare{Key: diskKey(rec.ID)}),
-		Puts: append(more.Puts,
-			datanode.Put{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, uint64(rec.ID), 10)},
-			datanode.Put{Key: diskKey(rec.ID), Value: value}),
-	}
-	rec.revision, err = c.decide(ctx, txn, diskKey(rec.ID), value)
-	if errors.Is(err, datanode.ErrConflict) {
-		return fmt.Errorf("disk %q: %w", rec.Name, ErrExists)
-	}
-	return err
+	return fmt.Errorf("disk %q: %w", rec.Name, datanode.ErrConflict)
 }
 
 // changeDisk replaces a disk's record, which is still as it was read; more adds to

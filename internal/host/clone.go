@@ -81,9 +81,6 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 		Name: name, Bytes: s.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher, Stable: e.rec.Stable,
 		Created: time.Now().UTC().Truncate(time.Second), Base: &CloneBase{e.rec.ID, s.rec.ID},
 	}
-	if err := h.catalog.number(ctx, rec); err != nil {
-		return nil, err
-	}
 	e.disk.HoldLists()
 	value, ok, err := e.disk.CloneRecord(ctx, s.rec.ID)
 	if err == nil && !ok {
@@ -95,13 +92,13 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 	}
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
-	err = h.catalog.addDisk(ctx, rec, &datanode.RegistryTxn{
-		// The parent is still ours, and so what was read is its newest checkpoint.
-		Guards: []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}},
-		Compares: []datanode.Compare{
-			{Key: snapKey(e.rec.ID, snapName), Revision: revision}, {Key: disk.CheckpointKey(rec.ID)},
-		},
-		Puts: []datanode.Put{{Key: disk.CheckpointKey(rec.ID), Value: value}},
+	err = h.catalog.addDisk(ctx, rec, func(clone id.Disk) *datanode.RegistryTxn {
+		return &datanode.RegistryTxn{
+			// The parent is still ours, and so what was read is its newest checkpoint.
+			Guards:   []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}},
+			Compares: []datanode.Compare{{Key: snapKey(e.rec.ID, snapName), Revision: revision}, {Key: disk.CheckpointKey(clone)}},
+			Puts:     []datanode.Put{{Key: disk.CheckpointKey(clone), Value: value}},
+		}
 	})
 	if errors.Is(err, errDoubt) {
 		return nil, err // and the lists stay held

@@ -18,6 +18,7 @@
 //	key/N         a session's wrapped data key
 //	disk/N        a disk: JSON, see DiskRecord
 //	name/NAME     decimal: the disk of that name
+//	mover         decimal: the disk in whose name segments are emptied
 //	snap/N/NAME   a snapshot of disk N: JSON, see SnapshotRecord
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	ckpt/N        a disk's newest checkpoint (package disk)

@@ -224,9 +224,11 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord) (*disk.Disk, error)
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := h.catalog.claimEpoch(ctx, rec.ID)
-	if err != nil {
-		return nil, err
+	epoch := rec.epoch
+	if epoch == 0 {
+		if epoch, err = h.catalog.claimEpoch(ctx, rec.ID); err != nil {
+			return nil, err
+		}
 	}
 	return disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,

@@ -10,6 +10,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/chunk"
+	"plinth/internal/id"
 )
 
 const (
@@ -113,10 +114,7 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 		Version: diskRecordVersion, Name: spec.Name, Bytes: spec.Bytes, Chunk: uint32(spec.Chunk),
 		Cipher: spec.Cipher, Stable: spec.Stable, Created: time.Now().UTC().Truncate(time.Second),
 	}
-	if err := h.catalog.number(ctx, &rec); err != nil {
-		return nil, err
-	}
-	if err := h.catalog.addDisk(ctx, &rec, &datanode.RegistryTxn{}); err != nil {
+	if err := h.catalog.addDisk(ctx, &rec, func(id.Disk) *datanode.RegistryTxn { return &datanode.RegistryTxn{} }); err != nil {
 		return nil, err
 	}
 	e := h.add(ctx, rec, nil)
