@@ -5,7 +5,10 @@
 // reference list says which slots of a segment a disk needs, a birth that a disk
 // holds a run of slots since the segment was made. A disk's holder bits are its
 // list and its births that no list has replaced. A candidate is a segment that
-// was seen without holder bits; a tombstone says that one is being deleted.
+// was seen without holder bits; a tombstone says that one is being deleted. A
+// segment that is to be emptied is condemned; a move says in which slot of which
+// other segment, its target, a copy of a slot's chunk is; with moves for all that
+// is held it is forwarded. Both are in transit.
 //
 // The rows, byte by byte, are in docs/format/index.md.
 //
@@ -25,13 +28,20 @@
 //  6. A list for a segment that the index does not know is kept: when a spindle
 //     comes back with it, what was said of it still holds.
 //  7. Each slot of a slot table has its fingerprint row, and a row its slot.
+//  8. Whoever holds a slot that has a move holds the copy, from the step on in
+//     which the move is recorded: a list never takes it away, and one that adds
+//     the slot adds the copy (I12). A list update of the source counts as one of
+//     the copies, so that an earlier one, late, finds them newer (I11).
+//  9. The target of a move is known and not being deleted; with its tombstone the
+//     moves into it end. It was live when it became a target, and what has moves
+//     is not live, so that moves go round no ring.
 //
 // # Concurrency
 //
 // All methods may be called at once. Lock order: reclaim, rows, holds. Lookup
 // reads fingerprints under no lock and takes holds for the registration; what
-// changes rows takes rows; what changes the states of segments and lists takes
-// holds too. Nothing waits for a device under holds; a call that is durable
+// changes rows takes rows; what changes the states of segments, lists and moves
+// takes holds too. Nothing waits for a device under holds; a call that is durable
 // waits after it has let go of its locks, so that one sync serves many.
 //
 // # Crash
@@ -44,5 +54,6 @@
 // # What it does not do
 //
 // It trusts hosts: a host that clears the bits of a hit whose reply it has not
-// seen yet loses that chunk. It condemns and forwards nothing yet.
+// seen yet loses that chunk. It decides nothing: hosts say what is condemned, and
+// copy. A rebuilt index knows of no moves: source and copies are live again.
 package index

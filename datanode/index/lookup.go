@@ -92,17 +92,12 @@ func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datano
 }
 
 // findLive makes a hit of the first place of a fingerprint that is in a live
-// segment, or a miss. It is called under holds, as what it says is true only
-// there.
-func (x *Index) findLive(print *id.Fingerprint, hit *datanode.Hit) error {
-	rows, err := x.prints()
-	if err != nil {
-		return err
-	}
-	defer rows.close()
+// segment, or a miss. It is called under holds, and rows was opened there, as what
+// it says is true only there.
+func (x *Index) findLive(rows *prints, print *id.Fingerprint, hit *datanode.Hit) error {
 	*hit = datanode.Hit{}
 	var failed error
-	err = rows.each(print, func(r id.Ref) bool {
+	err := rows.each(print, func(r id.Ref) bool {
 		var live bool
 		if live, failed = x.live(r.Segment); live {
 			*hit = datanode.Hit{Found: true, Ref: r}
@@ -166,15 +161,26 @@ func (x *Index) registerIn(b *pebble.Batch, d id.Disk, at update, prints []id.Fi
 
 // turnDead turns hits on segments that are not live to live ones, or to misses,
 // and reports whether there were any. It goes by order and leaves that as it was.
-func (x *Index) turnDead(order []int, prints []id.Fingerprint, hits []datanode.Hit) (turned bool, err error) {
+func (x *Index) turnDead(order []int, wanted []id.Fingerprint, hits []datanode.Hit) (turned bool, err error) {
+	var rows *prints
+	defer func() {
+		if rows != nil {
+			rows.close()
+		}
+	}()
 	err = eachSegment(order, hits, func(s id.Segment, group []int) error {
 		live, err := x.live(s)
 		if err != nil || live {
 			return err
 		}
 		turned = true
+		if rows == nil {
+			if rows, err = x.prints(); err != nil {
+				return err
+			}
+		}
 		for _, i := range group {
-			if err := x.findLive(&prints[i], &hits[i]); err != nil {
+			if err := x.findLive(rows, &wanted[i], &hits[i]); err != nil {
 				return err
 			}
 		}

@@ -17,6 +17,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(encodeSlots(e.Slots))
 	f.Add(append(printKey(fp(4), 1, 2), encodePrint(at(3))...))
 	f.Add((&listRow{last: update{2, 3}, set: update{1, 9}, bits: bits(1, 77)}).encode())
+	f.Add(encodeMoves([]datanode.SlotMove{{Slot: 1, To: id.Ref{Segment: 5, Slot: 2, Location: at(2)}}, {Slot: 7, To: id.Ref{Segment: 6, Location: at(0)}}}))
 	f.Add((&counters{segments: 1, objectBytes: 9}).encode())
 	f.Add(super{incarnation: 7, complete: true}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -35,6 +36,9 @@ func FuzzRows(f *testing.F) {
 		if r, err := decodePrint(b[:n], b[n:]); err == nil && b[0] == keyPrint {
 			f := id.Fingerprint(b[1:printPrefixBytes])
 			same(append(printKey(f, r.Segment, r.Slot), encodePrint(r.Location)...))
+		}
+		if m, err := decodeMoves(b); err == nil {
+			same(encodeMoves(m))
 		}
 		if r, err := decodeList(b); err == nil {
 			same(r.encode())
