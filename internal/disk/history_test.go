@@ -50,8 +50,42 @@ type world struct {
 	nextDisk  id.Disk
 	nextSnap  id.Snapshot
 	mover     *reclaim.Mover
-	interrupt int // rows after which the next pass is interrupted; 0: never
+	hindrance *hindrance
+	calm      bool // nothing happens during passes
 	count     map[string]int
+}
+
+// hindrance is a node of which one of the next calls that change something fails
+// before it is carried out, or after.
+type hindrance struct {
+	datanode.Node
+	in    int // so many calls from now on; 0: never
+	after bool
+}
+
+var errHindered = errors.New("hindered")
+
+func (n *hindrance) SetLists(ctx context.Context, r *datanode.SetListsRequest) (reply *datanode.SetListsReply, err error) {
+	err = n.hinder(func() error { reply, err = n.Node.SetLists(ctx, r); return err })
+	return reply, err
+}
+
+func (n *hindrance) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (reply *datanode.RegistryCommitReply, err error) {
+	err = n.hinder(func() error { reply, err = n.Node.RegistryCommit(ctx, r); return err })
+	return reply, err
+}
+
+func (n *hindrance) hinder(call func() error) error {
+	if n.in--; n.in != 0 {
+		n.in = max(n.in, 0)
+		return call()
+	}
+	if n.after {
+		if err := call(); err != nil {
+			return err
+		}
+	}
+	return errHindered
 }
 
 // subject is a disk: what it is and what it should be.
@@ -69,10 +103,11 @@ type subject struct {
 const moverDisk = 1 << 20
 
 func newWorld(t testing.TB, seed uint64) *world {
-	w := &world{
-		house: newHouse(t, nil), rng: rand.New(rand.NewPCG(seed, 2)),
-		disks: map[id.Disk]*subject{}, count: map[string]int{},
-	}
+	w := &world{rng: rand.New(rand.NewPCG(seed, 2)), disks: map[id.Disk]*subject{}, count: map[string]int{}}
+	w.house = newHouse(t, func(n datanode.Node) datanode.Node {
+		w.hindrance = &hindrance{Node: n}
+		return w.hindrance
+	})
 	w.pool = w.session()
 	for range 2 {
 		w.create(nil, 0)
@@ -97,7 +132,11 @@ func (w *world) run(steps int) {
 		{"round", 12, func(s *subject) { w.ok(w.round(s.d)) }},
 		{"checkpoint", 6, func(s *subject) { w.ok(s.d.Checkpoint(w.Context())) }},
 		{"pass", 8, func(s *subject) { w.pass(s) }},
-		{"half pass", 4, func(s *subject) { w.interrupt = 1 + w.rng.IntN(4); w.pass(s); w.interrupt = 0 }},
+		{"half pass", 4, func(s *subject) {
+			w.hindrance.in, w.hindrance.after = 1+w.rng.IntN(3), w.rng.IntN(2) == 0
+			w.pass(s)
+			w.hindrance.in = 0
+		}},
 		{"move", 6, func(*subject) { w.move() }},
 		{"reclaim", 6, func(*subject) { w.ok(w.reclaim(w.Context())) }},
 		{"take over", 5, w.takeOver},
@@ -212,15 +251,20 @@ func (w *world) snapshot(s *subject) {
 	}
 	sizes, err := MarkAll(w.Context(), rs)
 	w.ok(err)
+	now := bytes.Clone(some[0].now)
 	if w.rng.IntN(4) == 0 { // nobody may forget them now
+		w.ok(w.round(some[0].d))
 		w.pass(some[0])
 	}
 	for i, s := range some {
 		if sizes[i] != int64(len(s.now)) {
 			w.Fatalf("disk %d has %d bytes at the snapshot, want %d", s.d.ID(), sizes[i], len(s.now))
 		}
+		if i > 0 {
+			now = bytes.Clone(s.now)
+		}
 		if !orphan {
-			s.snaps[rs[i].Snapshot] = bytes.Clone(s.now)
+			s.snaps[rs[i].Snapshot] = now
 		}
 		s.d.Settled(rs[i].Snapshot)
 	}
@@ -292,18 +336,19 @@ func (w *world) exists(s *subject) Existing {
 // pass passes over a disk; a clone becomes independent by it.
 func (w *world) pass(s *subject) bool {
 	w.Helper()
-	interrupted := errors.New("interrupted")
-	paces := 0
-	report, err := s.d.Pass(w.Context(), PassOptions{
-		Exists: w.exists(s),
-		Pace: func(context.Context, int) error {
-			if paces++; paces == w.interrupt {
-				return interrupted
-			}
-			return nil
-		},
-	})
-	if errors.Is(err, interrupted) {
+	meanwhile := func(ctx context.Context) (map[id.Snapshot]bool, error) {
+		if !w.calm && w.rng.IntN(3) == 0 { // look-ups and a result that the scan does not see
+			w.write(s)
+			w.ok(w.round(s.d))
+		}
+		if w.rng.IntN(6) == 0 {
+			w.ok(w.reclaim(ctx))
+		}
+		return w.exists(s)(ctx)
+	}
+	report, err := s.d.Pass(w.Context(), PassOptions{Exists: meanwhile})
+	if errors.Is(err, errHindered) {
+		w.count["hindered"]++
 		return false
 	}
 	w.ok(err)
@@ -412,6 +457,7 @@ func (w *world) move() {
 func (w *world) quiet() {
 	w.Helper()
 	ctx := w.Context()
+	w.calm = true
 	for range 3 { // clones, then their parents; then what those have moved
 		for _, n := range slices.Backward(slices.Sorted(maps.Keys(w.disks))) {
 			s := w.disks[n]

@@ -134,21 +134,30 @@ func (p *pass) setBatch(ctx context.Context, batch []id.Segment, slots map[id.Se
 	return nil
 }
 
+// releasesMax bounds how often Release looks again: each time for what moved while
+// it gave up the rest.
+const releasesMax = 64
+
 // Release gives up everything that a disk which is being removed holds. The disk
-// must have been closed; epoch is a newer one, fenced.
+// must have been closed; epoch is a newer one, fenced. Chunks that move meanwhile
+// become held at their new places, by who held them, so it ends when nothing is.
 func Release(ctx context.Context, node datanode.Node, disk id.Disk, epoch id.Epoch) error {
 	d := &Disk{pool: &Pool{Node: node}, cfg: Config{ID: disk, Epoch: epoch}}
-	held, err := d.heldSegments(ctx)
-	if err != nil {
-		return err
-	}
 	p := &pass{d: d}
-	if p.moves, err = readMoves(ctx, node); err != nil {
-		return err
+	for range releasesMax {
+		held, err := d.heldSegments(ctx)
+		if err != nil || len(held) == 0 {
+			return err
+		}
+		if p.moves, err = readMoves(ctx, node); err != nil {
+			return err
+		}
+		p.moves.sort(held)
+		if err := p.setLists(ctx, held, nil); errors.Is(err, datanode.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
-	p.moves.sort(held)
-	if err := p.setLists(ctx, held, nil); err != nil && !errors.Is(err, datanode.ErrNotFound) {
-		return err
-	}
-	return nil
+	return fmt.Errorf("disk %d still holds segments after they were given up %d times", disk, releasesMax)
 }

@@ -314,6 +314,25 @@ func TestHalfResultWithMark(t *testing.T) {
 	}
 }
 
+// TestMarkOfLongResult replays a result of two records whose last one has the
+// mark.
+func TestMarkOfLongResult(t *testing.T) {
+	h, _, c := bentHouse(t)
+	d := h.open(h.session(), 1)
+	h.fill(d, c, 5)
+	h.snap(1, d)
+	l := d.layers[0]
+	res := logrec.Result{Through: l.through, MAC: l.mac, Gen: d.m.Gen(), SizeBytes: l.diskBytes, Mark: l.mark}
+	for i := range id.LBA(logrec.UpdatesMax + 5) {
+		res.Updates = append(res.Updates, logrec.Update{LBA: i})
+	}
+	_, _, err := d.appendResult(t.Context(), &res)
+	h.ok(err)
+	h.ok(d.Close())
+	d = h.open(h.session(), 1)
+	h.shows(d, 1, make([]byte, houseDiskBytes)) // as this result has it
+}
+
 // TestChanges compares snapshots chunk by chunk with what the model says.
 func TestChanges(t *testing.T) {
 	h, _, c := bentHouse(t)
