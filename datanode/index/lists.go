@@ -181,7 +181,7 @@ func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow
 			return false, err
 		}
 	}
-	if err := c.pass(d, l.Segment, at); err != nil {
+	if err := c.spread(d, l.Segment, at); err != nil {
 		return false, err
 	}
 	return true, c.settle(l.Segment)

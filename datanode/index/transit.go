@@ -114,11 +114,11 @@ func (c *change) owed(d id.Disk, s id.Segment, bits []byte) ([]byte, error) {
 	return bits, nil
 }
 
-// pass makes a disk hold the copies of what it holds of a segment in transit,
+// spread makes a disk hold the copies of what it holds of a segment in transit,
 // and counts an update of its list as one of theirs, unless the change names them
 // itself: an older update, late, must not take from the copies what this one
 // relies on. A zero update counts for nothing.
-func (c *change) pass(d id.Disk, s id.Segment, at update) error {
+func (c *change) spread(d id.Disk, s id.Segment, at update) error {
 	t := c.transitOf(s)
 	if t == nil || len(t.moves) == 0 {
 		return nil
@@ -151,7 +151,7 @@ func (c *change) pass(d id.Disk, s id.Segment, at update) error {
 			continue
 		}
 		set(c.batch, diskKey(d, target), nil)
-		if err := c.pass(d, target, update{}); err != nil {
+		if err := c.spread(d, target, update{}); err != nil {
 			return err
 		}
 		if err := c.settle(target); err != nil {
@@ -273,7 +273,7 @@ func (c *change) mend() error {
 			return err
 		}
 		for i := range holders {
-			if err := c.pass(holders[i].Disk, s, update{}); err != nil {
+			if err := c.spread(holders[i].Disk, s, update{}); err != nil {
 				return err
 			}
 		}
