@@ -22,6 +22,8 @@ const (
 	cycleChunks   = 48 // of each disk
 	cycleContents = 200
 	cycleMover    = id.Disk(100)
+	// cycleTime is what a loaded machine gets.
+	cycleTime = 8 * time.Second
 )
 
 // cycle has disks, a mover and Reclaim at work on one index, all as a host has
@@ -50,7 +52,12 @@ type cycleDisk struct {
 	listMu     sync.Mutex // look-ups against lists; after mu
 	seq        id.Seq
 	registered map[id.Ref]bool // since the pass that runs began
+	frozen     bool            // its lists hold what a clone needs
+	base       *cycleDisk      // what holds this one's chunks until it has passed
 }
+
+// errFrozen ends a pass of a disk that may give nothing up.
+var errFrozen = errors.New("frozen")
 
 func (c *cycle) store(births []datanode.Birth, contents []int) (id.Segment, error) {
 	e := pack(c.number.Add(1), contents, births...)
@@ -187,6 +194,11 @@ func (d *cycleDisk) patch(lba int, from, to id.Ref) {
 
 // setAll sends lists, some to a call, and now and then an old one again.
 func (d *cycleDisk) setAll(segments []id.Segment, live map[id.Segment][]byte) error {
+	defer func() {
+		d.listMu.Lock()
+		d.registered = nil
+		d.listMu.Unlock()
+	}()
 	for len(segments) > 0 {
 		n := min(len(segments), 1+d.passRNG.IntN(6))
 		if err := d.setSome(segments[:n], live); err != nil {
@@ -194,15 +206,50 @@ func (d *cycleDisk) setAll(segments []id.Segment, live map[id.Segment][]byte) er
 		}
 		segments = segments[n:]
 	}
-	d.listMu.Lock()
-	d.registered = nil
-	d.listMu.Unlock()
 	return nil
+}
+
+func (d *cycleDisk) freeze(frozen bool) {
+	d.listMu.Lock()
+	defer d.listMu.Unlock()
+	d.frozen = frozen
+}
+
+// clones has a clone begin, write, become independent and end.
+func (d *cycleDisk) clones(seed uint64) error {
+	clone := &cycleDisk{cycle: d.cycle, disk: id.Disk(1000 + d.number.Add(1)), base: d,
+		rng: rand.New(rand.NewPCG(seed, 20)), passRNG: rand.New(rand.NewPCG(seed, 21))}
+	d.freeze(true)
+	defer d.freeze(false)
+	d.mu.Lock()
+	clone.chunks, clone.want = d.chunks, d.want
+	d.mu.Unlock()
+	for range 2 {
+		if err := errors.Join(clone.round(), clone.check()); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := clone.pass(); err != nil {
+		return err
+	}
+	clone.base = nil
+	d.freeze(false)
+	for range 3 {
+		if err := errors.Join(clone.check(), clone.round(), clone.pass()); err != nil {
+			return err
+		}
+	}
+	clone.chunks = [cycleChunks]id.Ref{}
+	return errors.Join(clone.pass(), clone.pass())
 }
 
 func (d *cycleDisk) setSome(segments []id.Segment, live map[id.Segment][]byte) error {
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
+	if d.frozen {
+		return errFrozen
+	}
 	d.seq++
 	r := &datanode.SetListsRequest{Disk: d.disk, Epoch: 1, Seq: d.seq}
 	for _, s := range segments {
@@ -247,7 +294,7 @@ func (d *cycleDisk) check() error {
 		got := d.contents[ref.Segment][ref.Slot]
 		d.cycle.mu.Unlock()
 		held := slices.ContainsFunc(d.describe(ref.Segment.Number()).Lists, func(l datanode.DiskList) bool {
-			return l.Disk == d.disk && hasBit(l.Bits, ref.Slot)
+			return (l.Disk == d.disk || d.base != nil && l.Disk == d.base.disk) && hasBit(l.Bits, ref.Slot)
 		})
 		if !held || got != d.want[lba] {
 			return fmt.Errorf("disk %d, chunk %d at %+v: held %t, content %d, want %d", d.disk, lba, ref, held, got, d.want[lba])
@@ -312,7 +359,7 @@ func (c *cycle) move(rng *rand.Rand, seq id.Seq) error {
 }
 
 func TestCycle(t *testing.T)    { runCycle(t, 12) }
-func TestSimCycle(t *testing.T) { runCycle(t, 200) }
+func TestSimCycle(t *testing.T) { runCycle(t, 150) }
 
 // Disks write, find each other's chunks and follow moves, while their segments are
 // emptied and deleted: no chunk is ever gone, and at the end nothing is held that
@@ -323,12 +370,13 @@ func runCycle(t *testing.T, forwards int64) {
 	c := &cycle{house: newHouse(t, vfs.NewMem()), contents: map[id.Segment][]int{}}
 	var disks []*cycleDisk
 	var running, writing sync.WaitGroup
+	began := time.Now()
 	for n := range 3 {
 		d := &cycleDisk{cycle: c, disk: id.Disk(n + 1), rng: rand.New(rand.NewPCG(seed, uint64(n))),
 			passRNG: rand.New(rand.NewPCG(seed, uint64(10+n)))}
 		disks = append(disks, d)
 		writing.Go(func() {
-			for c.forwards.Load() < forwards && !t.Failed() {
+			for c.forwards.Load() < forwards && time.Since(began) < cycleTime && !t.Failed() {
 				if err := d.round(); err != nil {
 					t.Error(err)
 					return
@@ -356,9 +404,17 @@ func runCycle(t *testing.T, forwards int64) {
 		})
 	}
 	for _, d := range disks {
-		until(d.pass)
+		until(func() error {
+			if err := d.pass(); !errors.Is(err, errFrozen) {
+				return err
+			}
+			time.Sleep(time.Millisecond)
+			return nil
+		})
 		until(func() error { time.Sleep(time.Millisecond); return d.check() })
 	}
+	seeds := rand.New(rand.NewPCG(seed, 8))
+	until(func() error { return disks[0].clones(seeds.Uint64()) })
 	rng, seq := rand.New(rand.NewPCG(seed, 9)), id.Seq(0)
 	until(func() error { seq++; return c.move(rng, seq) })
 	until(func() error {
