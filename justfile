@@ -45,6 +45,10 @@ crash KILLS="300" DIR="/tmp/plinth-crash":
     mkdir -p {{DIR}}
     PLINTH_CRASH_ROUNDS={{KILLS}} PLINTH_CRASH_DIR={{DIR}} go test -count=1 -timeout 0 -v -run '^TestCrashKill$' ./internal/crash
 
+# kill plinth 100 times while snapshots, clones and reclaim are under way: some 6 minutes
+crash-snapshots KILLS="100":
+    PLINTH_CRASH_ROUNDS={{KILLS}} go test -count=1 -timeout 0 -v -run '^TestCrashSnapshots$' ./internal/crash
+
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done

@@ -14,7 +14,10 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "walk every map, segment and list and read every chunk; exit status 1 if anything is wrong",
-		Flags:  append(apiFlags(), &cli.BoolFlag{Name: "repair", Usage: "rewrite damaged fragments whose content is beyond doubt"}),
+		Flags: append(apiFlags(),
+			&cli.BoolFlag{Name: "repair", Usage: "rewrite damaged fragments whose content is beyond doubt"},
+			&cli.BoolFlag{Name: "leaks", Usage: "find what nobody needs, too; wrong only after plinth reclaim --full on quiet disks"},
+		),
 		Action: verifyAll,
 	}
 }
@@ -25,7 +28,7 @@ func verifyAll(c *cli.Context) error {
 	}
 	return call(c, func(client *api.Client) error {
 		bar := newProgress("verify")
-		r, err := client.Verify(c.Context, c.Bool("repair"), bar.show)
+		r, err := client.Verify(c.Context, host.VerifyOptions{Repair: c.Bool("repair"), Strict: c.Bool("leaks"), Progress: bar.show})
 		bar.end()
 		if err != nil {
 			return err

@@ -187,9 +187,9 @@ func (c *Client) Quiesce(ctx context.Context) error {
 	return c.call(ctx, "POST", "/quiesce", nil, nil)
 }
 
-// Verify walks everything; progress is called with segments done and to do.
-func (c *Client) Verify(ctx context.Context, repair bool, progress func(done, total int)) (*host.VerifyReport, error) {
-	resp, err := c.do(ctx, "POST", fmt.Sprintf("/verify?repair=%t", repair), nil)
+// Verify walks everything; opts.Progress is called with segments done and to do.
+func (c *Client) Verify(ctx context.Context, opts host.VerifyOptions) (*host.VerifyReport, error) {
+	resp, err := c.do(ctx, "POST", fmt.Sprintf("/verify?repair=%t&leaks=%t", opts.Repair, opts.Strict), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +205,8 @@ func (c *Client) Verify(ctx context.Context, repair bool, progress func(done, to
 		case e.Report != nil:
 			return e.Report, nil
 		}
-		progress(e.Done, e.Total)
+		if opts.Progress != nil {
+			opts.Progress(e.Done, e.Total)
+		}
 	}
 }

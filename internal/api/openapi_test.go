@@ -101,6 +101,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"POST", "/sweep", "/sweep", "", 204},
 		{"POST", "/verify", "/verify", "", 200},
 		{"POST", "/verify?repair=true", "/verify", "", 200},
+		{"POST", "/verify?leaks=true", "/verify", "", 200},
+		{"POST", "/verify?leaks=maybe", "/verify", "", 400},
 		{"POST", "/verify?repair=maybe", "/verify", "", 400},
 		{"GET", "/openapi.json", "/openapi.json", "", 200},
 	} {

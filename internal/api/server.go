@@ -250,12 +250,16 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	leaks, err := flag(r, "leaks")
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
 	control := http.NewResponseController(w)
 	last := time.Now()
 	report, err := s.host.Verify(r.Context(), host.VerifyOptions{
-		Repair: repair,
+		Repair: repair, Strict: leaks,
 		Progress: func(done, total int) {
 			if now := time.Now(); now.Sub(last) >= progressTimeMin {
 				last = now

@@ -175,7 +175,7 @@ func TestClient(t *testing.T) {
 	if err := errors.Join(c.Quiesce(ctx), c.Sweep(ctx)); err != nil {
 		t.Error(err)
 	}
-	if r, err := c.Verify(ctx, false, func(int, int) {}); err != nil || !r.OK() || r.Disks != 1 {
+	if r, err := c.Verify(ctx, host.VerifyOptions{Strict: true}); err != nil || !r.OK() || r.Disks != 1 {
 		t.Errorf("verify: %+v, %v", r, err)
 	}
 	checkSnapshotCalls(t, c)

@@ -8,6 +8,9 @@
 //   - TestCrashKill: SIGKILL of the real program under load over NBD, at random
 //     moments and at the named points of package failpoint. Every acknowledged
 //     write is there.
+//   - TestCrashSnapshots: the same while snapshots and clones come and go, disks
+//     are rolled back, and space is reclaimed. What was acknowledged is there and
+//     holds what it must, and at the end nothing is left over.
 //   - TestCrashLoss: SIGKILL, then the host's directory is lost; then the index
 //     and two spindles, and plinth recover brings all disks back.
 //   - TestSimPowerLoss: data node and host in memory lose what they have not

@@ -13,6 +13,7 @@ import (
 
 	"plinth/internal/api"
 	"plinth/internal/failpoint"
+	"plinth/internal/host"
 )
 
 const (
@@ -229,7 +230,7 @@ func (r *killRun) finish(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		report, err := l.api.Verify(context.Background(), false, func(int, int) {})
+		report, err := l.api.Verify(context.Background(), host.VerifyOptions{})
 		if err != nil {
 			t.Error(err)
 		} else if !report.OK() {

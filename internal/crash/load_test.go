@@ -48,31 +48,44 @@ func newFleet(names ...string) *fleet {
 func (f *fleet) check(t testing.TB, l *life) bool {
 	t.Helper()
 	for i, name := range f.names {
-		c, err := l.dial(t, name)
-		if err != nil {
+		if !f.oracles[i].compare(t, l, name) {
 			return false
 		}
-		p := make([]byte, 1<<20)
-		for first := int64(0); first < diskSectors && err == nil; first += int64(len(p)) / sectorBytes {
-			if err = c.ReadAt(context.Background(), p, first*sectorBytes); err == nil {
-				if err := f.oracles[i].check(p, first, true); err != nil {
-					l.kill(t)
-					t.Fatalf("disk %s: %v\n%s", name, err, l.tail())
-				}
-			}
-		}
-		c.Close()
-		if err == nil {
-			f.oracles[i].Since = 0
-			continue
-		}
-		if errors.Is(err, client.ErrClosed) && l.dead() {
-			return false
-		}
-		l.kill(t)
-		t.Fatalf("read disk %s: %v\n%s", name, err, l.tail())
+		f.oracles[i].Since = 0
 	}
 	return true
+}
+
+// compare reads a whole export, which is then known. A false says that the process
+// died.
+func (o *oracle) compare(t testing.TB, l *life, export string) bool {
+	t.Helper()
+	c, err := l.dial(t, export)
+	if err != nil {
+		return false
+	}
+	p := make([]byte, 1<<20)
+	for first := int64(0); first < diskSectors && err == nil; first += int64(len(p)) / sectorBytes {
+		if err = c.ReadAt(context.Background(), p, first*sectorBytes); err == nil {
+			if err := o.check(p, first, true); err != nil {
+				l.kill(t)
+				t.Fatalf("%s: %v\n%s", export, err, l.tail())
+			}
+		}
+	}
+	if err == nil {
+		err = c.Disconnect(context.Background())
+	}
+	c.Close()
+	if err == nil {
+		return true
+	}
+	if errors.Is(err, client.ErrClosed) && l.dead() {
+		return false
+	}
+	l.kill(t)
+	t.Fatalf("read %s: %v\n%s", export, err, l.tail())
+	return false
 }
 
 // load starts all jobs. wait returns when the process is gone and they with it.

@@ -172,7 +172,7 @@ func disksOf(s *host.Status) (out []host.DiskInfo) {
 // verifyBut fails the test for findings of other kinds.
 func verifyBut(t *testing.T, l *life, expected string) {
 	t.Helper()
-	report, err := l.api.Verify(context.Background(), false, func(int, int) {})
+	report, err := l.api.Verify(context.Background(), host.VerifyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

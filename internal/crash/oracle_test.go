@@ -17,6 +17,9 @@ type oracle struct {
 	// Since, if not 0, says that writes from this number on may have been made
 	// that the oracle does not know: the run before was cut off.
 	Since uint64
+
+	// watchers get every write that begins.
+	watchers []*oracle
 }
 
 // version is what a sector may hold. Times are the oracle's own.
@@ -41,8 +44,30 @@ func (o *oracle) begin(first, n int64, seq uint64) uint64 {
 	o.Clock++
 	for i := first; i < first+n; i++ {
 		o.Sectors[i] = append(o.Sectors[i], version{seq, o.Clock, 0})
+		for _, w := range o.watchers {
+			w.Sectors[i] = append(w.Sectors[i], version{seq, o.Clock, 0})
+		}
 	}
 	return o.Clock
+}
+
+// watch returns an oracle of what each sector may hold at any moment from now on
+// until unwatch: of a snapshot that is made meanwhile.
+func (o *oracle) watch() *oracle {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := &oracle{Clock: 1, Sectors: make([][]version, len(o.Sectors))}
+	for i, versions := range o.Sectors {
+		w.Sectors[i] = slices.Clone(versions)
+	}
+	o.watchers = append(o.watchers, w)
+	return w
+}
+
+func (o *oracle) unwatch(w *oracle) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.watchers = slices.DeleteFunc(o.watchers, func(x *oracle) bool { return x == w })
 }
 
 // end notes that a write was acknowledged: what was acknowledged before it
