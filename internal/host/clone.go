@@ -100,17 +100,27 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 			Puts:     []datanode.Put{{Key: disk.CheckpointKey(clone), Value: value}},
 		}
 	})
-	if errors.Is(err, errDoubt) {
-		return nil, err // and the lists stay held
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errDoubt) {
 		e.disk.ReleaseLists()
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.dropClone(rec.ID)
+	// One that may be there counts as one that is: its parent, if it is removed in
+	// this life, is not given up.
 	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
-	return rec, nil
+	return rec, err
+}
+
+// undoubted notes that a number is a new disk's, and so not that of a clone of
+// which it was not known whether it is there.
+func (h *Host) undoubted(d id.Disk) {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dropClone(d)
 }
 
 // holdBases holds the lists of the bases of all clones, before any pass.

@@ -117,6 +117,7 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 	if err := h.catalog.addDisk(ctx, &rec, func(id.Disk) *datanode.RegistryTxn { return &datanode.RegistryTxn{} }); err != nil {
 		return nil, err
 	}
+	h.undoubted(rec.ID)
 	e := h.add(ctx, rec, nil)
 	if e.err != nil {
 		return nil, e.err

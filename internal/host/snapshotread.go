@@ -174,6 +174,9 @@ func (h *Host) Rollback(ctx context.Context, name, snapshot string) (*DiskInfo, 
 	if now != e {
 		return nil, fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
 	}
+	if err := h.stillThere(ctx, e, used[0]); err != nil {
+		return nil, err
+	}
 	// Once it is in the log it must be finished, or the disk fails.
 	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -186,4 +189,18 @@ func (h *Host) Rollback(ctx context.Context, name, snapshot string) (*DiskInfo, 
 		return nil, fmt.Errorf("roll disk %q back to snapshot %q: %w", name, snapshot, err)
 	}
 	return h.info(e), nil
+}
+
+// stillThere returns ErrUnknownSnapshot if the registry does not name a snapshot
+// any more, because its removal only seemed to fail: passes forget it, and a
+// rollback to it that is in the log could never be done.
+func (h *Host) stillThere(ctx context.Context, e *export, s *snapshot) error {
+	h.mu.Lock()
+	name, want := s.name, s.revision
+	h.mu.Unlock()
+	_, revision, err := h.catalog.get(ctx, snapKey(e.rec.ID, name))
+	if err == nil && revision != want {
+		err = fmt.Errorf("disk %q, snapshot %q: %w", h.nameOf(e), name, ErrUnknownSnapshot)
+	}
+	return err
 }
