@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"plinth/internal/api"
+	"plinth/internal/handover"
 	"plinth/nbd/vsock"
 )
 
@@ -59,38 +60,62 @@ func (s *server) addresses() iter.Seq[string] {
 	}
 }
 
-// listenNBD opens the sockets, or takes those that systemd has opened instead.
-func (s *server) listenNBD() ([]net.Listener, error) {
-	out, err := passedSockets()
-	if err != nil {
-		return nil, err
+// listenNBD opens the sockets of NBD, unless a predecessor or systemd has passed
+// some.
+func (s *server) listenNBD() error {
+	if len(s.sockets) > 0 {
+		s.describe()
+		return nil
 	}
-	if len(out) > 0 {
-		s.describe(out)
-		return out, nil
+	passed, err := passedSockets()
+	if err != nil {
+		return err
+	}
+	for _, l := range passed {
+		if err := s.add(l, false); err != nil {
+			return err
+		}
+	}
+	if len(passed) > 0 {
+		s.describe()
+		return nil
 	}
 	for text := range s.addresses() {
 		l, err := listenAddress(text)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("serve NBD: %w: choose another address with --nbd", err), closeAll(out))
+		if err == nil {
+			err = s.add(l, true)
 		}
-		out = append(out, l)
+		if err != nil {
+			return fmt.Errorf("serve NBD: %w: choose another address with --nbd", err)
+		}
 	}
 	l, err := api.ListenUnix(s.nbdSocket)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("serve NBD: %w: choose another path with --nbd-socket", err), closeAll(out))
+	if err == nil {
+		err = s.add(l, true)
 	}
-	out = append(out, l)
-	s.describe(out)
-	return out, nil
+	if err != nil {
+		return fmt.Errorf("serve NBD: %w: choose another path with --nbd-socket", err)
+	}
+	s.describe()
+	return nil
+}
+
+// add takes over a listener of NBD; owned as for handover.NewSocket.
+func (s *server) add(l net.Listener, owned bool) error {
+	socket, err := handover.NewSocket(l, owned)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.sockets = append(s.sockets, socket)
+	return nil
 }
 
 // describe says where the listeners are, which is known only now for a port that
 // the kernel chose.
-func (s *server) describe(listeners []net.Listener) {
+func (s *server) describe() {
 	s.nbdSocket = ""
 	var addresses []string
-	for _, l := range listeners {
+	for _, l := range s.sockets {
 		if a, ok := l.Addr().(*net.UnixAddr); ok {
 			s.nbdSocket = a.Name
 		} else {
@@ -100,9 +125,10 @@ func (s *server) describe(listeners []net.Listener) {
 	s.nbdAddr = strings.Join(addresses, ",")
 }
 
-func closeAll(listeners []net.Listener) error {
+// closeSockets closes those that are not handed over.
+func (s *server) closeSockets() error {
 	var errs []error
-	for _, l := range listeners {
+	for _, l := range s.sockets {
 		errs = append(errs, l.Close())
 	}
 	return errors.Join(errs...)

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"plinth/nbd/vsock"
+	"plinth/internal/handover"
 )
 
 const (
@@ -34,28 +34,16 @@ func passedSockets() ([]net.Listener, error) {
 	for fd := firstPassed; fd < firstPassed+n; fd++ {
 		unix.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), fmt.Sprintf("socket %d", fd-firstPassed))
-		l, err := fileListener(f)
+		l, err := handover.FileListener(f)
 		err = errors.Join(err, f.Close()) // l has a descriptor of its own
 		if l != nil {
 			out = append(out, l)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s of systemd's: %w", f.Name(), err), closeAll(out))
+			return nil, fmt.Errorf("%s of systemd's: %w", f.Name(), err)
 		}
 	}
 	return out, nil
-}
-
-// fileListener is net.FileListener that knows VM sockets too.
-func fileListener(f *os.File) (net.Listener, error) {
-	l, err := net.FileListener(f)
-	if err == nil {
-		return l, nil
-	}
-	if l, verr := vsock.FileListener(f); verr == nil {
-		return l, nil
-	}
-	return nil, err
 }
 
 // notifyReady tells systemd that disks are served (sd_notify(3)), if it waits

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"plinth/datanode/shelf"
 	"plinth/internal/api"
+	"plinth/internal/handover"
 	"plinth/internal/host"
 	"plinth/internal/standalone"
 	"plinth/nbd"
@@ -37,6 +41,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "api", Usage: "where to serve the API: unix:PATH or HOST:PORT", DefaultText: "unix:DATA/api.sock"},
 			&cli.StringFlag{Name: "api-cert", Usage: "certificate for an API over TLS"},
 			&cli.StringFlag{Name: "api-key", Usage: "its key"},
+			&cli.BoolFlag{Name: "take-over", Usage: "if another plinth up serves the directory, end it and go on with its NBD sockets: clients see a pause"},
 		),
 		Action: up,
 	}
@@ -54,12 +59,28 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("take-over") {
+		if err := s.takeOver(c.Context); err != nil {
+			return err
+		}
+	}
 	site, err := standalone.Open(c.Context, opts)
+	if errors.Is(err, shelf.ErrLocked) {
+		err = fmt.Errorf("%w; --take-over goes on with the disks of a plinth up", err)
+	}
 	if err != nil {
+		return errors.Join(err, s.closeSockets())
+	}
+	successor, err := s.run(c.Context, site)
+	err = errors.Join(err, site.Close())
+	if successor == nil {
 		return err
 	}
-	err = s.run(c.Context, site)
-	return errors.Join(err, site.Close())
+	if perr := successor.Pass(s.sockets); perr != nil {
+		return errors.Join(err, perr)
+	}
+	s.log.Info("handed over")
+	return err
 }
 
 // server is the listeners of one up.
@@ -72,6 +93,7 @@ type server struct {
 	apiAddr   api.Address
 	apiOpts   api.ListenOptions
 	log       *slog.Logger
+	sockets   []*handover.Socket // of NBD
 }
 
 // newServer checks where to listen before anything is made.
@@ -126,41 +148,45 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 	return s, nil
 }
 
-// run serves the site until ctx ends, then stops in order: clients, buffers.
-func (s *server) run(ctx context.Context, site *standalone.Site) error {
+// run serves the site until ctx ends or a successor wants it, which it returns;
+// then it stops in order: clients, buffers.
+func (s *server) run(ctx context.Context, site *standalone.Site) (successor *handover.Successor, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer func() { err = errors.Join(err, s.closeSockets()) }()
 	if site.New {
 		if _, err := site.Host.CreateDisk(ctx, host.DiskSpec{Name: firstDisk, Bytes: firstDiskBytes}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	listeners, err := s.listenNBD()
+	if err := s.listenNBD(); err != nil {
+		return nil, err
+	}
+	apiServer, apiListener, err := s.listenAPI(site)
 	if err != nil {
-		return err
-	}
-	apiServer := api.NewServer(site.Host, api.Metrics(site.Host), s.log)
-	if s.apiAddr.TCP != "" {
-		token, err := api.LoadToken(filepath.Join(s.data, apiTokenName))
-		if err != nil {
-			return errors.Join(err, closeAll(listeners))
-		}
-		apiServer.RequireToken(token)
-	}
-	apiListener, err := api.Listen(s.apiAddr, s.apiOpts)
-	if err != nil {
-		return errors.Join(fmt.Errorf("serve the API: %w: choose another address with --api", err), closeAll(listeners))
-	}
-	if s.apiAddr.TCP != "" {
-		s.apiAddr.TCP = apiListener.Addr().String() // the port, where any was asked for
+		return nil, err
 	}
 	nbdServer := nbd.NewServer(host.Exports{Host: site.Host}, s.nbdOpts)
 	group, gctx := errgroup.WithContext(ctx)
-	for _, l := range listeners {
-		group.Go(func() error { return nbdServer.Serve(gctx, l) })
+	var accepting sync.WaitGroup
+	for _, l := range s.sockets {
+		accepting.Add(1)
+		group.Go(func() error {
+			defer accepting.Done()
+			return nbdServer.Serve(gctx, l)
+		})
 	}
 	group.Go(func() error { return apiServer.Serve(apiListener) })
 	group.Go(func() error {
+		if successor = s.awaitSuccessor(gctx, site); successor != nil {
+			cancel()
+		}
+		return nil
+	})
+	group.Go(func() error {
 		<-gctx.Done()
 		s.log.Info("stopping")
+		accepting.Wait() // or Shutdown would turn away who is accepted meanwhile
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), clientsDrainTime)
 		defer cancel()
 		_ = nbdServer.Shutdown(stop) // clients that stay are cut off
@@ -173,12 +199,32 @@ func (s *server) run(ctx context.Context, site *standalone.Site) error {
 		s.log.Warn("systemd does not learn that disks are served", "err", err)
 	}
 	err = group.Wait()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeMax)
-	defer cancel()
+	stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeMax)
+	defer cancelStop()
 	if qerr := site.Host.Quiesce(stop); qerr != nil {
 		s.log.Warn("not everything was destaged: the next start replays it from the log", "err", qerr)
 	}
-	return err
+	return successor, err
+}
+
+// listenAPI opens the API's socket.
+func (s *server) listenAPI(site *standalone.Site) (*api.Server, net.Listener, error) {
+	server := api.NewServer(site.Host, api.Metrics(site.Host), s.log)
+	if s.apiAddr.TCP != "" {
+		token, err := api.LoadToken(filepath.Join(s.data, apiTokenName))
+		if err != nil {
+			return nil, nil, err
+		}
+		server.RequireToken(token)
+	}
+	l, err := api.Listen(s.apiAddr, s.apiOpts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("serve the API: %w: choose another address with --api", err)
+	}
+	if s.apiAddr.TCP != "" {
+		s.apiAddr.TCP = l.Addr().String() // the port, where any was asked for
+	}
+	return server, l, nil
 }
 
 // announce prints how to use what is served.

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"plinth/internal/api"
+	"plinth/internal/handover"
+	"plinth/internal/standalone"
+)
+
+// upSocketName is where an up awaits its successor.
+const upSocketName = "up.sock"
+
+// takeOver ends the up that serves the directory, and takes its sockets. Where
+// there is none it does nothing.
+func (s *server) takeOver(ctx context.Context) (err error) {
+	s.sockets, err = handover.Take(ctx, filepath.Join(s.data, upSocketName))
+	if errors.Is(err, handover.ErrNobody) {
+		s.log.Info("there is nobody to take over from")
+		return nil
+	}
+	return err
+}
+
+// awaitSuccessor returns when a successor has come and its hand-over is prepared:
+// the sockets go on listening then. It returns nil when ctx ends, and at once where
+// nobody can ask.
+func (s *server) awaitSuccessor(ctx context.Context, site *standalone.Site) *handover.Successor {
+	l, err := api.ListenUnix(filepath.Join(s.data, upSocketName))
+	if err != nil {
+		s.log.Warn("--take-over of another plinth up will not work", "err", err)
+		return nil
+	}
+	successor, err := handover.Await(ctx, l, s.log, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, shutdownTimeMax)
+		defer cancel()
+		if err := site.Host.Quiesce(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot destage before handing over", "err", err)
+		}
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Warn("--take-over of another plinth up will not work any more", "err", err)
+		}
+		return nil
+	}
+	for _, socket := range s.sockets {
+		socket.Keep()
+	}
+	return successor
+}
