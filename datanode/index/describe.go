@@ -111,7 +111,9 @@ func (x *Index) holders(s id.Segment, row *segmentRow, changed map[holder]*listR
 		}
 	}
 	for _, b := range row.births {
-		lists[b.Disk] = lists[b.Disk] // it may hold by birth alone
+		if _, listed := lists[b.Disk]; !listed {
+			lists[b.Disk] = nil // it may hold by birth alone
+		}
 	}
 	var out []datanode.DiskList
 	for _, d := range slices.Sorted(maps.Keys(lists)) {

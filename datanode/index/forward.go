@@ -239,8 +239,10 @@ const (
 	forwardsMax = 256
 )
 
-// Forwards walks the moves of segments that are condemned or forwarded. Errors:
-// ErrInvalid.
+// Forwards walks the moves of segments that are condemned or forwarded. What it
+// tells is stable, so it blocks for a sync where there is something: a disk that
+// is told makes its map name copies that only the record of the moves has held for
+// it. Errors: ErrInvalid.
 func (x *Index) Forwards(_ context.Context, r *datanode.ForwardsRequest) (*datanode.ForwardsReply, error) {
 	max, err := page(r.Max, forwardsPage, forwardsMax)
 	if err != nil {
@@ -263,6 +265,9 @@ func (x *Index) Forwards(_ context.Context, r *datanode.ForwardsRequest) (*datan
 		}
 		return !reply.More, nil
 	})
+	if err == nil && len(reply.Forwards) > 0 {
+		err = x.store.Sync()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -113,6 +113,27 @@ func crashForward(t *testing.T, rng *rand.Rand) {
 	h.ok(h.Index.Close())
 }
 
+// Moves that were told survive a loss of power, though who recorded them has no
+// answer yet: a disk may have followed them.
+func TestToldMovesAreStable(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	h := newHouse(t, fs)
+	h.publish(pack(1, []int{1}), pack(2, []int{1}, datanode.Birth{Disk: 9, Epoch: 1, Slots: 1}))
+	h.condemn(1)
+	from := id.MakeSegment(3, 1)
+	h.ok(h.forward(id.MakeSegment(3, 2), [][]datanode.Move{{{From: from, Location: at(0)}}})) // not synced
+	told, err := h.Forwards(context.Background(), &datanode.ForwardsRequest{})
+	h.ok(err)
+	after := fs.CrashClone(vfs.CrashCloneCfg{})
+	h.ok(h.Index.Close())
+	h.fs = after
+	h.open(Options{})
+	if len(told.Forwards) != 1 || !slices.Equal(h.heldBits(1, 2), bits(0)) {
+		t.Errorf("told %+v, disk 1 holds %b of the copy", told.Forwards, h.heldBits(1, 2))
+	}
+	h.ok(h.Index.Close())
+}
+
 // What another program, or damage, left of moves is put right at Open.
 func TestMovesAreMended(t *testing.T) {
 	h := newHouse(t, vfs.NewMem())
