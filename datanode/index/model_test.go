@@ -162,7 +162,7 @@ const (
 	modelContents = 60
 )
 
-func TestModel(t *testing.T)    { runModel(t, 2, 250) }
+func TestModel(t *testing.T)    { runModel(t, 1, 250) }
 func TestSimModel(t *testing.T) { runModel(t, 4, 600) }
 
 func runModel(t *testing.T, runs, steps int) {
