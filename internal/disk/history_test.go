@@ -61,6 +61,8 @@ type hindrance struct {
 	datanode.Node
 	in    int // so many calls from now on; 0: never
 	after bool
+	// before is called once, before what has moved is asked for.
+	before func()
 }
 
 var errHindered = errors.New("hindered")
@@ -73,6 +75,14 @@ func (n *hindrance) SetLists(ctx context.Context, r *datanode.SetListsRequest) (
 func (n *hindrance) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (reply *datanode.RegistryCommitReply, err error) {
 	err = n.hinder(func() error { reply, err = n.Node.RegistryCommit(ctx, r); return err })
 	return reply, err
+}
+
+func (n *hindrance) Forwards(ctx context.Context, r *datanode.ForwardsRequest) (*datanode.ForwardsReply, error) {
+	if before := n.before; before != nil {
+		n.before = nil
+		before()
+	}
+	return n.Node.Forwards(ctx, r)
 }
 
 func (n *hindrance) hinder(call func() error) error {
@@ -135,7 +145,6 @@ func (w *world) run(steps int) {
 		{"half pass", 4, func(s *subject) {
 			w.hindrance.in, w.hindrance.after = 1+w.rng.IntN(3), w.rng.IntN(2) == 0
 			w.pass(s)
-			w.hindrance.in = 0
 		}},
 		{"move", 6, func(*subject) { w.move() }},
 		{"reclaim", 6, func(*subject) { w.ok(w.reclaim(w.Context())) }},
@@ -221,6 +230,14 @@ func (w *world) write(s *subject) {
 	if w.rng.IntN(20) == 0 { // nearly all of it
 		clear(s.now[4096:])
 		w.ok(s.d.Trim(w.Context(), 4096, int64(len(s.now))-4096, false))
+	}
+	for range w.rng.IntN(8) { // content that was there before, and comes again
+		at, what := w.rng.IntN(min(len(s.now), 512<<10)>>12)<<12, w.rng.IntN(40)
+		p := s.now[at : at+4096]
+		for i := range p {
+			p[i] = byte(what + 7*i + i>>8)
+		}
+		w.ok(s.d.WriteAt(w.Context(), p, int64(at), false))
 	}
 	for range 1 + w.rng.IntN(4) {
 		n := min(len(s.now), 512<<10)
@@ -346,7 +363,11 @@ func (w *world) pass(s *subject) bool {
 		}
 		return w.exists(s)(ctx)
 	}
+	if !w.calm && w.rng.IntN(6) == 0 {
+		w.hindrance.before = w.move // between the lists and the moves
+	}
 	report, err := s.d.Pass(w.Context(), PassOptions{Exists: meanwhile})
+	w.hindrance.before, w.hindrance.in = nil, 0
 	if errors.Is(err, errHindered) {
 		w.count["hindered"]++
 		return false
@@ -427,6 +448,8 @@ func (w *world) restart() {
 // move empties some segments; who holds them follows in later passes.
 func (w *world) move() {
 	ctx := w.Context()
+	defer func(in int) { w.hindrance.in = in }(w.hindrance.in) // it is the pass that is hindered
+	w.hindrance.in = 0
 	if w.mover == nil {
 		w.epochs[moverDisk]++
 		_, err := w.node.Fence(ctx, &datanode.FenceRequest{Disk: moverDisk, Epoch: w.epochs[moverDisk]})
