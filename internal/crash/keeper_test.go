@@ -42,6 +42,12 @@ type keeper struct {
 	counts map[string]int
 }
 
+func newKeeper(f *fleet, seed uint64) *keeper {
+	return &keeper{
+		fleet: f, rng: rand.New(rand.NewPCG(seed, 1)), snaps: map[string]*kept{}, clones: map[string]*kept{}, counts: map[string]int{},
+	}
+}
+
 // errDied ends a keeper's work: the process has gone.
 var errDied = errors.New("the process died")
 
@@ -258,6 +264,29 @@ func (k *keeper) reclaim(_ *testing.T, l *life) error {
 	}
 	_, died := asked(l, err)
 	return died
+}
+
+// collect is one life that leaves some snapshots and clones.
+func (k *keeper) collect(t *testing.T, s *site) {
+	t.Helper()
+	l := s.start(t, "")
+	if !k.fleet.check(t, l) || !k.settle(t, l) {
+		l.kill(t)
+		t.Fatalf("the process died\n%s", l.tail())
+	}
+	wait := k.fleet.load(t, l, k.rng.Uint64())
+	var err error
+	for err == nil && len(k.snaps) < 4 {
+		err = k.create(t, l)
+	}
+	for err == nil && len(k.clones) < 2 {
+		err = k.clone(t, l)
+	}
+	l.kill(t)
+	wait()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, l.tail())
+	}
 }
 
 func cutName(name string) (disk, snapshot string) {

@@ -18,13 +18,17 @@ import (
 // TestCrashLoss kills the program under load and takes the host's directory
 // away; then the data node's index and registry with two of twelve spindles.
 // Both times all disks are complete after the next start, the second time after
-// plinth recover, which is itself killed some times first.
+// plinth recover, which is itself killed some times first; so are their snapshots
+// and clones.
 func TestCrashLoss(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	s, f := newSite(t, ""), newFleet("vm1", "vm2")
 	begin(t, s)
+	k := newKeeper(f, seed)
+	k.life(t, s, "")
+	k.collect(t, s)
 
 	loadAndKill(t, s, f, rng, 2*time.Second)
 	remove(t, s.path("host"))
@@ -48,12 +52,15 @@ func TestCrashLoss(t *testing.T) {
 	loadAndKill(t, s, f, rng, time.Second)
 
 	l := s.start(t, "")
-	if !f.check(t, l) {
+	if !f.check(t, l) || !k.settle(t, l) {
 		t.Fatalf("the process died\n%s", l.tail())
 	}
 	verifyBut(t, l, "unreachable")
 	l.stop(t)
-	t.Logf("%d operations, %d segments in the rebuilt index", f.ops.Load(), after.Node.Index.Segments)
+	if len(k.snaps) < 3 || len(k.clones) < 1 {
+		t.Errorf("%d snapshots and %d clones are left", len(k.snaps), len(k.clones))
+	}
+	t.Logf("%d operations, %d segments in the rebuilt index, %d snapshots and %d clones", f.ops.Load(), after.Node.Index.Segments, len(k.snaps), len(k.clones))
 }
 
 // begin makes the disks, and one that is written and removed again: nothing of

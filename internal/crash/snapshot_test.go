@@ -37,7 +37,7 @@ func TestCrashSnapshots(t *testing.T) {
 	r := &killRun{fleet: newFleet("vm1", "vm2")}
 	r.Seed, r.site = seed, newSite(t, "")
 	r.create(t)
-	k := &keeper{fleet: r.fleet, snaps: map[string]*kept{}, clones: map[string]*kept{}, counts: map[string]int{}}
+	k := newKeeper(r.fleet, seed)
 	for n := range rounds {
 		k.rng = rand.New(rand.NewPCG(seed, uint64(n)))
 		point := failpoint.Point("")
