@@ -108,7 +108,7 @@ type IndexNode interface {
 	// copy is of another chunk; nothing is recorded).
 	Forward(ctx context.Context, r *ForwardRequest) error
 	// Forwards walks the moves of all segments that are not gone. The copies they
-	// lead to are there for who holds the source.
+	// lead to are there for who holds the source. What it tells is durable.
 	Forwards(ctx context.Context, r *ForwardsRequest) (*ForwardsReply, error)
 	// Reclaim deletes up to Max segments on which nothing is held, whatever their
 	// state: a durable tombstone, the fragments, the rows. It does nothing while

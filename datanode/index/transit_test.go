@@ -53,7 +53,7 @@ func (h *house) heldBits(d id.Disk, n uint64) []byte {
 func TestCrashForward(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for round := range 40 {
+	for round := range 100 {
 		crashForward(t, rng)
 		if t.Failed() {
 			t.Fatalf("seed %d, round %d", seed, round)
@@ -78,13 +78,18 @@ func crashForward(t *testing.T, rng *rand.Rand) {
 	switch steps {
 	case 0:
 		after = lose()
-	case 1: // power goes while moves are recorded, or before
+	case 1: // power goes while moves are recorded, or as soon as a disk knows them
 		h.condemn(1)
 		done := make(chan error)
 		go func() { done <- h.moved(1, 3, contents) }()
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Microsecond)
+		reply, err := h.Forwards(context.Background(), &datanode.ForwardsRequest{})
+		h.ok(err)
 		after = lose()
 		h.ok(<-done)
+		if len(reply.Forwards) > 0 {
+			steps = 2
+		}
 	case 2:
 		h.condemn(1)
 		h.ok(h.moved(1, 3, contents))
