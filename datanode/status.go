@@ -28,7 +28,7 @@ type IndexStatus struct {
 	Complete     bool   `json:"complete"`
 	Segments     int64  `json:"segments"`
 	Fingerprints int64  `json:"fingerprints"`
-	// Over live segments of chunks: bytes of their chunks before and after
+	// Over segments of chunks, condemned ones too: bytes of them before and after
 	// compression and sealing.
 	PlainBytes  int64 `json:"plain_bytes"`
 	SealedBytes int64 `json:"sealed_bytes"`
