@@ -201,15 +201,10 @@ func (h *handshake) exportName(ctx context.Context, data []byte, tooBig bool) (*
 	if err := checkName(data); err != nil {
 		return nil, err
 	}
-	s, err := h.server.open(ctx, string(data))
+	s, err := h.open(ctx, string(data))
 	if err != nil {
 		return nil, fmt.Errorf("open export %q: %w", data, err)
 	}
-	if !h.allowed(s.info.Name) {
-		s.release()
-		return nil, fmt.Errorf("export %q is not for this client", s.info.Name)
-	}
-	h.settle(s)
 	h.w.Write(exportNameReply(s.info, h.form, h.noZeroes))
 	return s, nil
 }
@@ -244,19 +239,11 @@ func (h *handshake) info(ctx context.Context, opt uint32, data []byte) *session 
 	var s *session
 	var info ExportInfo
 	if opt == wire.OptGo {
-		if s, err = h.server.open(ctx, q.name); err == nil {
+		if s, err = h.open(ctx, q.name); err == nil {
 			info = s.info
-			h.settle(s)
 		}
 	} else {
-		info, err = h.server.exports.Describe(ctx, q.name)
-	}
-	if err == nil && !h.allowed(info.Name) {
-		err = errNotAllowed
-		if s != nil {
-			s.release()
-			s = nil
-		}
+		info, err = h.describe(ctx, q.name)
 	}
 	if err != nil {
 		h.fail(opt, q.name, err)
@@ -269,13 +256,36 @@ func (h *handshake) info(ctx context.Context, opt uint32, data []byte) *session 
 	return s
 }
 
-// settle gives a session what was negotiated before it. Contexts that were
-// selected for another export are none.
-func (h *handshake) settle(s *session) {
-	s.form = h.form
-	if h.contextsOf == s.info.Name {
+// describe describes an export that the client may use.
+func (h *handshake) describe(ctx context.Context, name string) (ExportInfo, error) {
+	info, err := h.server.exports.Describe(ctx, name)
+	if err == nil && !h.allowed(info.Name) {
+		err = errNotAllowed
+	}
+	return info, err
+}
+
+// open opens an export that the client may use; others are not touched. The
+// session has what was negotiated before it: contexts that were selected for
+// another export are none.
+func (h *handshake) open(ctx context.Context, name string) (*session, error) {
+	if h.server.opts.Allow != nil {
+		if _, err := h.describe(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	s, err := h.server.open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !h.allowed(s.info.Name) { // the name means another one by now
+		s.release()
+		return nil, errNotAllowed
+	}
+	if s.form = h.form; h.contextsOf == s.info.Name {
 		s.contexts = h.contexts
 	}
+	return s, nil
 }
 
 // fail answers an option that Exports refused. What went wrong inside stays

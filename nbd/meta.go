@@ -139,10 +139,7 @@ func (h *handshake) meta(ctx context.Context, opt uint32, data []byte) {
 		h.reply(opt, wire.RepErrInvalid, []byte(err.Error()))
 		return
 	}
-	info, err := h.server.exports.Describe(ctx, q.export)
-	if err == nil && !h.allowed(info.Name) {
-		err = errNotAllowed
-	}
+	info, err := h.describe(ctx, q.export)
 	if err != nil {
 		h.fail(opt, q.export, err)
 		return

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,6 +200,62 @@ func TestUnixSocketNeedsNoTLS(t *testing.T) {
 	}
 	if err := (nbd.Grants{"x": {"[a"}}).Validate(); err == nil {
 		t.Error("a malformed pattern is valid")
+	}
+}
+
+// counted counts what is opened.
+type counted struct {
+	nbd.Exports
+	opens atomic.Int64
+}
+
+func (c *counted) Open(ctx context.Context, name string) (nbd.Export, func(), error) {
+	c.opens.Add(1)
+	return c.Exports.Open(ctx, name)
+}
+
+// Opening may cost much: an export that a client may not use is not opened for it.
+func TestRefusedIsNotOpened(t *testing.T) {
+	x := &counted{Exports: nbdtest.NewExports(inMemory("a"), inMemory("b"))}
+	s := nbd.NewServer(x, nbd.Options{Logger: quiet, Allow: func(_ nbd.Peer, export string) bool { return export == "a" }})
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(context.Background(), l) }()
+	defer func() {
+		s.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, opt := range []uint32{wire.OptGo, wire.OptExportName} {
+		conn, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := nbdtest.NewRaw(t, conn)
+		r.Greet(fixed)
+		if opt == wire.OptExportName {
+			r.Option(opt, []byte("b"))
+			r.ExpectEnd()
+			continue
+		}
+		r.Option(opt, nbdtest.InfoData(t, "b"))
+		if typ := r.LastReply(opt); typ != wire.RepErrPolicy {
+			t.Errorf("GO: reply %#x", typ)
+		}
+		if n := x.opens.Load(); n != 0 {
+			t.Errorf("opened %d times", n)
+		}
+		r.Option(opt, nbdtest.InfoData(t, "a"))
+		if typ := r.LastReply(opt); typ != wire.RepAck {
+			t.Errorf("GO: reply %#x", typ)
+		}
+	}
+	if n := x.opens.Load(); n != 1 {
+		t.Errorf("opened %d times", n)
 	}
 }
 
