@@ -16,7 +16,7 @@ type Options struct {
 	// sentinels. 0 means "not known", and the built-in table decides.
 	// Default: nil.
 	Errno func(error) Errno
-	// TLS lets clients start TLS with STARTTLS; LoadTLS makes one. It is not
+	// TLS lets clients start TLS with STARTTLS; LoadTLS and WatchTLS make one. It is not
 	// changed. Default: nil, no TLS.
 	TLS *tls.Config
 	// TLSRequired refuses clients that do not start TLS, those on unix sockets

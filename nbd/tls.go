@@ -31,7 +31,11 @@ func LoadTLS(dir string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load TLS certificate from %s: %w", dir, err)
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+		DynamicRecordSizingDisabled: true, // as withDefaults does, which does not see later ones
+		SessionTicketsDisabled:      true, // a ticket would outlive a change of the authority
+	}
 	pem, err := os.ReadFile(filepath.Join(dir, tlsCAFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -27,7 +27,7 @@ func tlsOptions(c *cli.Context, o *nbd.Options) error {
 	}
 	if dir != "" {
 		var err error
-		if o.TLS, err = nbd.LoadTLS(dir); err != nil {
+		if o.TLS, err = nbd.WatchTLS(dir, o.Logger); err != nil {
 			return fmt.Errorf("--nbd-tls: %w", err)
 		}
 	}
