@@ -195,7 +195,14 @@ func (h *Host) passOrder(due []*export) []*export {
 func (h *Host) owes(e *export) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.clones[e.rec.ID] != nil || e.removals != e.forgotten && time.Since(e.passedAt) >= h.opts.IdleTime
+	return h.clones[e.rec.ID] != nil || e.removals != e.forgotten
+}
+
+// rested reports whether the disk's last pass, if there was one, is IdleTime ago.
+func (h *Host) rested(e *export) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(e.passedAt) >= h.opts.IdleTime
 }
 
 // passed notes what a disk's whole pass found. A clone has then stated all that it

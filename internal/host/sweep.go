@@ -101,7 +101,7 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || h.owes(e) || h.idle(e) && changes(e.disk) != swept {
+		if !stated || h.owes(e) && h.rested(e) || h.idle(e) && changes(e.disk) != swept {
 			due = append(due, e)
 		}
 	}
