@@ -67,6 +67,7 @@ func (t *transmission) returned(r *request) bool {
 		return true
 	}
 	t.overdue.Lock() // who answered for it may still read it
+	//lint:ignore SA2001 it waits for who has it, and needs nothing under it
 	t.overdue.Unlock()
 	if isChange(r.Type) {
 		t.shared.stuck.Add(-1)

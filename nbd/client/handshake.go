@@ -74,9 +74,9 @@ type session struct {
 }
 
 // dial connects to addr.
-// Connect connects to a server, on which nothing is exchanged yet. Networks and
-// addresses are Dial's; ctx bounds it.
-func Connect(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+func dial(ctx context.Context, network, addr string, o Options) (conn net.Conn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
+	defer cancel()
 	if network == vsock.Network {
 		conn, err = vsock.Dial(ctx, addr)
 	} else {
@@ -86,12 +86,6 @@ func Connect(ctx context.Context, network, addr string) (conn net.Conn, err erro
 		return nil, fmt.Errorf("dial nbd server: %w", err)
 	}
 	return conn, nil
-}
-
-func dial(ctx context.Context, network, addr string, o Options) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
-	defer cancel()
-	return Connect(ctx, network, addr)
 }
 
 // negotiate exchanges the greeting and runs f. The connection has a deadline
