@@ -52,3 +52,8 @@ crash-snapshots KILLS="100":
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done
+
+# what snapshots cost with none and with 10,000, on a disk of 1 GiB (a minute) and on one of 10 TiB with 20 million chunks (BIG=true: half an hour, 20 GB)
+snapshots BIG="false":
+    go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000
+    {{BIG}} && go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 20000000 -cost-tib 10 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000 || ! {{BIG}}

@@ -49,8 +49,14 @@ type logPlace struct {
 // newHouse makes a data node; wrap, if set, is what disks reach it through.
 func newHouse(t testing.TB, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
+	return newHouseOf(t, 32<<20, wrap)
+}
+
+// newHouseOf is newHouse with spindles of so many bytes.
+func newHouseOf(t testing.TB, spindleBytes int64, wrap func(datanode.Node) datanode.Node) *house {
+	t.Helper()
 	opts := shelf.Options{
-		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: 32 << 20,
+		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: spindleBytes,
 		IndexCacheBytes: 1 << 20, FS: crashfs.New(), Logger: slog.New(slog.DiscardHandler),
 	}
 	if err := shelf.Create("/node", opts); err != nil {
