@@ -218,3 +218,47 @@ func TestLostMoves(t *testing.T) {
 		t.Fatalf("disk 1 holds %b", got)
 	}
 }
+
+// TestLongWays has chunks moved on again and again, from many segments to many,
+// before any disk has followed: there are more ways than can be walked.
+func TestLongWays(t *testing.T) {
+	const levels, wide = 10, 6
+	h := newHouse(t, vfs.NewMem())
+	var contents []int
+	for i := range wide {
+		contents = append(contents, i)
+	}
+	number := func(level, i int) uint64 { return uint64(level*wide + i + 1) }
+	for i := range wide {
+		h.publish(pack(number(0, i), contents))
+	}
+	for level := range levels - 1 {
+		for i := range wide {
+			h.condemn(number(level, i))
+		}
+		// Slot j of segment i goes to slot i of segment j.
+		for j := range wide {
+			to := number(level+1, j)
+			of := contents
+			if level%2 == 0 {
+				of = slices.Repeat([]int{j}, wide)
+			}
+			h.publish(pack(to, of, datanode.Birth{Disk: 9, Epoch: 1, Slots: wide}))
+			r := &datanode.ForwardRequest{Disk: 9, Epoch: 1, Segment: id.MakeSegment(3, to)}
+			for i := range wide {
+				r.Moves = append(r.Moves, datanode.Move{From: id.MakeSegment(3, number(level, i)), Slot: id.Slot(j), To: id.Slot(i), Location: at(i)})
+			}
+			h.ok(h.Forward(context.Background(), r))
+		}
+	}
+	var lists []datanode.List
+	for n := range uint64(levels * wide) {
+		lists = append(lists, list(n+1))
+	}
+	slices.Reverse(lists)
+	h.setLists(1, 1, 1, lists...)
+	h.setLists(9, 1, 1, lists...)
+	if got := h.reclaimAll(); len(got) != levels*wide {
+		t.Fatalf("deleted %d segments of %d", len(got), levels*wide)
+	}
+}
