@@ -149,10 +149,29 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("disk %s: %s", d.Name, d.Reason))
 		}
 	}
+	s.Warnings = append(s.Warnings, h.lostSnapshots()...)
 	if !node.Index.Complete {
 		s.Warnings = append(s.Warnings, "the index is incomplete: nothing is reclaimed until every disk has passed")
 	}
 	return s, nil
+}
+
+// lostSnapshots says which disks have snapshots whose marks were lost with the log.
+func (h *Host) lostSnapshots() (out []string) {
+	for _, e := range h.exports() {
+		h.mu.Lock()
+		n := 0
+		for _, s := range e.snaps {
+			if s.lost {
+				n++
+			}
+		}
+		if n > 0 {
+			out = append(out, fmt.Sprintf("disk %s: %d snapshots are lost with the log: remove them", e.now.Name, n))
+		}
+		h.mu.Unlock()
+	}
+	return out
 }
 
 // stored is what the spindles have of a disk: sealed bytes.
@@ -163,7 +182,7 @@ type stored struct{ exclusive, shared int64 }
 func (h *Host) account(segments []datanode.SegmentUse) {
 	sums := make(map[id.Disk]stored)
 	for _, s := range segments {
-		if s.Slots == 0 {
+		if s.Slots == 0 || s.Kind == datanode.KindObject {
 			continue
 		}
 		for _, d := range s.Disks {
