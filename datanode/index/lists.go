@@ -115,12 +115,14 @@ func (c *change) order(lists []datanode.List) []int {
 		return order
 	}
 	c.said = make(map[id.Segment]bool, len(lists))
-	depth := make([]int, len(lists))
+	depth := make(map[id.Segment]int, len(lists))
 	for i := range lists {
 		c.said[lists[i].Segment] = true
-		depth[i] = c.depth(lists[i].Segment)
+		c.depth(lists[i].Segment, depth)
 	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(depth[i], depth[j]) })
+	slices.SortStableFunc(order, func(i, j int) int {
+		return cmp.Compare(depth[lists[i].Segment], depth[lists[j].Segment])
+	})
 	return order
 }
 

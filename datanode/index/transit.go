@@ -92,12 +92,17 @@ func (c *change) sources(target id.Segment) []id.Segment {
 }
 
 // depth is the number of moves that a chunk may have behind it in a segment.
-// Moves go from what is not live to what was live then, so there are no rings.
-func (c *change) depth(s id.Segment) int {
+// Moves go from what is not live to what was live then, so there are no rings;
+// many ways may lead to one segment, so known has what was found already.
+func (c *change) depth(s id.Segment, known map[id.Segment]int) int {
+	if n, ok := known[s]; ok {
+		return n
+	}
 	deepest := 0
 	for _, source := range c.sources(s) {
-		deepest = max(deepest, 1+c.depth(source))
+		deepest = max(deepest, 1+c.depth(source, known))
 	}
+	known[s] = deepest
 	return deepest
 }
 
