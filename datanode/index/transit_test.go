@@ -256,6 +256,19 @@ func TestLongWays(t *testing.T) {
 		lists = append(lists, list(n+1))
 	}
 	slices.Reverse(lists)
+	// Another disk, that shares all of the first level, comes to hold all others.
+	var shared []datanode.List
+	for i := range wide {
+		shared = append(shared, list(number(0, i), contents...))
+	}
+	h.setLists(2, 1, 1, shared...)
+	h.reopen()
+	for i := range wide {
+		if got := h.heldBits(2, number(levels-1, i)); !slices.Equal(got, bits(contents...)) {
+			t.Fatalf("disk 2 holds %b", got)
+		}
+	}
+	h.setLists(2, 1, 2, lists...)
 	h.setLists(1, 1, 1, lists...)
 	h.setLists(9, 1, 1, lists...)
 	if got := h.reclaimAll(); len(got) != levels*wide {
