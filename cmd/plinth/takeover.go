@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"plinth/internal/api"
 	"plinth/internal/handover"
+	"plinth/internal/keyring"
 	"plinth/internal/standalone"
 )
 
@@ -14,9 +17,16 @@ import (
 const upSocketName = "up.sock"
 
 // takeOver ends the up that serves the directory, and takes its sockets. Where
-// there is none it does nothing.
+// there is none it does nothing. What may be wrong with this process is found
+// before: afterwards nobody would serve.
 func (s *server) takeOver(ctx context.Context) (err error) {
-	s.sockets, err = handover.Take(ctx, filepath.Join(s.data, upSocketName))
+	path := filepath.Join(s.data, upSocketName)
+	if _, err := os.Stat(path); err == nil && s.rootKey != "" {
+		if _, err := keyring.LoadRootFile(s.rootKey); err != nil {
+			return fmt.Errorf("take over: %w", err)
+		}
+	}
+	s.sockets, err = handover.Take(ctx, path)
 	if errors.Is(err, handover.ErrNobody) {
 		s.log.Info("there is nobody to take over from")
 		return nil

@@ -123,8 +123,8 @@ func (s *site) again(t *testing.T) *site {
 	return start(t, s.data, append(small, "--nbd", s.tcp)...)
 }
 
-// The kernel's driver, attached by plinth attach: under writes the server is killed
-// and stopped, the disk grows, and the guest sees pauses and no error.
+// The kernel's driver, attached by plinth attach: under writes the server is killed,
+// stopped and taken over, the disk grows, and the guest sees pauses and no error.
 func TestGuestAttach(t *testing.T) {
 	t.Parallel()
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
@@ -184,6 +184,8 @@ if dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)'; then exit 1; fi
 	await(t, g, "wrote 30\r\n")
 	s.stop(t)
 	s = s.again(t)
+	await(t, g, "wrote 35\r\n")
+	s = start(t, s.data, append(small, "--take-over")...)
 	await(t, g, "grow it")
 	s.command(t, "disk", "resize", "data", "2G")
 	succeed(t, g)

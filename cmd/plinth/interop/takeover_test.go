@@ -64,14 +64,24 @@ func TestTakeOver(t *testing.T) {
 }
 
 // Without the flag a second process is refused and told of it; with it, and
-// nobody there, it starts as always, also where another died. Who does not
-// answer is left alone.
+// nobody there, it starts as always, also where another died. Without the root key
+// it does not ask, and who does not answer is left alone.
 func TestTakeOverRefused(t *testing.T) {
 	data := filepath.Join(tempDir(t), "data")
 	s := start(t, data, append(small, "--take-over")...)
 	_, complaint, code := plinth(t, nil, append([]string{"up", "--data", data}, small...)...)
 	oneLine(t, complaint, code, "another process has")
 	oneLine(t, complaint, code, "--take-over")
+	key := filepath.Join(data, "root.key")
+	if err := os.Rename(key, key+".away"); err != nil {
+		t.Fatal(err)
+	}
+	_, complaint, code = plinth(t, nil, append([]string{"up", "--data", data, "--take-over"}, small...)...)
+	oneLine(t, complaint, code, "take over: ")
+	if err := os.Rename(key+".away", key); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "nbdinfo", s.uri("unix", "vm1")) // it goes on
 	s.kill()
 	s = start(t, data, append(small, "--take-over")...)
 	s.stop(t)
