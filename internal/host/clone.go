@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -262,6 +263,13 @@ func (h *Host) dropClone(d id.Disk) {
 	delete(h.clones, d)
 }
 
+// leftover is a removed disk whose space is not given back yet.
+type leftover struct {
+	rec DiskRecord
+	// bare: its snapshots' rows and its log are gone; only its lists are left.
+	bare bool
+}
+
 // releaseLeftover gives up what removed disks hold and no clone relies on. A
 // clone that is removed before it was independent keeps its base in turn until
 // it goes itself.
@@ -269,31 +277,55 @@ func (h *Host) releaseLeftover(ctx context.Context) error {
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
 	h.mu.Lock()
-	all := make([]DiskRecord, 0, len(h.leftover))
-	for _, rec := range h.leftover {
-		all = append(all, rec)
-	}
+	all := slices.Collect(maps.Values(h.leftover))
 	h.mu.Unlock()
-	slices.SortFunc(all, func(a, b DiskRecord) int { return cmp.Compare(b.ID, a.ID) }) // clones first
+	slices.SortFunc(all, func(a, b *leftover) int { return cmp.Compare(b.rec.ID, a.rec.ID) }) // clones first
 	var errs []error
-	for _, rec := range all {
-		if err := h.catalog.dropRows(ctx, rec.ID); err != nil {
-			errs = append(errs, err)
-			continue
+	for _, l := range all {
+		if err := h.releaseOne(ctx, l); err != nil {
+			errs = append(errs, fmt.Errorf("give up what disk %d had, which is removed: %w", l.rec.ID, err))
 		}
-		if h.dependents(rec.ID) > 0 {
-			continue
-		}
-		if err := h.release(ctx, rec); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		h.mu.Lock()
-		delete(h.leftover, rec.ID)
-		h.dropClone(rec.ID)
-		h.mu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// releaseOne is releaseLeftover for one disk.
+func (h *Host) releaseOne(ctx context.Context, l *leftover) error {
+	d := l.rec.ID
+	if !l.bare {
+		if err := h.catalog.dropRows(ctx, d); err != nil {
+			return err
+		}
+	}
+	if h.dependents(d) > 0 {
+		if l.bare {
+			return nil
+		}
+		err := h.retire(ctx, d)
+		l.bare = err == nil
+		return err
+	}
+	if err := h.release(ctx, l.rec); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.leftover, d)
+	h.dropClone(d)
+	return nil
+}
+
+// retire forgets the log of a removed disk on whose lists clones still rely, or
+// else it would pin the physical log for as long.
+func (h *Host) retire(ctx context.Context, d id.Disk) error {
+	epoch, err := h.catalog.claimEpoch(ctx, d)
+	if err != nil {
+		return err
+	}
+	if _, err := h.node.Fence(ctx, &datanode.FenceRequest{Disk: d, Epoch: epoch}); err != nil {
+		return err
+	}
+	return h.node.DropLog(ctx, &datanode.DropLogRequest{Disk: d, Epoch: epoch})
 }
 
 // release gives up what a removed disk holds, and then the disk itself.

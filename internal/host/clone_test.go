@@ -125,6 +125,37 @@ func TestSimCloneOutlives(t *testing.T) {
 	}
 }
 
+// TestRemovedBaseHasNoLog removes a disk on whose lists a clone relies: it does not
+// pin the log, also when it was just marked as being removed.
+func TestRemovedBaseHasNoLog(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	one := noise(1, 256<<10)
+	s.write("vm", one)
+	s.snap("vm", "s")
+	s.clone("vm", "s", "new")
+	s.put("vm", 0, noise(2, 256<<10))
+	bare := func() {
+		t.Helper()
+		st, err := s.Node.Status(t.Context())
+		s.ok(err)
+		for _, stream := range st.Streams {
+			if stream.Disk == 1 {
+				t.Errorf("the removed disk has a log: %+v", stream)
+			}
+		}
+		s.has("new", one)
+	}
+	s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
+	bare()
+	s.restart()
+	bare()
+	s.loseIndex()
+	bare()
+	s.sweep()
+	s.verified()
+	s.has("new", one)
+}
+
 // TestClonesShareAndGo has a clone removed before it passed.
 func TestClonesShareAndGo(t *testing.T) {
 	s := openSite(t, siteOptions(t))

@@ -68,7 +68,7 @@ type Host struct {
 	// clones are the disks with a base, those being removed too; leftover are
 	// removed disks whose space is not given back. Changed under recordMu too.
 	clones   map[id.Disk]*cloneState
-	leftover map[id.Disk]DiskRecord
+	leftover map[id.Disk]*leftover
 	// snapBytes is the size of all snapshots' rows in the registry.
 	snapBytes int64
 }
@@ -122,7 +122,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
-		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]DiskRecord),
+		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.life, h.cancel = context.WithCancel(context.Background())
@@ -184,7 +184,7 @@ func (h *Host) openDisks(ctx context.Context) error {
 			h.clones[rec.ID] = &cloneState{base: *rec.Base}
 		}
 		if rec.Removing {
-			h.leftover[rec.ID] = rec
+			h.leftover[rec.ID] = &leftover{rec: rec}
 			continue
 		}
 		rows, err := h.catalog.snapshots(ctx, rec.ID)

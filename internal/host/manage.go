@@ -257,7 +257,7 @@ func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) erro
 		return fmt.Errorf("remove disk %q: %w", name, err)
 	}
 	h.mu.Lock()
-	h.leftover[rec.ID] = rec
+	h.leftover[rec.ID] = &leftover{rec: rec}
 	h.mu.Unlock()
 	if err := h.releaseLeftover(ctx); err != nil {
 		return fmt.Errorf("disk %q is removed, but its space is given back only after a restart: %w", name, err)
