@@ -1,0 +1,239 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"plinth/datanode"
+	"plinth/internal/host"
+	"plinth/internal/vfsx/crashfs"
+	"plinth/nbd"
+)
+
+// crashIn crashes the pool before or after a call that an operation makes, or
+// anywhere in a write, or when it is done.
+func (w *world) crashIn(ctx context.Context, o op) error {
+	if o.name == "restart" {
+		return w.do(ctx, o)
+	}
+	w.note("crash in %s", o.name)
+	power := w.rng.IntN(2) == 0
+	if power { // what is not stable would be in doubt
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	old := w.life
+	die := w.killer(power)
+	t := &trigger{
+		call: calls[w.rng.IntN(len(calls))], after: w.rng.IntN(2) == 0, skip: w.rng.IntN(3),
+		do: die, err: errors.New("the call met a crash"),
+	}
+	if w.rng.IntN(4) == 0 {
+		t.call = "none"
+		old.fs.Limit(w.rng.Int64N(256 << 10))
+	}
+	old.faults.arm(t)
+	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	err := o.do(ctx)
+	cancel()
+	old.faults.arm(nil)
+	met := t.fired || old.fs.Crashed()
+	if t.fired {
+		w.note("  at %s, after: %v", t.call, t.after)
+		w.tally.at(t.call)
+	}
+	if err != nil && !met {
+		if o.mayFail == nil || !o.mayFail(err) {
+			return fmt.Errorf("%s: %w", o.name, err)
+		}
+		w.note("  refused: %v", err)
+	}
+	// What was only acknowledged does not survive a loss of power.
+	doubt := met && err != nil || power && o.weak
+	if err == nil && !doubt {
+		o.done()
+	}
+	if !t.fired {
+		die()
+	}
+	w.tally.crashes.Add(1)
+	if err := old.close(); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
+		w.note("  closed: %v", err)
+	}
+	if err := w.reopen(old); err != nil {
+		return err
+	}
+	if doubt {
+		w.tally.doubts.Add(1)
+		if o.settle != nil {
+			if err := o.settle(context.Background()); err != nil {
+				return fmt.Errorf("after a crash in %s: %w", o.name, err)
+			}
+		}
+	}
+	return w.compare()
+}
+
+// killer returns what ends a life: the process, or the power.
+func (w *world) killer(power bool) func() {
+	rng := rand.New(rand.NewPCG(w.rng.Uint64(), 1)) // another goroutine's
+	l := w.life
+	return func() {
+		if power {
+			l.after = l.fs.Crash(rng, []int{0, 100, rng.IntN(101)}[rng.IntN(3)])
+		} else {
+			l.after = l.fs.Kill()
+		}
+	}
+}
+
+// flush makes all that was acknowledged stable.
+func (w *world) flush() error {
+	for name := range w.disks {
+		if err := w.life.with(name, func(d nbd.Device) error { return d.Flush(context.Background()) }); err != nil {
+			return fmt.Errorf("flush %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// reopen begins the next life on what the last one left, perhaps with another
+// crash in the opening, perhaps without the index.
+func (w *world) reopen(old *pool) error {
+	fs := old.after
+	old.fs.Drop()
+	for w.rng.IntN(8) == 0 {
+		w.note("  crash in the opening")
+		fs.Limit(w.rng.Int64N(64 << 10))
+		l, err := w.plan.open(fs, false)
+		if err != nil && !fs.Crashed() {
+			return fmt.Errorf("open: %w", err)
+		}
+		next := fs.Kill()
+		if l != nil {
+			if err := l.close(); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
+				w.note("  closed: %v", err)
+			}
+		}
+		fs.Drop()
+		fs = next
+	}
+	rebuilt := w.rng.IntN(6) == 0
+	if rebuilt {
+		w.note("  without the index")
+		w.tally.recoveries.Add(1)
+		if err := fs.RemoveAll(poolDir + "/index"); err != nil {
+			return err
+		}
+	}
+	var err error
+	if w.life, err = w.plan.open(fs, rebuilt); err != nil {
+		w.life = old // which is closed
+		return fmt.Errorf("open after a crash: %w", err)
+	}
+	if rebuilt && w.rng.IntN(2) == 0 { // else the background, or a later sweep
+		return w.life.host.Sweep(context.Background())
+	}
+	return nil
+}
+
+// restart ends a life in good order.
+func (w *world) restart() error {
+	old := w.life
+	if err := old.close(); err != nil {
+		return err
+	}
+	var err error
+	if w.life, err = w.plan.open(old.fs, false); err != nil {
+		w.life = old
+	}
+	return err
+}
+
+// settleChunks finds out which of its chunks a write that failed has changed.
+func (w *world) settleChunks(disk string, d *model, after *image) error {
+	found := d.head.clone()
+	for _, lba := range d.head.places() {
+		a, b := d.head.at[lba], after.at[lba]
+		if a == b {
+			continue
+		}
+		err := w.life.compare(disk, d.head, lba, lba+1)
+		if err != nil {
+			if w.life.compare(disk, after, lba, lba+1) != nil {
+				return err
+			}
+			found.set(lba, b)
+		}
+	}
+	d.head = found
+	return nil
+}
+
+// listsAgain delivers some list update once more, as a network might: it must
+// change nothing.
+func (w *world) listsAgain(ctx context.Context) error {
+	w.life.faults.mu.Lock()
+	lists := w.life.faults.lists
+	w.life.faults.mu.Unlock()
+	if len(lists) == 0 {
+		return nil
+	}
+	r := lists[w.rng.IntN(len(lists))]
+	if !slices.ContainsFunc(w.life.host.Disks(), func(d host.DiskInfo) bool { return d.ID == r.Disk }) {
+		return nil // who was removed does not come back
+	}
+	_, err := w.life.node.SetLists(ctx, r)
+	for _, gone := range []error{datanode.ErrNotFound, datanode.ErrFenced, datanode.ErrGone} { // disk or segment
+		if errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return err
+}
+
+func (w *world) reclaim(ctx context.Context) error {
+	r, err := w.life.host.Reclaim(ctx, host.ReclaimOptions{Full: true})
+	if err != nil {
+		return err
+	}
+	w.tally.cycles.Add(int64(r.Cycles))
+	w.tally.moved.Add(r.MovedChunks)
+	if len(r.Damaged) > 0 {
+		return fmt.Errorf("segments %v cannot be emptied", r.Damaged)
+	}
+	return nil
+}
+
+func (w *world) verify(ctx context.Context, strict bool) error {
+	r, err := w.life.host.Verify(ctx, host.VerifyOptions{Strict: strict})
+	if err != nil {
+		return err
+	}
+	if len(r.Findings) > 0 {
+		return fmt.Errorf("verify found %d things: %+v", len(r.Findings), r.Findings[:min(8, len(r.Findings))])
+	}
+	return nil
+}
+
+// end compares all, has a quiet cycle, and sees that nothing is left that nobody
+// can reach.
+func (w *world) end(ctx context.Context) error {
+	w.note("the end")
+	for range 2 {
+		if err := w.life.host.Quiesce(ctx); err != nil {
+			return err
+		}
+		if err := w.reclaim(ctx); err != nil {
+			return err
+		}
+	}
+	if err := w.compare(); err != nil {
+		return err
+	}
+	return w.verify(ctx, true)
+}

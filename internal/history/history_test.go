@@ -1,0 +1,288 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"plinth/internal/host"
+	"plinth/internal/vfsx/crashfs"
+)
+
+var (
+	histories = flag.Int("histories", 20, "random histories of TestSimHistories")
+	firstSeed = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
+	opsWanted = flag.Int("history-ops", 200, "operations of each")
+	verbose   = flag.Bool("history-log", false, "with -v: what data node and host log")
+)
+
+const (
+	// atOnce histories go on at a time: the machine that checks has two cores.
+	atOnce   = 2
+	disksMax = 5
+	snapsMax = 6
+	// wholePeriod is after how many operations everything is read.
+	wholePeriod = 20
+)
+
+// tally counts over all histories.
+type tally struct {
+	histories, ops, snapshots, rollbacks, clones, removals, cycles, moved, crashes, doubts, recoveries, takeovers, full, refused atomic.Int64
+	byCall                                                                                                                       sync.Map // of crashes: *atomic.Int64
+}
+
+// world is a history under way.
+type world struct {
+	t     *testing.T
+	rng   *rand.Rand
+	seed  uint64
+	tally *tally
+	plan  *plan
+	life  *pool
+	disks map[string]*model
+	names int
+	trail []string // the last operations
+}
+
+// TestSimHistories: whatever happens, every disk and snapshot reads as the model
+// says, and in the end nothing is left of what nobody can reach.
+func TestSimHistories(t *testing.T) {
+	seed := *firstSeed
+	if seed == 0 {
+		seed = rand.Uint64N(1 << 40)
+	}
+	t.Logf("seeds from %d", seed)
+	var sum tally
+	var all sync.WaitGroup
+	var next atomic.Uint64
+	for range atOnce {
+		all.Go(func() {
+			for !t.Failed() {
+				n := next.Add(1) - 1
+				if n >= uint64(*histories) {
+					return
+				}
+				w := &world{t: t, rng: rand.New(rand.NewPCG(seed+n, 0)), seed: seed + n, tally: &sum}
+				if err := w.run(); err != nil {
+					t.Errorf("history %d: %v\n%s", w.seed, err, w.tail())
+				}
+			}
+		})
+	}
+	all.Wait()
+	t.Log(sum.String())
+}
+
+func (s *tally) String() string {
+	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers; %d found no space, %d were refused",
+		s.histories.Load(), s.ops.Load(), s.snapshots.Load(), s.rollbacks.Load(), s.clones.Load(), s.removals.Load(), s.cycles.Load(), s.moved.Load(),
+		s.crashes.Load(), s.doubts.Load(), s.recoveries.Load(), s.takeovers.Load(), s.full.Load(), s.refused.Load())
+	out += "\ncrashes at"
+	s.byCall.Range(func(call, n any) bool {
+		out += fmt.Sprintf(" %s %d,", call, n.(*atomic.Int64).Load())
+		return true
+	})
+	return out
+}
+
+func (s *tally) at(call string) {
+	n, _ := s.byCall.LoadOrStore(call, &atomic.Int64{})
+	n.(*atomic.Int64).Add(1)
+}
+
+// note keeps what was done, for the report of a failure.
+func (w *world) note(format string, args ...any) {
+	w.trail = append(w.trail, fmt.Sprintf(format, args...))
+}
+
+func (w *world) tail() string {
+	out := ""
+	for _, line := range w.trail[max(0, len(w.trail)-60):] {
+		out += line + "\n"
+	}
+	return out
+}
+
+func (w *world) run() (err error) {
+	ctx := context.Background()
+	fs := crashfs.New()
+	fs.Order("index") // Pebble
+	w.plan = newPlan(w.t, w.rng)
+	if err := w.plan.create(ctx, fs); err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	w.disks = map[string]*model{}
+	if w.life, err = w.plan.open(fs, false); err != nil {
+		return err
+	}
+	for range 3 {
+		if err := w.createDisk(ctx); err != nil {
+			return errors.Join(err, w.life.close())
+		}
+	}
+	for n := range *opsWanted {
+		if err := w.step(ctx, n); err != nil {
+			return errors.Join(fmt.Errorf("operation %d: %w", n, err), w.life.close())
+		}
+	}
+	w.tally.histories.Add(1)
+	return errors.Join(w.end(ctx), w.life.close())
+}
+
+func (w *world) step(ctx context.Context, n int) error {
+	w.tally.ops.Add(1)
+	o := w.draw(n)
+	var err error
+	if w.rng.IntN(14) == 0 {
+		err = w.crashIn(ctx, o)
+	} else {
+		err = w.do(ctx, o)
+	}
+	if err == nil && n%wholePeriod == wholePeriod-1 {
+		err = w.compare()
+	}
+	return err
+}
+
+// do carries an operation out, in the pool and then in the model.
+func (w *world) do(ctx context.Context, o op) error {
+	w.note("%s", o.name)
+	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	defer cancel()
+	if err := o.do(ctx); err != nil {
+		if o.mayFail != nil && o.mayFail(err) {
+			w.note("  refused: %v", err)
+			return nil
+		}
+		return fmt.Errorf("%s: %w", o.name, err)
+	}
+	o.done()
+	return w.look(o)
+}
+
+// look reads what an operation touched.
+func (w *world) look(o op) error {
+	d := w.disks[o.disk]
+	if d == nil {
+		return nil
+	}
+	if err := w.life.compare(o.disk, d.head, o.first, o.end); err != nil {
+		return fmt.Errorf("after %s: %w", o.name, err)
+	}
+	return nil
+}
+
+// compare reads every disk and snapshot as a whole.
+func (w *world) compare() error {
+	for _, name := range slices.Sorted(maps.Keys(w.disks)) {
+		d := w.disks[name]
+		if err := w.life.whole(name, d.head); err != nil {
+			return err
+		}
+		infos, err := w.life.host.Snapshots(name)
+		if err != nil || len(infos) != len(d.snaps) {
+			return fmt.Errorf("disk %s has snapshots %v, want %d: %w", name, infos, len(d.snaps), err)
+		}
+		for _, s := range infos {
+			i := d.snaps[s.Name]
+			if i == nil || s.State != "ok" || s.Bytes != i.chunks*chunkBytes {
+				return fmt.Errorf("disk %s has snapshot %+v", name, s)
+			}
+			if err := w.life.whole(name+"@"+s.Name, i); err != nil {
+				return err
+			}
+		}
+	}
+	return w.diff()
+}
+
+// diff compares what is said to have changed between two snapshots.
+func (w *world) diff() error {
+	name := w.someDisk()
+	d := w.disks[name]
+	infos, err := w.life.host.Snapshots(name)
+	if err != nil || len(infos) < 2 {
+		return err
+	}
+	var all []string // in order of time
+	for _, s := range infos {
+		all = append(all, s.Name)
+	}
+	n := w.rng.IntN(len(all) - 1)
+	from, to := d.snaps[all[n]], d.snaps[all[n+1]]
+	changed := map[int64]bool{}
+	for off := int64(0); ; {
+		r, err := w.life.host.Diff(context.Background(), name, all[n], all[n+1], off, 3)
+		if err != nil {
+			return fmt.Errorf("diff of %s from %s to %s: %w", name, all[n], all[n+1], err)
+		}
+		for _, x := range r.Extents {
+			for lba := x.Offset / chunkBytes; lba*chunkBytes < x.Offset+x.Length; lba++ {
+				changed[lba] = true
+			}
+		}
+		if off = r.Next; off == 0 {
+			break
+		}
+	}
+	for _, lba := range to.places() {
+		if want := from.at[lba] != to.at[lba]; changed[lba] != want {
+			return fmt.Errorf("%s: chunk %d changed from %s to %s: %v, want %v", name, lba, all[n], all[n+1], changed[lba], want)
+		}
+		delete(changed, lba)
+	}
+	if len(changed) > 0 {
+		return fmt.Errorf("%s: chunks %v changed from %s to %s, and were never written", name, changed, all[n], all[n+1])
+	}
+	return nil
+}
+
+func (w *world) someDisk() string {
+	all := slices.Sorted(maps.Keys(w.disks))
+	return all[w.rng.IntN(len(all))]
+}
+
+// someSnapshot returns a disk with a snapshot of it; false if there is none.
+func (w *world) someSnapshot() (disk, snap string, ok bool) {
+	var all [][2]string
+	for _, name := range slices.Sorted(maps.Keys(w.disks)) {
+		for _, s := range slices.Sorted(maps.Keys(w.disks[name].snaps)) {
+			all = append(all, [2]string{name, s})
+		}
+	}
+	if len(all) == 0 {
+		return "", "", false
+	}
+	one := all[w.rng.IntN(len(all))]
+	return one[0], one[1], true
+}
+
+// name returns a new name; they rise.
+func (w *world) name(kind string) string {
+	w.names++
+	return fmt.Sprintf("%s%04d", kind, w.names)
+}
+
+func (w *world) createDisk(ctx context.Context) error {
+	name, chunks := w.name("d"), w.size()
+	if _, err := w.life.host.CreateDisk(ctx, host.DiskSpec{Name: name, Bytes: chunks * chunkBytes}); err != nil {
+		return fmt.Errorf("create disk %s: %w", name, err)
+	}
+	w.disks[name] = &model{head: &image{chunks, map[int64]chunkOf{}}, snaps: map[string]*image{}}
+	return nil
+}
+
+// size draws one for a disk, in chunks.
+func (w *world) size() int64 {
+	if w.rng.IntN(3) == 0 {
+		return far + 1 + w.rng.Int64N(farChunks+4)
+	}
+	return 4 + w.rng.Int64N(nearChunks)
+}
