@@ -76,7 +76,7 @@ func parseCheckpoint(b []byte) (*CheckpointRecord, state, error) {
 func (d *Disk) CheckpointDue() (updates int64, results uint64) {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
-	if d.usable() != nil {
+	if d.usable() != nil || d.m == nil {
 		return 0, 0
 	}
 	s, err := unmarshalState(d.m.State())
@@ -92,7 +92,7 @@ func (d *Disk) CheckpointDue() (updates int64, results uint64) {
 func (d *Disk) Checkpoint(ctx context.Context) error {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
-	if err := d.usable(); err != nil {
+	if err := d.usable(); err != nil || d.m == nil { // without a map all is in the log
 		return err
 	}
 	if d.recording != nil {

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"plinth/blockmap"
@@ -69,4 +70,53 @@ func (d *Disk) attachManifest(ctx context.Context, rec *CheckpointRecord, manife
 		return nil, fmt.Errorf("as a clone of snapshot %d: %w", rec.CloneOf, err)
 	}
 	return m, nil
+}
+
+// hasMap reports whether the disk has a map: always, but for a clone that was
+// opened with Config.Under before its checkpoint record was there.
+func (d *Disk) hasMap() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.m != nil
+}
+
+// Independent attaches the checkpoint that the registry by now has for a clone
+// that was opened with Config.Under, as its map, under the feet of its calls. Until
+// then all that is written stays in the log and the write buffer: no round, pass
+// or checkpoint is made, and snapshots of the clone can be taken but not read. At
+// return nothing reads Config.Under any more. It does nothing where the disk has a
+// map. After an error the disk goes on as before, and it may be called again.
+func (d *Disk) Independent(ctx context.Context) error {
+	if err := d.attachUnder(ctx); err != nil {
+		return fmt.Errorf("disk %s: %w", d.cfg.Name, err)
+	}
+	d.under.Wait() // no more enter
+	return nil
+}
+
+func (d *Disk) attachUnder(ctx context.Context) error {
+	d.destageMu.Lock()
+	defer d.destageMu.Unlock()
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if err := d.usable(); err != nil || d.m != nil {
+		return err
+	}
+	a, err := d.attachNewest(ctx)
+	if err != nil {
+		return err
+	}
+	if a == nil {
+		return errors.New("a clone without a checkpoint cannot become independent")
+	}
+	// The map must be just what the calls have seen so far.
+	if under := d.cfg.Under; a.cloneOf != under.snapshot || a.state != d.state {
+		return errors.Join(fmt.Errorf("the checkpoint is of snapshot %d with %d bytes, the clone is of %d with %d: %w",
+			a.cloneOf, a.state.bytes, under.snapshot, d.state.bytes, ErrCorrupt), a.m.Close())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.m, d.checkpoint = a.m, a.checkpoint
+	d.signal()
+	return nil
 }

@@ -70,7 +70,7 @@ func (d *Disk) Rotate() {
 func (d *Disk) Frozen() bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.err == nil && !d.closing && len(d.layers) > 1
+	return d.err == nil && !d.closing && d.m != nil && len(d.layers) > 1
 }
 
 // beginWork takes the disk's oldest frozen layer, makes the log stable that far
@@ -84,7 +84,7 @@ func (d *Disk) beginWork(ctx context.Context) (w *work, err error) {
 		}
 	}()
 	d.mu.Lock()
-	if d.err != nil || d.closing || len(d.layers) == 1 {
+	if d.err != nil || d.closing || d.m == nil || len(d.layers) == 1 {
 		d.mu.Unlock()
 		return nil, nil
 	}

@@ -19,7 +19,7 @@ type Disk struct {
 	pool    *Pool
 	cfg     Config
 	size    chunk.Size
-	m       *blockmap.Map
+	m       *blockmap.Map // nil of a clone that has no checkpoint; set under mu, destageMu and checkpointMu
 	objects *object.Owner
 	stats   counters
 
@@ -56,6 +56,7 @@ type Disk struct {
 	rolling bool           // a rollback is under way: calls get ErrBusy
 	calls   sync.WaitGroup // entered under mu, only while neither closing nor rolling
 	reads   sync.WaitGroup // of snapshots, and waits for them: only while not closing
+	under   sync.WaitGroup // reads of Config.Under: entered under mu, only while there is no map
 	// changed is closed and replaced when a layer goes, or the disk's err or
 	// closing changes.
 	changed chan struct{}
@@ -237,6 +238,13 @@ func (d *Disk) Close() error {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
 	d.dropLayers()
+	return d.closeMap()
+}
+
+func (d *Disk) closeMap() error {
+	if d.m == nil {
+		return nil
+	}
 	return d.m.Close()
 }
 

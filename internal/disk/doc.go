@@ -23,7 +23,8 @@
 //	         live bits ∪ what was registered since → lists
 //	mark:    append locks of all disks → marks → unlock → sync; then the registry
 //	clone:   hold the parent's lists → read its checkpoint → record → open; the
-//	         clone's first pass → release
+//	         clone's first pass → release. Or: hold → open, reading the parent's
+//	         snapshot → checkpoint of the parent → record → Independent
 //
 // # Invariants
 //

@@ -51,7 +51,8 @@ type world struct {
 	nextSnap  id.Snapshot
 	mover     *reclaim.Mover
 	hindrance *hindrance
-	calm      bool // nothing happens during passes
+	under     *Image // of the next disk that is opened
+	calm      bool   // nothing happens during passes
 	count     map[string]int
 }
 
@@ -107,7 +108,8 @@ type subject struct {
 	// base is what the disk was cloned from and has not passed since.
 	base     *subject
 	baseSnap id.Snapshot
-	removed  bool // but others have it as their base
+	removed  bool   // but others have it as their base
+	under    *Image // of base, while the disk has no map
 }
 
 const moverDisk = 1 << 20
@@ -138,6 +140,8 @@ func (w *world) run(steps int) {
 		{"forget", 4, w.forget},
 		{"rollback", 4, w.rollback},
 		{"clone", 4, w.clone},
+		{"clone at once", 4, w.cloneAtOnce},
+		{"grow", 3, w.grow},
 		{"remove", 2, w.remove},
 		{"round", 12, func(s *subject) { w.ok(w.round(s.d)) }},
 		{"checkpoint", 6, func(s *subject) { w.ok(s.d.Checkpoint(w.Context())) }},
@@ -199,7 +203,7 @@ func (w *world) openDisk(n id.Disk, size int) *Disk {
 	w.epochs[n]++
 	d, err := Open(w.Context(), w.pool, Config{
 		ID: n, Name: fmt.Sprint("vm", n), Bytes: int64(size), Chunk: chunk.SizeDefault, Suite: chunk.AES256GCM,
-		Epoch: w.epochs[n], MACKey: w.mac,
+		Epoch: w.epochs[n], MACKey: w.mac, Under: w.under,
 		Map: blockmap.Options{FS: crashfs.New(), Dir: fmt.Sprint("/map-", w.maps.Add(1))},
 	})
 	w.ok(err)
@@ -221,7 +225,7 @@ func (w *world) create(base *subject, snap id.Snapshot) {
 		}
 		s.now = make([]byte, size)
 	}
-	s.born = size
+	s.born, s.under = size, w.under
 	s.d = w.openDisk(w.nextDisk, size)
 	w.disks[w.nextDisk] = s
 }
@@ -300,6 +304,7 @@ func (w *world) forget(s *subject) { delete(s.snaps, w.oneOf(s)) }
 
 func (w *world) rollback(s *subject) {
 	if snap := w.oneOf(s); snap != 0 {
+		w.grow(s)
 		w.ok(w.round(s.d))
 		err := s.d.Rollback(w.Context(), snap)
 		if errors.Is(err, blockmap.ErrInvalid) {
@@ -314,7 +319,7 @@ func (w *world) rollback(s *subject) {
 // be, record.
 func (w *world) clone(s *subject) {
 	snap := w.oneOf(s)
-	if snap == 0 || len(w.disks) > 6 {
+	if snap == 0 || len(w.disks) > 6 || s.under != nil {
 		return
 	}
 	s.d.HoldLists()
@@ -329,9 +334,54 @@ func (w *world) clone(s *subject) {
 			w.Fatalf("snapshot %d of disk %d is in no checkpoint after one was made", snap, s.d.ID())
 		}
 	}
-	_, err = w.node.RegistryCommit(w.Context(), &datanode.RegistryTxn{Puts: []datanode.Put{{Key: CheckpointKey(w.nextDisk + 1), Value: value}}})
-	w.ok(err)
+	w.record(w.nextDisk+1, value)
 	w.create(s, snap)
+}
+
+// cloneAtOnce makes a clone that reads its base's snapshot until grow is called.
+func (w *world) cloneAtOnce(s *subject) {
+	snap := w.oneOf(s)
+	if snap == 0 || len(w.disks) > 6 || s.under != nil {
+		return
+	}
+	s.d.HoldLists()
+	w.ok(w.round(s.d))
+	under, err := s.d.At(w.Context(), snap)
+	w.ok(err)
+	w.under = under
+	w.create(s, snap)
+	w.under = nil
+}
+
+// grow ends that.
+func (w *world) grow(s *subject) {
+	w.Helper()
+	if s.under == nil {
+		return
+	}
+	w.recordUnder(s)
+	w.ok(s.d.Independent(w.Context()))
+	w.ok(s.under.Close())
+	s.under = nil
+}
+
+// recordUnder records the checkpoint of a clone that has none.
+func (w *world) recordUnder(s *subject) {
+	w.Helper()
+	base := s.base.d
+	w.ok(base.Checkpoint(w.Context()))
+	value, ok, err := base.CloneRecord(w.Context(), s.baseSnap)
+	w.ok(err)
+	if !ok {
+		w.Fatal("a snapshot is in no checkpoint after one was made")
+	}
+	w.record(s.d.ID(), value)
+}
+
+func (w *world) record(n id.Disk, value []byte) {
+	w.Helper()
+	_, err := w.node.RegistryCommit(w.Context(), &datanode.RegistryTxn{Puts: []datanode.Put{{Key: CheckpointKey(n), Value: value}}})
+	w.ok(err)
 }
 
 // exists is what the registry says of a disk.
@@ -391,6 +441,7 @@ func (w *world) remove(s *subject) {
 	if len(w.disks) < 3 {
 		return
 	}
+	w.growAll(s)
 	w.ok(s.d.Close())
 	s.removed, s.snaps, s.now = true, nil, nil
 	w.finish(s)
@@ -420,10 +471,25 @@ func (w *world) finish(s *subject) {
 
 // takeOver gives a disk to another owner, sometimes after its calls only.
 func (w *world) takeOver(s *subject) {
+	if s.under != nil && w.rng.IntN(2) == 0 { // its owner dies before it is independent
+		w.recordUnder(s)
+		s.under = nil
+	}
+	w.growAll(s)
 	old := s.d
 	s.d = w.openDisk(old.ID(), s.born)
 	w.ok(old.Close())
 	w.holdAgain(s)
+}
+
+// growAll ends it for a disk and all that read it.
+func (w *world) growAll(s *subject) {
+	w.grow(s)
+	for _, o := range w.disks {
+		if o.base == s {
+			w.grow(o)
+		}
+	}
 }
 
 // holdAgain holds a new owner's lists as the last one's were.
@@ -487,6 +553,7 @@ func (w *world) quiet() {
 			if s == nil || s.removed {
 				continue
 			}
+			w.grow(s)
 			w.ok(w.round(s.d))
 			w.ok(s.d.Checkpoint(ctx))
 			w.pass(s)
@@ -555,6 +622,9 @@ func (w *world) check() {
 		for _, snap := range slices.Sorted(maps.Keys(s.snaps)) {
 			if !s.d.Marked(snap) {
 				w.Fatalf("disk %d has lost snapshot %d", n, snap)
+			}
+			if s.under != nil {
+				continue
 			}
 			if _, err := s.d.m.At(snap); err != nil { // only in the log
 				w.ok(w.round(s.d))

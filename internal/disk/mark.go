@@ -184,12 +184,12 @@ func (d *Disk) Settled(s ...id.Snapshot) {
 // for one that the registry names says that it was lost with the log.
 func (d *Disk) Marked(s id.Snapshot) bool {
 	d.mu.RLock()
-	marked := d.markedInLayer(s) // before the map: a layer goes when the map has it
+	marked, m := d.markedInLayer(s), d.m // before the map: a layer goes when the map has it
 	d.mu.RUnlock()
-	if marked {
-		return true
+	if marked || m == nil {
+		return marked
 	}
-	_, err := d.m.At(s)
+	_, err := m.At(s)
 	return err == nil
 }
 
@@ -218,9 +218,13 @@ func (d *Disk) await(ctx context.Context, s id.Snapshot) (*blockmap.View, error)
 	defer d.reads.Done()
 	for {
 		d.mu.RLock()
-		waiting, changed := d.markedInLayer(s), d.changed
+		waiting, changed, m := d.markedInLayer(s), d.changed, d.m
 		d.mu.RUnlock()
-		view, err := d.m.At(s)
+		var view *blockmap.View
+		err := error(blockmap.ErrNoSnapshot)
+		if m != nil {
+			view, err = m.At(s)
+		}
 		switch {
 		case err == nil:
 			return view, nil

@@ -50,37 +50,62 @@ func (d *Disk) openLog(ctx context.Context) error {
 		return nil
 	}
 	d.dropLayers()
-	return errors.Join(err, d.m.Close())
+	return errors.Join(err, d.closeMap())
 }
 
-// attach opens the map at the newest checkpoint, or a new one.
+// attach opens the map at the newest checkpoint, or a new one; none yet where
+// the disk is a clone that reads another disk's snapshot meanwhile.
 func (d *Disk) attach(ctx context.Context) error {
+	a, err := d.attachNewest(ctx)
+	switch {
+	case err != nil:
+		return err
+	case a != nil:
+		d.m, d.state, d.checkpoint, d.stats.fromCheckpoint = a.m, a.state, a.checkpoint, true
+		return nil
+	case d.cfg.Under != nil:
+		d.state.bytes = d.cfg.Under.Size()
+		return nil
+	}
 	d.state.bytes = d.cfg.Bytes
+	d.m, err = blockmap.Create(d.mapOptions())
+	return err
+}
+
+func (d *Disk) mapOptions() blockmap.Options {
 	opts := d.cfg.Map
 	opts.Objects = d.objects
 	opts.Failed = func(err error) { d.fail(fmt.Errorf("map: %w", err)) }
+	return opts
+}
+
+// attached is the map of a checkpoint.
+type attached struct {
+	m          *blockmap.Map
+	state      state
+	checkpoint checkpointState
+	cloneOf    id.Snapshot
+}
+
+// attachNewest opens the map at the newest checkpoint, nil if there is none.
+func (d *Disk) attachNewest(ctx context.Context) (*attached, error) {
 	rec, revision, s, err := d.readCheckpoint(ctx)
-	if err != nil {
-		return err
-	}
-	if rec == nil {
-		d.m, err = blockmap.Create(opts)
-		return err
+	if err != nil || rec == nil {
+		return nil, err
 	}
 	manifest := make([]byte, rec.ManifestBytes)
 	if err := d.objects.ReadAt(ctx, rec.Manifest, manifest, 0); err != nil {
-		return fmt.Errorf("read the checkpoint's manifest: %w", err)
+		return nil, fmt.Errorf("read the checkpoint's manifest: %w", err)
 	}
 	objects, err := blockmap.ManifestObjects(manifest)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if d.m, err = d.attachManifest(ctx, rec, manifest, opts); err != nil {
-		return fmt.Errorf("attach the checkpoint: %w", err)
+	m, err := d.attachManifest(ctx, rec, manifest, d.mapOptions())
+	if err != nil {
+		return nil, fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	d.state, d.stats.fromCheckpoint = s, true
-	d.checkpoint = checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}
-	return nil
+	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf}, nil
 }
 
 // readCheckpoint returns the record of the newest checkpoint, its revision and

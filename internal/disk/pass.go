@@ -17,7 +17,8 @@ type PassReport struct {
 	MappedChunks int64 // of the disk: chunks that are not zeros
 	Segments     int   // on which the disk needs something
 	Released     int   // segments on which it needs nothing any more
-	// Held says that the lists were held (HoldLists) and so nothing was given up.
+	// Held says that the lists were held (HoldLists), or that the disk is a clone
+	// without a checkpoint, and so nothing was stated or given up.
 	Held bool
 	// Snapshots says what each snapshot of the disk takes.
 	Snapshots map[id.Snapshot]SnapshotUse
@@ -67,6 +68,9 @@ func (d *Disk) Pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 }
 
 func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
+	if !d.hasMap() { // and so neither lists nor a checkpoint
+		return &PassReport{Held: true}, nil
+	}
 	// Patches of an earlier pass, or of replay: the newest checkpoint may name
 	// places that this pass gives up.
 	if err := d.checkpointPatches(ctx); err != nil {

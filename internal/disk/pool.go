@@ -51,8 +51,9 @@ type Config struct {
 	// AcceptLostLog opens the disk as its newest checkpoint has it where the log
 	// is lost: what was acknowledged since and not in it is gone.
 	AcceptLostLog bool
-	// Under is what a clone reads where it was not written, while it has no
-	// checkpoint of its own; else nil.
+	// Under is what a clone reads where it was not written while the registry has
+	// no checkpoint record of it, until Independent; else nil. Its disk stays open,
+	// with its lists held.
 	Under *Image
 	// Map says where the map's disposable directory is.
 	Map blockmap.Options

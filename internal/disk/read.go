@@ -81,13 +81,15 @@ func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
 			mapped = append(mapped, f)
 		}
 	}
+	m, done := d.mapped()
 	d.mu.RUnlock()
+	defer done()
 	for i := range buffered {
 		if err := d.fillSealed(&buffered[i]); err != nil {
 			return err
 		}
 	}
-	return d.fillMapped(ctx, d.m, mapped)
+	return d.fillMapped(ctx, m, mapped)
 }
 
 // fill copies what the layer knows of the wanted bytes; a sealed chunk is only
@@ -145,14 +147,25 @@ func (d *Disk) open(f *fill, sealed []byte, fp id.Fingerprint) error {
 	return nil
 }
 
-// lookuper is a map, or a snapshot's view of it.
-type lookuper interface {
+// mapReader is a map, or a snapshot's view of it.
+type mapReader interface {
 	LookupRange(first id.LBA, out []blockmap.Entry) error
+	MappedRuns(first, end id.LBA, rowsMax int, each func(blockmap.Extent)) (id.LBA, error)
+}
+
+// mapped returns what lies below the write buffer, to be used until done is
+// called. d.mu is held.
+func (d *Disk) mapped() (m mapReader, done func()) {
+	if d.m != nil {
+		return d.m, func() {}
+	}
+	d.under.Add(1)
+	return d.cfg.Under.view, d.under.Done
 }
 
 // fillMapped follows the map. A segment that has gone since it was looked up is
 // looked up again.
-func (d *Disk) fillMapped(ctx context.Context, m lookuper, fills []fill) error {
+func (d *Disk) fillMapped(ctx context.Context, m mapReader, fills []fill) error {
 	var last error
 	for range lookupsMax {
 		if len(fills) == 0 {
@@ -174,7 +187,7 @@ func gone(err error) bool {
 }
 
 // lookupMap returns the map's entry for each fill; fills are in order of LBA.
-func (d *Disk) lookupMap(m lookuper, fills []fill) ([]blockmap.Entry, error) {
+func (d *Disk) lookupMap(m mapReader, fills []fill) ([]blockmap.Entry, error) {
 	entries := make([]blockmap.Entry, len(fills))
 	for i := 0; i < len(fills); {
 		j := i + 1

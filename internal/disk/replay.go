@@ -30,6 +30,9 @@ func (d *Disk) replayResults(ctx context.Context) error {
 }
 
 func (r *resultReplay) record(rec *datanode.Record) error {
+	if r.d.m == nil {
+		return fmt.Errorf("result %d of a disk without a map: %w", rec.Pos, ErrCorrupt)
+	}
 	r.last.result, r.last.resultMAC = rec.Pos, rec.MAC
 	switch t := logrec.Type(rec.Type); {
 	case t == logrec.TypeResult:

@@ -19,11 +19,11 @@ import (
 )
 
 var (
-	costChunks    = flag.Int("cost-chunks", 20_000, "TestSnapshotCost: mapped chunks of each disk")
+	costChunks    = flag.Int("cost-chunks", 5_000, "TestSnapshotCost: mapped chunks of each disk")
 	costTiB       = flag.Float64("cost-tib", 0.01, "TestSnapshotCost: size of each disk")
-	costSnapshots = flag.Int("cost-snapshots", 100, "TestSnapshotCost: snapshots that one of the disks has")
-	costMarks     = flag.Int("cost-marks", 50, "TestSnapshotCost: snapshots that are timed")
-	costReads     = flag.Int("cost-reads", 200, "TestSnapshotCost: reads that are timed")
+	costSnapshots = flag.Int("cost-snapshots", 40, "TestSnapshotCost: snapshots that one of the disks has")
+	costMarks     = flag.Int("cost-marks", 20, "TestSnapshotCost: snapshots that are timed")
+	costReads     = flag.Int("cost-reads", 100, "TestSnapshotCost: reads that are timed")
 	costStrict    = flag.Bool("cost-strict", false, "TestSnapshotCost: fail where a figure is out of its bounds")
 )
 

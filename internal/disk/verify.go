@@ -61,6 +61,9 @@ func (d *Disk) view() (*View, []blockmap.SnapshotRow, map[id.Snapshot]struct{}, 
 	if err := d.usable(); err != nil {
 		return nil, nil, nil, err
 	}
+	if d.m == nil { // the snapshot that it reads is another disk's
+		return &View{d: d}, nil, nil, nil
+	}
 	snap, marks, unsettled, err := d.snapshotMap()
 	if err != nil {
 		return nil, nil, nil, err
@@ -69,7 +72,11 @@ func (d *Disk) view() (*View, []blockmap.SnapshotRow, map[id.Snapshot]struct{}, 
 }
 
 // Close ends the view.
-func (v *View) Close() { v.snap.Close() }
+func (v *View) Close() {
+	if v.snap != nil {
+		v.snap.Close()
+	}
+}
 
 // Each calls f for all that the disk and its snapshots need of segments from first
 // to last.
@@ -88,6 +95,9 @@ func (v *View) Each(ctx context.Context, first, last id.Segment, f func(n *Need)
 				}
 			}
 		}
+	}
+	if v.snap == nil {
+		return nil
 	}
 	n.Object = false
 	_, err := v.snap.ScanKept(ctx, v.drop, func(e *blockmap.Version) error {

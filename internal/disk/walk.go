@@ -64,11 +64,12 @@ func (d *Disk) Extents(ctx context.Context, off, n int64, each func(n int64, dat
 	}
 	size := int64(d.size)
 	// The buffer before the map: what is destaged meanwhile is in both.
-	over, err := d.buffered(off/size, (off+n-1)/size+1)
+	over, m, done, err := d.buffered(off/size, (off+n-1)/size+1)
 	if err != nil {
 		return err
 	}
-	return d.tellRuns(ctx, d.m.MappedRuns, over, off, n, each)
+	defer done()
+	return d.tellRuns(ctx, m.MappedRuns, over, off, n, each)
 }
 
 // walker tells runs of chunks as blockmap.Map.MappedRuns does.
@@ -116,12 +117,13 @@ func tell(rs runs, off, end, size int64, each func(n int64, data bool) bool) {
 	}
 }
 
-// buffered returns what the write buffer says of the chunks [first, end).
-func (d *Disk) buffered(first, end int64) (runs, error) {
+// buffered returns what the write buffer says of the chunks [first, end), and
+// what lies below it, to be used until done is called.
+func (d *Disk) buffered(first, end int64) (over runs, m mapReader, done func(), err error) {
 	d.mu.RLock()
 	if d.err != nil {
 		defer d.mu.RUnlock()
-		return nil, d.err
+		return nil, nil, nil, d.err
 	}
 	type part struct {
 		lbas  []int64
@@ -131,8 +133,8 @@ func (d *Disk) buffered(first, end int64) (runs, error) {
 	for i, l := range d.layers {
 		parts[i] = part{l.entriesIn(first, end), l.zeros.cut(first, end)}
 	}
+	m, done = d.mapped()
 	d.mu.RUnlock()
-	var out runs
 	for _, p := range parts {
 		slices.Sort(p.lbas)
 		var zeros, data runs
@@ -146,9 +148,9 @@ func (d *Disk) buffered(first, end int64) (runs, error) {
 				data = append(data, run{extent{lba, lba + 1}, true})
 			}
 		}
-		out = out.overlay(zeros).overlay(data)
+		over = over.overlay(zeros).overlay(data)
 	}
-	return out, nil
+	return over, m, done, nil
 }
 
 // entriesIn returns the chunks of [first, end) that have an entry, in any order.
