@@ -33,6 +33,9 @@ type Disk struct {
 	results   *logrec.Chain
 	state     state
 	patched   id.Pos // the newest result that is a patch, 0: none since Open
+	// unsaved are the segments from and to which patches that no checkpoint has
+	// moved chunks; maybe some more.
+	unsaved map[id.Segment]bool
 
 	checkpointMu sync.Mutex
 	checkpoint   checkpointState

@@ -62,6 +62,7 @@ type hindrance struct {
 	datanode.Node
 	in    int // so many calls from now on; 0: never
 	after bool
+	full  bool // no fragments are taken
 	// before is called once, before what has moved is asked for.
 	before func()
 }
@@ -76,6 +77,17 @@ func (n *hindrance) SetLists(ctx context.Context, r *datanode.SetListsRequest) (
 func (n *hindrance) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (reply *datanode.RegistryCommitReply, err error) {
 	err = n.hinder(func() error { reply, err = n.Node.RegistryCommit(ctx, r); return err })
 	return reply, err
+}
+
+func (n *hindrance) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsRequest) (*datanode.WriteFragmentsReply, error) {
+	if !n.full {
+		return n.Node.WriteFragments(ctx, r)
+	}
+	reply := &datanode.WriteFragmentsReply{Errors: make([]*datanode.Error, len(r.Fragments))}
+	for i := range reply.Errors {
+		reply.Errors[i] = datanode.ErrNoSpace
+	}
+	return reply, nil
 }
 
 func (n *hindrance) Forwards(ctx context.Context, r *datanode.ForwardsRequest) (*datanode.ForwardsReply, error) {
@@ -149,6 +161,11 @@ func (w *world) run(steps int) {
 		{"half pass", 4, func(s *subject) {
 			w.hindrance.in, w.hindrance.after = 1+w.rng.IntN(3), w.rng.IntN(2) == 0
 			w.pass(s)
+		}},
+		{"full pass", 4, func(s *subject) {
+			w.hindrance.full = true
+			w.pass(s)
+			w.hindrance.full = false
 		}},
 		{"move", 6, func(*subject) { w.move() }},
 		{"reclaim", 6, func(*subject) { w.ok(w.reclaim(w.Context())) }},
@@ -404,7 +421,7 @@ func (w *world) exists(s *subject) Existing {
 func (w *world) pass(s *subject) bool {
 	w.Helper()
 	meanwhile := func(ctx context.Context) (map[id.Snapshot]bool, error) {
-		if !w.calm && w.rng.IntN(3) == 0 { // look-ups and a result that the scan does not see
+		if !w.calm && !w.hindrance.full && w.rng.IntN(3) == 0 { // look-ups and a result that the scan does not see
 			w.write(s)
 			w.ok(w.round(s.d))
 		}
@@ -413,7 +430,7 @@ func (w *world) pass(s *subject) bool {
 		}
 		return w.exists(s)(ctx)
 	}
-	if !w.calm && w.rng.IntN(6) == 0 {
+	if !w.calm && !w.hindrance.full && w.rng.IntN(6) == 0 {
 		w.hindrance.before = w.move // between the lists and the moves
 	}
 	report, err := s.d.Pass(w.Context(), PassOptions{Exists: meanwhile})

@@ -54,6 +54,10 @@ func (p *pass) state(ctx context.Context, describe bool, drop map[id.Snapshot]bo
 	}
 	p.moves.sort(segments)
 	segments = slices.Compact(segments)
+	if p.stuck {
+		moving := p.moving()
+		segments = slices.DeleteFunc(segments, func(s id.Segment) bool { return moving[s] })
+	}
 	if !describe {
 		return p.setLists(ctx, segments, nil)
 	}

@@ -3,7 +3,9 @@ package disk
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"plinth/blockmap"
@@ -70,6 +72,22 @@ func (m moves) sort(segments []id.Segment) {
 	})
 }
 
+// moving returns the segments that chunks move from and to: those that the index
+// knows of, and those that patches without a checkpoint were about, if it has
+// forgotten.
+func (p *pass) moving() map[id.Segment]bool {
+	p.d.destageMu.Lock()
+	out := maps.Clone(p.d.unsaved)
+	p.d.destageMu.Unlock()
+	for from, list := range p.moves {
+		out[from] = true
+		for _, m := range list {
+			out[m.To.Segment] = true
+		}
+	}
+	return out
+}
+
 // patch makes the map name the new places of what was found to have moved, as far
 // as it still names the old ones: a result of its own, stable before it is
 // applied. No round is under way meanwhile.
@@ -111,16 +129,32 @@ func (p *pass) patch(ctx context.Context) error {
 
 // checkpointPatches makes a checkpoint if the newest has not got all patches.
 // Until it has, it names places of which a pass must not give up any: a clone may
-// begin with it, and it is what is left if the log is lost.
-func (d *Disk) checkpointPatches(ctx context.Context) error {
-	d.destageMu.Lock()
-	patched := d.patched
-	d.destageMu.Unlock()
-	d.checkpointMu.Lock()
-	done := d.checkpoint.result
-	d.checkpointMu.Unlock()
-	if patched <= done {
-		return nil
+// begin with it, and it is what is left if the log is lost. stuck says that there
+// is no room for one.
+func (d *Disk) checkpointPatches(ctx context.Context) (stuck bool, err error) {
+	if d.patchesSaved() {
+		return false, nil
 	}
-	return d.Checkpoint(ctx)
+	if err := d.Checkpoint(ctx); errors.Is(err, datanode.ErrNoSpace) {
+		d.pool.Logger.Warn("no room for the checkpoint that moved chunks need", "disk", d.cfg.Name, "err", err)
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	d.patchesSaved()
+	return false, nil
+}
+
+// patchesSaved reports whether the newest checkpoint has all patches, of which
+// then nothing need be remembered.
+func (d *Disk) patchesSaved() bool {
+	d.destageMu.Lock()
+	defer d.destageMu.Unlock()
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	if d.patched > d.checkpoint.result {
+		return false
+	}
+	clear(d.unsaved)
+	return true
 }

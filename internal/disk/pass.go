@@ -17,8 +17,10 @@ type PassReport struct {
 	MappedChunks int64 // of the disk: chunks that are not zeros
 	Segments     int   // on which the disk needs something
 	Released     int   // segments on which it needs nothing any more
-	// Held says that the lists were held (HoldLists), or that the disk is a clone
-	// without a checkpoint, and so nothing was stated or given up.
+	// Held says that the pass was not a whole one: the lists were held (HoldLists),
+	// or the disk is a clone without a checkpoint, and nothing was stated or given
+	// up; or there was no room for the checkpoint that moved chunks need, and
+	// nothing was of the segments that they moved from and to.
 	Held bool
 	// Snapshots says what each snapshot of the disk takes.
 	Snapshots map[id.Snapshot]SnapshotUse
@@ -73,7 +75,8 @@ func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 	}
 	// Patches of an earlier pass, or of replay: the newest checkpoint may name
 	// places that this pass gives up.
-	if err := d.checkpointPatches(ctx); err != nil {
+	stuck, err := d.checkpointPatches(ctx)
+	if err != nil {
 		return nil, err
 	}
 	p, err := d.beginPass(ctx)
@@ -81,8 +84,10 @@ func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 		return nil, err
 	}
 	defer d.endPass(p)
+	p.stuck = stuck
 	err = p.run(ctx, o)
-	if p.report.Held = errors.Is(err, errHeld); p.report.Held {
+	p.report.Held = p.stuck || errors.Is(err, errHeld)
+	if errors.Is(err, errHeld) {
 		err = nil
 	}
 	return &p.report, err
@@ -98,7 +103,11 @@ type pass struct {
 	moved     []blockmap.Patch // found, not yet in the map
 	live      map[id.Segment]bitmap
 	held      []id.Segment // what the index thinks the disk holds
-	report    PassReport
+	// stuck says that there is no room for the checkpoint that patches need. The
+	// pass patches nothing more, and says nothing of what moves from or to, so that
+	// the newest checkpoint stays whole; what died elsewhere makes room.
+	stuck  bool
+	report PassReport
 }
 
 // beginPass takes snapshots of the map and of the lists at one instant, when no
@@ -196,8 +205,8 @@ func (p *pass) run(ctx context.Context, o PassOptions) error {
 	if err == nil {
 		err = p.patch(ctx)
 	}
-	if err == nil {
-		err = p.d.checkpointPatches(ctx)
+	if err == nil && !p.stuck {
+		p.stuck, err = p.d.checkpointPatches(ctx)
 	}
 	if err != nil {
 		return err
@@ -221,7 +230,10 @@ func (p *pass) run(ctx context.Context, o PassOptions) error {
 
 // version notes what somebody sees: where it is, or where it has gone.
 func (p *pass) version(ctx context.Context, v *blockmap.Version) error {
-	ref := p.moves.follow(v.Entry.Ref)
+	ref := v.Entry.Ref
+	if !p.stuck {
+		ref = p.moves.follow(ref)
+	}
 	p.live[ref.Segment] = p.live[ref.Segment].set(ref.Slot)
 	if ref == v.Entry.Ref {
 		return nil

@@ -97,5 +97,8 @@ func (d *Disk) applyPatches(patches []logrec.Patch, next state) error {
 		return fmt.Errorf("apply patch %d to the map: %w", next.result, err)
 	}
 	d.patched = next.result
+	for _, p := range patches {
+		d.unsaved[p.Segment], d.unsaved[p.To.Segment] = true, true
+	}
 	return nil
 }

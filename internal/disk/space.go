@@ -21,6 +21,7 @@ type Space struct {
 	mu       sync.Mutex
 	charged  int64
 	reserved int64
+	kept     int64         // of it, for what is not charged
 	freed    chan struct{} // closed and replaced when charged falls
 }
 
@@ -54,14 +55,37 @@ func NewSpace(node datanode.FragmentNode, o SpaceOptions) *Space {
 // Close makes every waiting and later Acquire fail with ErrClosed.
 func (s *Space) Close() { s.once.Do(func() { close(s.closed) }) }
 
-// need returns what must be reserved for charged bytes. The constant covers the
-// short last segments of a destage round and their headers.
+// need returns what must be reserved for charged bytes and for what is kept. The
+// constant covers the short last segments of a destage round and their headers.
 func (s *Space) need(charged int64) int64 {
 	if charged == 0 {
-		return 0
+		return s.kept
 	}
 	width := int64(s.opts.K + s.opts.M)
-	return (charged+charged/8)*width/int64(s.opts.K) + 8*width*4*datanode.BlockBytes
+	return s.kept + (charged+charged/8)*width/int64(s.opts.K) + 8*width*4*datanode.BlockBytes
+}
+
+// Keep has admission leave n bytes of fragments to reclaim and checkpoints, beside
+// what the data node keeps for them. It is what counts from now on, also where so
+// much is not free: then nothing is admitted until it is.
+func (s *Space) Keep(ctx context.Context, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	grown := n - s.kept
+	s.kept = n
+	if want := max(s.reserved+grown, s.need(s.charged)); want != s.reserved {
+		if s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: want}) == nil {
+			s.reserved = want
+		}
+	}
+}
+
+// Kept returns how much of what is to be left to reclaim and checkpoints is
+// reserved, and so not free to anybody else.
+func (s *Space) Kept() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(s.kept, max(s.reserved-(s.need(s.charged)-s.kept), 0))
 }
 
 // Acquire charges n bytes, at worst after waiting for destaging to make room.
@@ -160,27 +184,30 @@ func (s *Space) Force(ctx context.Context, n int64) error {
 	return nil
 }
 
-// Release takes a charge back: the write failed or is in segments. A
-// reservation that has become more than a step too large is lowered.
+// Release takes a charge back: the write failed or is in segments. What was
+// reserved for it is used up then: it goes with the charge, or writes that come
+// would be admitted for space that is taken.
 func (s *Space) Release(ctx context.Context, n int64) {
 	if n == 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.need(s.charged)
 	s.charged -= n
 	if s.charged < 0 {
 		panic("space: released more than was charged")
 	}
 	close(s.freed)
 	s.freed = make(chan struct{})
-	keep := s.need(s.charged)
-	if s.reserved-keep <= reserveStep && s.charged > 0 {
-		return
+	need := s.need(s.charged)
+	left := max(need, s.reserved-(before-need))
+	if s.charged == 0 {
+		left = min(need, s.reserved)
 	}
 	// A failure leaves too much reserved, which the next change corrects.
-	if s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: keep}) == nil {
-		s.reserved = keep
+	if left < s.reserved && s.node.Reserve(ctx, &datanode.ReserveRequest{Host: s.opts.Host, Bytes: left}) == nil {
+		s.reserved = left
 	}
 }
 
