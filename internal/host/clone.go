@@ -19,12 +19,17 @@ type cloneState struct {
 	base CloneBase
 	held *disk.Disk // whose lists are held for it; nil: that disk is not open
 	made time.Time  // zero: in an earlier life
+	// grown is closed when the clone reads its base no more; nil: it never did.
+	grown chan struct{}
+	// doubtful: it is not known whether the registry has it.
+	doubtful bool
 }
 
 // Clone makes a new disk whose content is the snapshot's. Its first map is the
-// parent's newest checkpoint, seen as the snapshot. It is independent from its
-// first write on; the parent and its snapshots may be removed at once. Errors:
-// ErrUnknownDisk, ErrUnknownSnapshot, ErrInvalid, ErrExists.
+// parent's newest checkpoint, seen as the snapshot; as long as no checkpoint has
+// the snapshot, it reads the parent's. It is independent from its first write on;
+// the parent and its snapshots may be removed at once. Errors: ErrUnknownDisk,
+// ErrUnknownSnapshot, ErrInvalid, ErrExists.
 //
 // What the clone needs, the parent's lists hold until the clone's first pass has
 // stated it. So they are held before the parent's checkpoint is read: a pass
@@ -42,76 +47,91 @@ func (h *Host) Clone(ctx context.Context, parent, snapshot, name string) (*DiskI
 	}
 	defer h.unuse(used)
 	s := used[0]
-	// A checkpoint may take long: nobody else's change waits for it.
-	if err := e.checkpointed(ctx, s.rec.ID); err != nil {
+	// A round may take a while: nobody else's change waits for it.
+	if err := e.disk.Await(ctx, s.rec.ID); err != nil {
 		return nil, fmt.Errorf("disk %q, snapshot %q: %w", parent, snapshot, err)
 	}
 	if err := h.beginChange(ctx); err != nil {
 		return nil, err
 	}
 	defer h.endChange()
-	rec, err := h.addClone(context.WithoutCancel(ctx), e, s, name, began)
+	ctx = context.WithoutCancel(ctx)
+	e.disk.HoldLists()
+	rec, ok, err := h.addClone(ctx, e, s, name, began)
 	if err != nil {
 		return nil, fmt.Errorf("clone snapshot %q of disk %q: %w", snapshot, parent, err)
 	}
-	c := h.add(context.WithoutCancel(ctx), *rec, nil)
-	if c.err != nil {
-		return nil, c.err
+	c, err := h.openClone(ctx, e, *rec, ok)
+	if err != nil {
+		return nil, err
 	}
 	return h.info(c), nil
 }
 
-// checkpointed returns when a checkpoint of the disk has the snapshot.
-func (e *export) checkpointed(ctx context.Context, s id.Snapshot) error {
-	if err := e.disk.Await(ctx, s); err != nil {
-		return err
+// openClone opens a new clone, and has it grow if it has no checkpoint.
+func (h *Host) openClone(ctx context.Context, parent *export, rec DiskRecord, checkpoint bool) (*export, error) {
+	var image *disk.Image
+	if !checkpoint {
+		var err error
+		if image, err = parent.disk.At(ctx, rec.Base.Snapshot); err != nil {
+			h.log.Warn("a clone waits for its parent's checkpoint", "disk", rec.Name, "err", err)
+		}
 	}
-	_, ok, err := e.disk.CloneRecord(ctx, s)
-	if err != nil || ok {
-		return err
+	c := h.add(ctx, rec, nil, image)
+	if image == nil {
+		return c, c.err
 	}
-	return e.disk.Checkpoint(ctx)
+	if c.err != nil {
+		return nil, errors.Join(c.err, image.Close())
+	}
+	grown := make(chan struct{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clones[rec.ID].grown = grown
+	h.work.Add(1)
+	go h.growLoop(parent, c, image, grown)
+	return c, nil
 }
 
-// addClone records a clone and holds its parent's lists.
-func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string, began time.Time) (*DiskRecord, error) {
+// addClone records a clone, with a checkpoint if one of the parent's has the
+// snapshot. The parent's lists are held; they stay so for the clone.
+func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string, began time.Time) (rec *DiskRecord, ok bool, err error) {
 	h.mu.Lock()
 	snapName, revision := s.name, s.revision
 	h.mu.Unlock()
-	rec := &DiskRecord{
+	rec = &DiskRecord{
 		Name: name, Bytes: s.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher, Stable: e.rec.Stable,
 		Created: time.Now().UTC().Truncate(time.Second), Base: &CloneBase{e.rec.ID, s.rec.ID},
 	}
-	e.disk.HoldLists()
 	value, ok, err := e.disk.CloneRecord(ctx, s.rec.ID)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: the snapshot is in no checkpoint", ErrBusy)
-	}
 	if err != nil {
 		e.disk.ReleaseLists()
-		return nil, err
+		return nil, false, err
 	}
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
 	err = h.catalog.addDisk(ctx, rec, func(clone id.Disk) *datanode.RegistryTxn {
-		return &datanode.RegistryTxn{
+		txn := &datanode.RegistryTxn{
 			// The parent is still ours, and so what was read is its newest checkpoint.
 			Guards:   []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}},
 			Compares: []datanode.Compare{{Key: snapKey(e.rec.ID, snapName), Revision: revision}, {Key: disk.CheckpointKey(clone)}},
-			Puts:     []datanode.Put{{Key: disk.CheckpointKey(clone), Value: value}},
 		}
+		if ok {
+			txn.Puts = []datanode.Put{{Key: disk.CheckpointKey(clone), Value: value}}
+		}
+		return txn
 	})
 	if err != nil && !errors.Is(err, errDoubt) {
 		e.disk.ReleaseLists()
-		return nil, err
+		return nil, false, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dropClone(rec.ID)
 	// One that may be there counts as one that is: its parent, if it is removed in
 	// this life, is not given up.
-	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
-	return rec, err
+	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began, doubtful: err != nil}
+	return rec, ok, err
 }
 
 // undoubted notes that a number is a new disk's, and so not that of a clone of

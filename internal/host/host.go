@@ -191,17 +191,17 @@ func (h *Host) openDisks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		h.add(ctx, rec, rows)
+		h.add(ctx, rec, rows, nil)
 	}
 	h.holdBases()
 	return h.releaseLeftover(ctx)
 }
 
 // add opens a disk and makes it known, with its error if it does not open, and its
-// snapshots.
-func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow) *export {
+// snapshots. under is what a clone reads that has no checkpoint yet.
+func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow, under *disk.Image) *export {
 	e := &export{rec: rec, now: rec, quietFrom: time.Now(), snaps: make(map[string]*snapshot, len(rows))}
-	if e.disk, e.err = h.openDisk(ctx, rec); e.err != nil {
+	if e.disk, e.err = h.openDisk(ctx, rec, under); e.err != nil {
 		h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
 	}
 	h.mu.Lock()
@@ -219,10 +219,15 @@ func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow) *exp
 	return e
 }
 
-func (h *Host) openDisk(ctx context.Context, rec DiskRecord) (*disk.Disk, error) {
+func (h *Host) openDisk(ctx context.Context, rec DiskRecord, under *disk.Image) (*disk.Disk, error) {
 	suite, err := chunk.ParseSuite(rec.Cipher)
 	if err != nil {
 		return nil, err
+	}
+	if under == nil {
+		if err := h.regrow(ctx, &rec); err != nil {
+			return nil, fmt.Errorf("clone %s (%d): %w", rec.Name, rec.ID, err)
+		}
 	}
 	epoch := rec.epoch
 	if epoch == 0 {
@@ -233,6 +238,7 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord) (*disk.Disk, error)
 	return disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
 		Stable: rec.Stable, AcceptLostLog: h.opts.AcceptLostLog, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
+		Under: under,
 		Map: blockmap.Options{
 			FS: h.opts.FS, Dir: h.mapDir(rec.ID), Cache: h.cache, Logger: h.log,
 		},
@@ -286,15 +292,12 @@ func (h *Host) Close() error {
 	}
 	h.cancel()
 	h.pool.Space.Close()
-	h.work.Wait()
-	h.changing <- struct{}{} // nothing is opened or removed any more
+	h.changing <- struct{}{} // nothing is opened or removed any more, no work begins
 	defer h.endChange()
-	var errs []error
-	for _, d := range h.disks() {
-		errs = append(errs, d.Close())
-	}
+	h.work.Wait()
+	err := h.closeDisks()
 	h.cache.Close()
-	return errors.Join(errs...)
+	return err
 }
 
 // wake sends a signal that need not be sent twice.

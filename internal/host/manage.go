@@ -118,7 +118,7 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 		return nil, err
 	}
 	h.undoubted(rec.ID)
-	e := h.add(ctx, rec, nil)
+	e := h.add(ctx, rec, nil, nil)
 	if e.err != nil {
 		return nil, e.err
 	}
@@ -232,11 +232,17 @@ func (h *Host) RemoveDiskWithSnapshots(ctx context.Context, name string) error {
 }
 
 func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) error {
+	if err := h.awaitGrown(ctx, name); err != nil {
+		return fmt.Errorf("disk %q: %w", name, err)
+	}
 	if err := h.beginChange(ctx); err != nil {
 		return err
 	}
 	defer h.endChange()
 	ctx = context.WithoutCancel(ctx) // what is begun is ended
+	if err := h.settleClones(ctx, h.named(name)); err != nil {
+		return fmt.Errorf("disk %q: %w", name, err)
+	}
 	e, err := h.hide(name, snapshots)
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", name, err)
@@ -294,6 +300,13 @@ func (h *Host) forget(ctx context.Context, e *export, name string) (DiskRecord, 
 	return rec, err
 }
 
+// named returns the disk of that name, nil if there is none.
+func (h *Host) named(name string) *export {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byName[name]
+}
+
 // record returns a disk's record as the catalog has it.
 func (h *Host) record(e *export) DiskRecord {
 	h.mu.Lock()
@@ -314,6 +327,9 @@ func (h *Host) hide(name string, snapshots bool) (*export, error) {
 	}
 	if len(e.snaps) > 0 && !snapshots {
 		return nil, fmt.Errorf("%w: it has %d snapshots, remove them first", ErrInUse, len(e.snaps))
+	}
+	if h.growing(e) != nil {
+		return nil, fmt.Errorf("%w: a clone was just made that reads it", ErrInUse)
 	}
 	delete(h.byName, name)
 	return e, nil

@@ -1,0 +1,95 @@
+package host_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/host"
+	"plinth/nbd"
+)
+
+// refusing is a node that records no checkpoints for a while.
+type refusing struct {
+	datanode.Node
+	refuse atomic.Bool
+}
+
+func (n *refusing) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (*datanode.RegistryCommitReply, error) {
+	if n.refuse.Load() && slices.ContainsFunc(r.Puts, func(p datanode.Put) bool { return strings.HasPrefix(p.Key, "ckpt/") }) {
+		return nil, errRegistry
+	}
+	return n.Node.RegistryCommit(ctx, r)
+}
+
+// TestCloneAtOnce makes a clone of a snapshot that is in no checkpoint: it serves
+// from its parent's map until there is one, through passes and snapshots of it,
+// and a restart meanwhile makes one first.
+func TestCloneAtOnce(t *testing.T) {
+	for _, end := range []string{"grown", "restarted", "removed"} {
+		t.Run(end, func(t *testing.T) {
+			s := openSite(t, siteOptions(t))
+			one, part := noise(1, 256<<10), noise(2, 5000)
+			s.write("vm", noise(3, 256<<10))
+			n := &refusing{Node: s.Node}
+			s.behind(n)
+			s.put("vm", 0, one)
+			s.snap("vm", "mon")
+			s.put("vm", 0, noise(4, 256<<10))
+			n.refuse.Store(true)
+			s.clone("vm", "mon", "new")
+			s.has("new", one)
+			s.put("new", 1000, part)
+			want := slices.Concat(one[:1000], part, one[6000:])
+			s.has("new", want)
+			s.snap("new", "tue")
+			s.ok(s.device("new", func(d nbd.Device) error { return d.Trim(t.Context(), 128<<10, 64<<10, false) }))
+			now := bytes.Clone(want)
+			clear(now[128<<10 : 192<<10])
+			s.has("new", now)
+			short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if err := s.Host.RemoveDiskWithSnapshots(short, "vm"); !errors.Is(err, host.ErrInUse) {
+				t.Errorf("removal of a disk that a clone reads: %v", err)
+			}
+			s.ok(s.Host.RemoveSnapshot(t.Context(), "vm", "mon", false))
+			_ = s.Host.Sweep(t.Context())
+			s.has("new", now)
+			switch end {
+			case "grown":
+				n.refuse.Store(false)
+			case "restarted":
+				s.restart()
+			case "removed":
+				s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "new"))
+				n.refuse.Store(false)
+				s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
+				s.sweep()
+				if bytes, index := s.stored(); bytes != 0 || index.Segments != 0 {
+					t.Errorf("%d bytes in %d segments are left", bytes, index.Segments)
+				}
+				return
+			}
+			s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm")) // waits for the clone
+			s.has("new", now)
+			s.has("new@tue", want)
+			s.sweep()
+			s.sweep()
+			s.has("new", now)
+			s.has("new@tue", want)
+			if info := s.info("new"); info.CloneOf != 0 {
+				t.Errorf("a clone that has passed: %+v", info)
+			}
+			s.verified()
+			s.restart()
+			s.has("new", now)
+			s.has("new@tue", want)
+		})
+	}
+}
