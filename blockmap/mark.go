@@ -66,6 +66,15 @@ func (m *Map) Snapshots() []SnapshotRow {
 	return marks.rows()
 }
 
+// HasSnapshot reports whether the map has a snapshot.
+func (m *Map) HasSnapshot(s id.Snapshot) bool {
+	m.shown.RLock()
+	marks := m.marks
+	m.shown.RUnlock()
+	_, ok := marks.find(s)
+	return ok
+}
+
 const (
 	markPrefix  = math.MaxUint64 - 2
 	markVersion = 1

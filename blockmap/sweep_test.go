@@ -255,7 +255,7 @@ func TestMarkErrors(t *testing.T) {
 	if err := m.Apply(&Batch{Gen: gen}, nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a batch of a marked generation: %v", err)
 	}
-	if _, err := m.At(7); !errors.Is(err, ErrNoSnapshot) {
+	if _, err := m.At(7); !errors.Is(err, ErrNoSnapshot) || m.HasSnapshot(7) {
 		t.Errorf("a view of no snapshot: %v", err)
 	}
 	if err := m.CheckRollback(7); !errors.Is(err, ErrNoSnapshot) {

@@ -186,11 +186,7 @@ func (d *Disk) Marked(s id.Snapshot) bool {
 	d.mu.RLock()
 	marked, m := d.markedInLayer(s), d.m // before the map: a layer goes when the map has it
 	d.mu.RUnlock()
-	if marked || m == nil {
-		return marked
-	}
-	_, err := m.At(s)
-	return err == nil
+	return marked || m != nil && m.HasSnapshot(s)
 }
 
 // markedInLayer reports whether the write buffer has the snapshot's mark; d.mu is
