@@ -21,8 +21,6 @@ type cloneState struct {
 	made time.Time  // zero: in an earlier life
 	// grown is closed when the clone reads its base no more; nil: it never did.
 	grown chan struct{}
-	// doubtful: it is not known whether the registry has it.
-	doubtful bool
 }
 
 // Clone makes a new disk whose content is the snapshot's. Its first map is the
@@ -130,7 +128,7 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 	h.dropClone(rec.ID)
 	// One that may be there counts as one that is: its parent, if it is removed in
 	// this life, is not given up.
-	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began, doubtful: err != nil}
+	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
 	return rec, ok, err
 }
 
@@ -335,17 +333,29 @@ func (h *Host) releaseOne(ctx context.Context, l *leftover) error {
 	return nil
 }
 
-// retire forgets the log of a removed disk on whose lists clones still rely, or
-// else it would pin the physical log for as long.
+// retire gives up all records of a removed disk on whose lists clones still rely,
+// or else they would pin the physical log for as long. It stays fenced: nobody who
+// had it may change its lists now.
 func (h *Host) retire(ctx context.Context, d id.Disk) error {
 	epoch, err := h.catalog.claimEpoch(ctx, d)
 	if err != nil {
 		return err
 	}
-	if _, err := h.node.Fence(ctx, &datanode.FenceRequest{Disk: d, Epoch: epoch}); err != nil {
+	fence, err := h.node.Fence(ctx, &datanode.FenceRequest{Disk: d, Epoch: epoch})
+	if err != nil {
 		return err
 	}
-	return h.node.DropLog(ctx, &datanode.DropLogRequest{Disk: d, Epoch: epoch})
+	for stream, end := range fence.End {
+		if fence.First[stream] == end {
+			continue
+		}
+		if err := h.node.TrimLog(ctx, &datanode.TrimLogRequest{
+			Disk: d, Epoch: epoch, Stream: datanode.Stream(stream), Through: end - 1,
+		}); err != nil {
+			return err
+		}
+	}
+	return h.node.Sync(ctx, &datanode.SyncRequest{Disk: d, Epoch: epoch})
 }
 
 // release gives up what a removed disk holds, and then the disk itself.

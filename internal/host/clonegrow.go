@@ -138,41 +138,56 @@ func (h *Host) growing(e *export) <-chan struct{} {
 	return nil
 }
 
-// settleClones gives the clones of a disk a checkpoint of which it was not known
-// whether they are there, if they are, before the disk is removed.
+// settleClones gives the clones of a disk that is to be removed a checkpoint where
+// they lack one: those that could not be opened, and those of which it was not
+// known whether they are there. Nobody could give them one later. Errors: ErrInUse
+// where the disk itself cannot.
 func (h *Host) settleClones(ctx context.Context, e *export) error {
+	if e == nil {
+		return nil
+	}
 	h.mu.Lock()
-	var doubtful []id.Disk
+	var closed []id.Disk
 	for d, c := range h.clones {
-		if c.doubtful && e != nil && e.disk != nil && c.base.Disk == e.rec.ID {
-			doubtful = append(doubtful, d)
+		open := h.byID[d] != nil && h.byID[d].disk != nil
+		if c.base.Disk == e.rec.ID && !open && h.leftover[d] == nil {
+			closed = append(closed, d)
 		}
 	}
 	h.mu.Unlock()
-	for _, d := range doubtful {
-		value, revision, err := h.catalog.get(ctx, diskKey(d))
-		if err != nil {
-			return err
-		}
-		if revision == 0 {
-			h.undoubted(d)
-			continue
-		}
-		rec, err := parseDiskRecord(value)
-		if err != nil {
-			return err
-		}
-		if rec.Base == nil {
-			return fmt.Errorf("disk %d is no clone: %w", d, datanode.ErrConflict)
-		}
-		if err := e.disk.Checkpoint(ctx); err != nil {
-			return err
-		}
-		if err := h.catalog.putCheckpoint(ctx, e.disk, rec); err != nil {
+	for _, d := range closed {
+		if err := h.settleClone(ctx, e, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (h *Host) settleClone(ctx context.Context, e *export, d id.Disk) error {
+	value, revision, err := h.catalog.get(ctx, diskKey(d))
+	if err != nil {
+		return err
+	}
+	if revision == 0 {
+		h.undoubted(d)
+		return nil
+	}
+	if _, revision, err = h.catalog.get(ctx, disk.CheckpointKey(d)); err != nil || revision != 0 {
+		return err
+	}
+	rec, err := parseDiskRecord(value)
+	switch {
+	case err != nil:
+		return err
+	case rec.Base == nil:
+		return fmt.Errorf("disk %d is no clone: %w", d, datanode.ErrConflict)
+	case e.disk == nil:
+		return fmt.Errorf("%w: its clone %q needs it, and it is not open", ErrInUse, rec.Name)
+	}
+	if err := e.disk.Checkpoint(ctx); err != nil {
+		return err
+	}
+	return h.catalog.putCheckpoint(ctx, e.disk, rec)
 }
 
 // closeDisks closes all disks, clones before those that they may read.

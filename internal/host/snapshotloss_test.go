@@ -26,6 +26,7 @@ func TestLostSnapshot(t *testing.T) {
 	one := noise(1, 256<<10)
 	s.write("vm", one)
 	s.snap("vm", "kept")
+	s.ok(s.Host.Quiesce(ctx))
 	s.clone("vm", "kept", "new")
 	s.put("vm", 0, noise(2, 256<<10))
 	s.snap("vm", "gone")
