@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +32,14 @@ type cleaner struct {
 	hurry atomic.Int32
 	// verifying: the turn of sweeps is a verify's, which does not hurry.
 	verifying atomic.Bool
+	// moving: chunks have moved, and the passes that follow need room for
+	// checkpoints: nobody else makes one unless the log is full.
+	moving atomic.Bool
 	// live is what the spindles have that is needed, in bytes, as of the last
 	// passes; 0: not known yet.
 	live atomic.Int64
+	// cycles, moved (chunks) and movedBytes count since the start.
+	cycles, moved, movedBytes atomic.Int64
 
 	// The rest belongs to who has lockSweep.
 
@@ -46,6 +52,8 @@ type cleaner struct {
 	waiting    map[id.Disk]bool
 	looked     bool      // at the segments since the start
 	unfinished bool      // some are condemned or forwarded
+	kept       int64     // bytes that the data node keeps from reservations
+	objects    [2]int64  // bytes of checkpoints' segments, now and the last time
 	notBefore  time.Time // of the background's next cycle
 	pace       paceState
 }
@@ -116,7 +124,7 @@ func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 func (k *cycle) clean(ctx context.Context) error {
 	var errs []error
 	for idle := 0; idle <= idleCyclesMax; {
-		before := k.free
+		before := k.spare
 		again, err := k.run(ctx)
 		if err != nil {
 			errs = append(errs, err)
@@ -124,7 +132,7 @@ func (k *cycle) clean(ctx context.Context) error {
 		if !again || ctx.Err() != nil {
 			break
 		}
-		if idle++; k.free > before || k.moved > 0 && k.mode == cleanFull {
+		if idle++; k.spare > before || k.moved > 0 && k.mode == cleanFull {
 			idle = 0
 		}
 	}
@@ -138,9 +146,9 @@ type cycle struct {
 	report *ReclaimReport
 	begun  bool
 	start  int64 // bytes free when the first one began
-	free   int64 // when the last one had passed and reclaimed
+	spare  int64 // bytes that could be written when the last one had passed
 	moved  int64 // chunks, by the last one
-	extra  int   // passes after the last plan of a full reclaim
+	extra  int   // passes without a plan, in turn
 }
 
 // run passes over the disks for which there is something to do, frees what is
@@ -161,12 +169,13 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 	k.begun, k.moved = true, 0
 	before := c.deleted
 	errs := []error{h.pass(ctx, due, st.Index)}
+	c.moving.Store(false)
 	k.report.Deleted += c.deleted - before
 	s, err := k.state(ctx)
 	if err != nil {
 		return false, errors.Join(append(errs, err)...)
 	}
-	k.free = s.Free
+	k.spare = s.Spare // which rises below 0 of free, too
 	if k.mode == cleanUrgent && s.Free >= s.Low {
 		return false, errors.Join(errs...)
 	}
@@ -179,16 +188,18 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 			k.report.Plan = plan
 		}
 		// What a pass has patched is in a new checkpoint: the old one goes with
-		// the next pass.
+		// the next pass, and there may be room then.
 		k.extra++
-		return k.mode == cleanFull && k.extra <= idleCyclesMax && len(h.dueForSpace(false)) > 0, errors.Join(errs...)
+		again = k.extra <= idleCyclesMax && (k.mode == cleanFull || s.Free < s.Low) && len(h.dueForSpace(false)) > 0
+		return again, errors.Join(errs...)
 	}
-	again, err = k.carryOut(ctx, plan)
+	k.extra = 0
+	again, err = k.carryOut(ctx, s, plan)
 	return again, errors.Join(append(errs, err)...)
 }
 
 // carryOut empties the segments of a plan.
-func (k *cycle) carryOut(ctx context.Context, plan *reclaim.Plan) (again bool, err error) {
+func (k *cycle) carryOut(ctx context.Context, s *reclaim.State, plan *reclaim.Plan) (again bool, err error) {
 	h, c := k.h, &k.h.cleaner
 	m, err := h.mover(ctx, datanode.IndexStatus{Complete: true}, true)
 	if err != nil {
@@ -204,8 +215,14 @@ func (k *cycle) carryOut(ctx context.Context, plan *reclaim.Plan) (again bool, e
 	}
 	h.log.Debug("reclaim", "segments", len(segments), "move", plan.MoveBytes, "gain", plan.GainBytes, "why", plan.Why)
 	h.refreshHealth(ctx)
+	c.moving.Store(true)
 	moved, err := m.Move(ctx, segments)
+	if err != nil {
+		c.moving.Store(false)
+		c.released = false // it may hold a target still
+	}
 	c.unfinished = true
+	c.awaitAll(s.Segments, segments)
 	r := k.report
 	r.Plan = plan
 	r.Cycles++
@@ -213,6 +230,9 @@ func (k *cycle) carryOut(ctx context.Context, plan *reclaim.Plan) (again bool, e
 	r.MovedChunks += moved.Chunks
 	r.MovedBytes += moved.Bytes
 	k.moved = moved.Chunks
+	c.cycles.Add(1)
+	c.moved.Add(moved.Chunks)
+	c.movedBytes.Add(moved.Bytes)
 	for _, d := range moved.Damaged {
 		h.log.Error("a segment cannot be emptied", "segment", d.Segment, "slot", d.Slot, "err", d.Err)
 		if c.damaged == nil {
@@ -223,6 +243,17 @@ func (k *cycle) carryOut(ctx context.Context, plan *reclaim.Plan) (again bool, e
 	}
 	// What has been forwarded is freed in any case.
 	return err == nil || moved.Targets > 0, err
+}
+
+// awaitAll notes the disks that hold slots of segments which were emptied.
+func (c *cleaner) awaitAll(uses []datanode.SegmentUse, emptied []id.Segment) {
+	for i := range uses {
+		if u := &uses[i]; slices.Contains(emptied, u.Segment) {
+			for _, d := range u.Disks {
+				c.waiting[d.Disk] = true
+			}
+		}
+	}
 }
 
 // dueForSpace returns the disks whose pass may give something up, or all.
@@ -253,8 +284,13 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 	}
 	c := &h.cleaner
 	c.looked, c.unfinished, c.waiting = true, false, make(map[id.Disk]bool)
+	c.objects = [2]int64{0, c.objects[0]}
 	for i := range all {
-		switch u := &all[i]; u.State {
+		u := &all[i]
+		if u.Kind == datanode.KindObject && u.LiveSlots > 0 {
+			c.objects[0] += u.StoredBytes
+		}
+		switch u.State {
 		case datanode.StateCondemned:
 			_, bad := c.damaged[u.Segment]
 			c.unfinished = c.unfinished || !bad
@@ -266,7 +302,33 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 		}
 	}
 	h.account(all)
-	return all, nil
+	return all, h.keep(ctx)
+}
+
+// maps returns what the newest checkpoints take. Every other time what they have
+// replaced is held too.
+func (c *cleaner) maps() int64 {
+	if c.objects[1] == 0 {
+		return c.objects[0]
+	}
+	return min(c.objects[0], c.objects[1])
+}
+
+// keep has admission leave what reclaim needs in a full pool.
+func (h *Host) keep(ctx context.Context) error {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.FreeBytes > 0 { // or else the difference does not say what the node keeps
+		h.cleaner.kept = st.SpareBytes - st.FreeBytes
+	}
+	var capacity int64
+	for _, s := range st.Spindles {
+		capacity += s.CapacityBytes
+	}
+	h.pool.Space.Keep(ctx, max(reclaim.Keep(h.cleaner.maps(), capacity)-h.cleaner.kept, 0))
+	return nil
 }
 
 // state describes the pool to Decide.
@@ -281,7 +343,8 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 		return nil, err
 	}
 	s := &reclaim.State{
-		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes,
+		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes + h.pool.Space.Kept(),
+		Maps:   c.maps(),
 		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool),
 	}
 	c.live.Store(reclaim.Live(segments, s.Geometry))

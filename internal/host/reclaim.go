@@ -39,6 +39,19 @@ type ReclaimReport struct {
 	Waiting int `json:"waiting"`
 }
 
+// ReclaimTotals is what all cycles since the start have done.
+type ReclaimTotals struct {
+	Cycles      int64 `json:"cycles"`
+	MovedChunks int64 `json:"moved_chunks"`
+	MovedBytes  int64 `json:"moved_bytes"` // sealed
+}
+
+// Reclaimed returns the totals.
+func (h *Host) Reclaimed() ReclaimTotals {
+	c := &h.cleaner
+	return ReclaimTotals{Cycles: c.cycles.Load(), MovedChunks: c.moved.Load(), MovedBytes: c.movedBytes.Load()}
+}
+
 // Reclaim passes over the disks that changed, frees what nobody needs, and
 // empties segments with few live chunks until enough is free; with Full it passes
 // over all disks and empties whatever pays. Errors: ErrClosed, those of disks that

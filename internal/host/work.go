@@ -102,7 +102,8 @@ func (h *Host) refreshHealth(ctx context.Context) {
 // one, or some and is idle, or whose results hold the oldest file of a log that
 // is filling up. With full, for a log that has refused an append, results in any
 // file of such a log count: also those of other disks hold the reserve that a
-// result needs, and only checkpoints give them up.
+// result needs, and only checkpoints give them up. Between a move and the passes
+// that follow it only a full log has them made: passes make their own.
 func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
@@ -115,6 +116,9 @@ func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 				pins[s.Disk] = true
 			}
 		}
+	}
+	if h.cleaner.moving.Load() && !full {
+		return nil
 	}
 	var errs []error
 	for _, e := range h.serving() {

@@ -28,6 +28,9 @@ const (
 	// useMax is the use at which a segment has nothing to give: the rest is headers
 	// and rounding.
 	useMax = 1 - 1.0/64
+	// wholeUse is the use below which a segment is packed together with others even
+	// if all of it lives: it was written short.
+	wholeUse = 0.5
 	// agePrior keeps the score finite for segments with nearly nothing live.
 	agePrior = 0.25
 )
@@ -40,13 +43,15 @@ func Low(capacity, live int64) int64 {
 }
 
 // packed returns what chunks of that sealed length take on spindles at most, in
-// segments of their own: rounding and headers included.
+// segments of their own: a block of each fragment for its header, one for rounding,
+// and one as no chunk straddles fragments. As it is no less than what they take, a
+// plan that gains something by it leaves less behind, and a full reclaim ends.
 func packed(g stripe.Geometry, bytes int64) int64 {
 	if bytes == 0 {
 		return 0
 	}
 	targets := (bytes + id.SegmentBytesMax - 1) / id.SegmentBytesMax
-	return (bytes*int64(g.Width())+int64(g.K)-1)/int64(g.K) + targets*int64(g.Width())*2*datanode.BlockBytes
+	return (bytes*int64(g.Width())+int64(g.K)-1)/int64(g.K) + targets*int64(g.Width())*3*datanode.BlockBytes
 }
 
 // Live returns what everything that is needed takes on spindles: the live chunks
@@ -76,8 +81,8 @@ func liveBytes(u *datanode.SegmentUse) int64 {
 // first. Others are taken while less than Low is free, or all that pay for a full
 // reclaim, in the order of (dead share) x age / (live share), which leaves
 // segments whose chunks still die alone; who waits for space gets those with the
-// largest dead share. A plan never needs more space than there is, but for one
-// segment where somebody waits, and never gains nothing.
+// largest dead share. A plan never needs more space than there is, and never gains
+// nothing.
 func Decide(s *State) *Plan {
 	resumed, fresh, transit := s.candidates()
 	p := &picker{s: s, room: s.room(), transit: transit}
@@ -93,27 +98,23 @@ func Decide(s *State) *Plan {
 	return p.plan(len(fresh))
 }
 
-// room is what targets may take before their sources come back. Half of what is
-// free is left to writes where nobody waits yet.
+// room is what targets may take before their sources come back. Where nobody waits
+// yet, half of what is free is left to writes, and a second checkpoint has room.
 func (s *State) room() int64 {
-	room := s.Spare - s.allowance()
-	if !s.Urgent {
-		room -= max(s.Free, 0) / 2
+	room := s.Spare - checkpoint(s.Maps)
+	if !s.Urgent && !s.Full {
+		room -= checkpoint(s.Maps) + max(s.Free, 0)/2
 	}
 	return room
 }
 
-// allowance is what the checkpoints of a cycle may take before what they replace
-// comes back: half of what maps take now.
-func (s *State) allowance() int64 {
-	objects := int64(0)
-	for i := range s.Segments {
-		if u := &s.Segments[i]; u.Kind == datanode.KindObject && u.LiveSlots > 0 {
-			objects += u.StoredBytes
-		}
-	}
-	return min(objects/2, s.Spare/2)
-}
+// checkpoint returns what one of all maps takes at most: they grow by no more than
+// a quarter meanwhile.
+func checkpoint(maps int64) int64 { return maps + maps/4 }
+
+// Keep returns what must be left of a capacity for reclaim to go on in a full pool:
+// two checkpoints of all maps, and a fiftieth for targets.
+func Keep(maps, capacity int64) int64 { return 2*checkpoint(maps) + capacity/50 }
 
 // wanted is how many bytes a plan is to gain besides what it resumes.
 func (s *State) wanted() int64 {
@@ -160,6 +161,7 @@ func (s *State) candidates() (resumed, fresh []Choice, transit usage) {
 		case c.Resume:
 			resumed = append(resumed, c)
 		case u.LiveSlots == 0 || s.Skip[u.Segment] || use >= useMax:
+		case u.LiveSlots == u.Slots && use >= wholeUse:
 		case s.Full && use > 1-1.0/fullDead:
 		default:
 			fresh = append(fresh, c)
@@ -204,14 +206,13 @@ type picker struct {
 
 func (p *picker) gain() int64 { return p.stored - packed(p.s.Geometry, p.moved) }
 
-// take adds a choice and reports whether there was room for it. The first one of
-// an urgent plan is always taken: it is the best there is, and the node knows
-// better what it can still store.
+// take adds a choice and reports whether there was room for it. A plan without
+// room for one segment is no plan: its sources would never come back.
 func (p *picker) take(c *Choice) bool {
 	switch {
 	case p.transit.segments == datanode.TransitMax || p.transit.slots+c.slots > datanode.TransitSlotsMax && !c.Resume:
 		return false
-	case packed(p.s.Geometry, p.moved+c.LiveBytes) > p.room && (len(p.taken) > 0 || !p.s.Urgent && !c.Resume):
+	case packed(p.s.Geometry, p.moved+c.LiveBytes) > p.room:
 		return false
 	}
 	p.taken = append(p.taken, *c)

@@ -18,6 +18,9 @@ type State struct {
 	// Free is what hosts can still reserve, Spare what can still be written, in
 	// bytes of fragments. Below Low of Free, space is to be made.
 	Free, Spare, Low int64
+	// Maps is what the newest checkpoints of all disks take: a pass that follows
+	// moves may store as much again before the old ones go.
+	Maps int64
 	// Urgent: somebody waits for space. Full: empty whatever an eighth of is dead.
 	Urgent, Full bool
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk

@@ -36,6 +36,7 @@ func parseState(t *testing.T, text string) *State {
 		}
 		if state == "object" {
 			u.Kind = datanode.KindObject
+			s.Maps += u.SealedBytes
 		}
 		u.Segment, u.State = id.MakeSegment(0, number), states[state]
 		u.StoredBytes = packed(s.Geometry, u.SealedBytes)
@@ -54,8 +55,9 @@ func TestDecide(t *testing.T) {
 		},
 		{"an old one with few dead before a new one with many", "2 4 3\n1 live 100 70\n999 live 100 40\n1000 live 100 100", "1 999", "little space"},
 		{"who waits gets the emptiest", "0 1 3 urgent\n1 live 100 70\n999 live 100 40\n1000 live 100 90", "999", "somebody waits"},
-		{"one segment even if there is hardly room", "0 0 3 urgent\n1 live 100 70\n999 live 100 60", "999", "somebody waits"},
-		{"but not where nobody waits", "0 0 3\n1 live 100 70\n999 live 100 60", "", "no room"},
+		{"not without room", "0 0 3 urgent\n1 live 100 70\n999 live 100 60", "", "no room"},
+		{"room for one", "0 1 3 urgent\n1 live 100 70\n999 live 100 60", "999", "somebody waits"},
+		{"room for a checkpoint too", "0 1 3 urgent\n1 live 100 70\n5 object 1 1 4194304\n999 live 100 60", "", "no room"},
 		{
 			"what was condemned goes first, and on even if enough is free",
 			"9 11 3\n1 live 100 20\n7 condemned 100 70\n8 condemned 100 0\n9 forwarded 100 50", "7*", "go on",
@@ -68,7 +70,7 @@ func TestDecide(t *testing.T) {
 		{"not those that cannot be emptied", "1 3 3\n2 live 100 20 8388608 skip\n3 live 100 40", "3", "little space"},
 		{"nothing to gain", "1 3 3\n2 live 100 100\n3 live 100 100", "", "no segment"},
 		{"a short one alone gains nothing", "20 22 3 full\n1 live 10 10 4096", "", "no gain"},
-		{"many do", "20 22 3 full\n1 live 10 10 4096\n2 live 10 10 4096\n3 live 10 10 4096", "1 2 3", "1/8 dead"},
+		{"many do", "20 22 3 full\n1 live 10 10 4096\n2 live 10 10 4096\n3 live 10 10 4096\n4 live 10 10 4096", "1 2 3 4", "1/8 dead"},
 		{"nothing is known", "0 0 0 urgent", "", "no segment"},
 	} {
 		s := parseState(t, c.state)
@@ -107,9 +109,9 @@ func TestTransitMax(t *testing.T) {
 
 func TestPlanText(t *testing.T) {
 	p := Decide(parseState(t, "2 5 3\n1 live 100 20\n7 condemned 100 70"))
-	want := `segment 0.000000000007: 12607488 bytes stored, 5872025 live, score 0.318, condemned before
-segment 0.000000000001: 12607488 bytes stored, 1677721 live, score 12.5
-2 segments, move 7549746 bytes, gain 13865781 bytes: little space: 25214976 bytes are free, 37822464 are to be
+	want := `segment 0.000000000007: 12619776 bytes stored, 5872025 live, score 0.319, condemned before
+segment 0.000000000001: 12619776 bytes stored, 1677721 live, score 12.5
+2 segments, move 7549746 bytes, gain 13878069 bytes: little space: 25239552 bytes are free, 37859328 are to be
 `
 	if got := p.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

@@ -7,18 +7,18 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/reclaim/reclaimtest"
 	"plinth/internal/stripe"
 )
 
 // The simulator is a pool of segments of equal chunks under overwrites, cleaned
-// either by plans of Decide or greedily: the segment with least alive, one at a
-// time, when no more than a few are free.
+// by plans of Decide.
 
 const (
 	simSegments = 1000
 	simSlots    = 64
-	// simSpare are the segments that both may use while they clean: the 2 % that
-	// no host can reserve.
+	// simSpare are the segments that only copies may use: the 2 % that no host can
+	// reserve. The greedy cleaner does not get them.
 	simSpare = simSegments / 50
 )
 
@@ -39,11 +39,10 @@ type simPool struct {
 	number   uint64
 	written  int64 // chunks
 	moved    int64
-	rng      *rand.Rand
 }
 
-func newSimPool(lbas int, seed uint64) *simPool {
-	p := &simPool{g: stripe.Geometry{K: 8, M: 2}, user: -1, moving: -1, rng: rand.New(rand.NewPCG(seed, 0))}
+func newSimPool(lbas int) *simPool {
+	p := &simPool{g: stripe.Geometry{K: 8, M: 2}, user: -1, moving: -1}
 	p.stored = packed(p.g, id.SegmentBytesMax)
 	for i := range simSegments {
 		p.segments = append(p.segments, &simSegment{})
@@ -93,24 +92,11 @@ func (p *simPool) full(i int) bool {
 	return i != p.user && i != p.moving && len(p.segments[i].lbas) == simSlots
 }
 
-func (p *simPool) cleanGreedily() {
-	for len(p.free) < simSpare {
-		best := -1
-		for i, s := range p.segments {
-			if p.full(i) && (best < 0 || s.live < p.segments[best].live) {
-				best = i
-			}
-		}
-		p.empty(best)
-		p.release(best)
-	}
-}
-
 // state is what a host would see after its passes.
 func (p *simPool) state() *State {
 	s := &State{
 		Geometry: p.g,
-		Free: int64(len(p.free)-simSpare) * p.stored, Spare: int64(len(p.free)) * p.stored,
+		Free:     int64(len(p.free)-simSpare) * p.stored, Spare: int64(len(p.free)) * p.stored,
 	}
 	for i, seg := range p.segments {
 		if len(seg.lbas) == 0 {
@@ -161,34 +147,39 @@ func (p *simPool) cycle(t *testing.T, write func()) {
 	}
 }
 
+// trace calls write with lbas: one in ten of them gets nine in ten of the writes if
+// they are skewed.
+func trace(lbas int, skewed bool, seed uint64) func() int {
+	rng, hot := rand.New(rand.NewPCG(seed, 0)), lbas/10
+	return func() int {
+		switch {
+		case !skewed:
+			return rng.IntN(lbas)
+		case rng.IntN(10) > 0:
+			return rng.IntN(hot)
+		}
+		return hot + rng.IntN(lbas-hot)
+	}
+}
+
 // amplification writes over the pool six times, and returns what was written and
 // moved for each chunk of the last three.
-func amplification(t *testing.T, live float64, skewed, greedy bool) float64 {
+func amplification(t *testing.T, lbas int, skewed bool) float64 {
 	t.Helper()
-	lbas := int(live * (simSegments - simSpare) * simSlots)
-	p := newSimPool(lbas, 1)
+	p := newSimPool(lbas)
 	for i := range lbas {
 		p.put(&p.user, int32(i))
 	}
-	hot := lbas / 10
+	next := trace(lbas, skewed, 1)
 	write := func() {
-		lba := p.rng.IntN(lbas)
-		switch {
-		case skewed && p.rng.IntN(10) > 0:
-			lba = p.rng.IntN(hot)
-		case skewed:
-			lba = hot + p.rng.IntN(lbas-hot)
-		}
-		p.put(&p.user, int32(lba))
+		p.put(&p.user, int32(next()))
 		p.written++
 	}
 	for writes := 0; writes < 6*lbas; writes += simSlots {
 		if writes/simSlots == 3*lbas/simSlots {
 			p.written, p.moved = 0, 0
 		}
-		if greedy {
-			p.cleanGreedily()
-		} else if s := p.state(); s.Free < s.Low {
+		if s := p.state(); s.Free < s.Low {
 			p.cycle(t, write)
 		}
 		for range simSlots {
@@ -198,8 +189,22 @@ func amplification(t *testing.T, live float64, skewed, greedy bool) float64 {
 	return float64(p.written+p.moved) / float64(p.written)
 }
 
-// TestSimAmplification compares plans with a greedy cleaner that may use the same
-// reserve.
+func greedyAmplification(lbas int, skewed bool) float64 {
+	g := reclaimtest.NewGreedy(simSegments-simSpare, simSlots, lbas, 2)
+	for i := range lbas {
+		g.Write(i)
+	}
+	next := trace(lbas, skewed, 1)
+	for i := range 6 * lbas {
+		if i == 3*lbas {
+			g.Reset()
+		}
+		g.Write(next())
+	}
+	return g.Amplification()
+}
+
+// TestSimAmplification compares plans with a greedy cleaner.
 func TestSimAmplification(t *testing.T) {
 	for _, c := range []struct {
 		live   float64
@@ -211,7 +216,8 @@ func TestSimAmplification(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%.0f%%,skewed=%v", c.live*100, c.skewed), func(t *testing.T) {
 			t.Parallel()
-			got, greedy := amplification(t, c.live, c.skewed, false), amplification(t, c.live, c.skewed, true)
+			lbas := int(c.live * (simSegments - simSpare) * simSlots)
+			got, greedy := amplification(t, lbas, c.skewed), greedyAmplification(lbas, c.skewed)
 			t.Logf("%.2f, greedy %.2f: %.2f times", got, greedy, got/greedy)
 			most := c.most
 			if most == 0 {
