@@ -197,7 +197,7 @@ func (h *Host) passOrder(due []*export) []*export {
 	slices.Sort(clones)
 	for _, d := range clones {
 		e := h.byID[d]
-		if _, ok := all[h.clones[d].base.Disk]; ok && e != nil && e.disk != nil {
+		if _, ok := all[h.clones[d].base.Disk]; ok && e != nil && e.disk != nil && e.disk.Err() == nil {
 			all[d] = e
 		}
 	}

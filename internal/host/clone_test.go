@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"plinth/datanode"
 	"plinth/internal/host"
 	"plinth/nbd"
 )
@@ -143,9 +144,6 @@ func TestRemovedBaseHasNoLog(t *testing.T) {
 				t.Errorf("the removed disk has records: %+v", stream)
 			}
 		}
-		if _, err := s.Node.SetLists(t.Context(), &datanode.SetListsRequest{Disk: 1, Epoch: 1, Seq: 1 << 40}); !errors.Is(err, datanode.ErrFenced) {
-			t.Errorf("who had the disk sets its lists: %v", err)
-		}
 		s.has("new", one)
 	}
 	s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
@@ -157,6 +155,22 @@ func TestRemovedBaseHasNoLog(t *testing.T) {
 	s.sweep()
 	s.verified()
 	s.has("new", one)
+}
+
+// TestRemovedBaseStaysFenced has who had a disk before it was removed change its
+// lists late, while a clone relies on them.
+func TestRemovedBaseStaysFenced(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	s.write("vm", noise(1, 256<<10))
+	s.snap("vm", "s")
+	n := s.hinder()
+	n.dropLists.Store(2) // the clone does not pass
+	s.clone("vm", "s", "new")
+	s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
+	late := &datanode.SetListsRequest{Disk: 1, Epoch: 1, Seq: 1 << 40}
+	if _, err := s.Node.SetLists(t.Context(), late); !errors.Is(err, datanode.ErrFenced) {
+		t.Errorf("lists of a disk that was removed are set: %v", err)
+	}
 }
 
 // TestClonesShareAndGo has a clone removed before it passed.

@@ -93,3 +93,32 @@ func TestCloneAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestRemoveBaseOfClosedClone restarts with a clone that reads its parent, and no
+// checkpoint can be made of that: the clone does not open, and the parent stays
+// until the clone has what it needs.
+func TestRemoveBaseOfClosedClone(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	one, part := noise(1, 256<<10), noise(2, 5000)
+	s.write("vm", noise(3, 256<<10))
+	n := &refusing{Node: s.Node}
+	s.behind(n)
+	s.put("vm", 0, one)
+	s.snap("vm", "mon")
+	n.refuse.Store(true)
+	s.clone("vm", "mon", "new")
+	s.put("new", 1000, part)
+	s.behind(n)
+	if err := s.device("new", func(nbd.Device) error { return nil }); err == nil {
+		t.Fatal("a clone that has no map opens")
+	}
+	if err := s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"); err == nil {
+		t.Fatal("a disk is removed that a clone still needs")
+	}
+	n.refuse.Store(false)
+	s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
+	s.behind(n)
+	s.has("new", slices.Concat(one[:1000], part, one[6000:]))
+	s.sweep()
+	s.verified()
+}
