@@ -266,6 +266,21 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// removeSnapshots removes all of a disk, of which there are some.
+func removeSnapshots(t *testing.T, s *Server, disk string) {
+	t.Helper()
+	all, err := s.host.Snapshots(disk)
+	if err != nil || len(all) == 0 {
+		t.Errorf("%d snapshots, %v", len(all), err)
+	}
+	for _, info := range all {
+		at := prefix + "/disks/" + disk + "/snapshots/" + info.Name
+		if shown, gone := s.ask("GET", at, ""), s.ask("DELETE", at, ""); shown.StatusCode != 200 || gone.StatusCode != 204 {
+			t.Errorf("%s: GET answers %d, DELETE %d", at, shown.StatusCode, gone.StatusCode)
+		}
+	}
+}
+
 // FuzzBodies sends bodies through the whole server: none may be answered as the
 // server's fault, and a disk that is made can be shown and removed.
 func FuzzBodies(f *testing.F) {
@@ -273,13 +288,28 @@ func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		`{"name":"a","bytes":1048576}`, `{"name":"a","bytes":4096,"chunk_bytes":65536,"cipher":"aes-256-xts","stable":true}`,
 		`{"bytes":1048576}`, `{}`, `null`, `[`, `{"name":"\ud800","bytes":1e3}`, `{"NAME":"a","Bytes":4096}`, `{"name":"a","name":"b","bytes":4096}`,
+		`{"name":"a","labels":{"k":"v"},"expires":"2099-01-01T00:00:00Z"}`, `{"disks":["none"],"name":"s"}`, `{"disks":["kept","kept"]}`,
+		`{"disks":["kept"],"labels":{"\u0000":""}}`,
 	} {
 		f.Add([]byte(seed))
 	}
+	if _, err := s.host.CreateDisk(f.Context(), host.DiskSpec{Name: "kept", Bytes: 1 << 20}); err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		resp := s.ask("PATCH", prefix+"/disks/none", string(body))
-		if resp.StatusCode != 400 && resp.StatusCode != 404 && resp.StatusCode != 413 {
-			t.Errorf("PATCH: status %d", resp.StatusCode)
+		for _, call := range [][2]string{
+			{"PATCH", "/disks/none"}, {"POST", "/disks/none/snapshots"}, {"PATCH", "/disks/kept/snapshots/none"}, {"POST", "/disks/kept/snapshots/none/clone"},
+		} {
+			resp := s.ask(call[0], prefix+call[1], string(body))
+			if resp.StatusCode != 400 && resp.StatusCode != 404 && resp.StatusCode != 413 {
+				t.Errorf("%s %s: status %d", call[0], call[1], resp.StatusCode)
+			}
+		}
+		resp := s.ask("POST", prefix+"/snapshots", string(body))
+		if resp.StatusCode == http.StatusCreated {
+			removeSnapshots(t, s, "kept")
+		} else if resp.StatusCode != 400 && resp.StatusCode != 404 && resp.StatusCode != 413 {
+			t.Errorf("POST /snapshots: status %d", resp.StatusCode)
 		}
 		resp = s.ask("POST", prefix+"/disks", string(body))
 		if resp.StatusCode == http.StatusCreated {
