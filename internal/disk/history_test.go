@@ -23,11 +23,8 @@ import (
 var historySeed = flag.Uint64("history-seed", 0, "the seed of all histories; 0: random ones")
 
 // TestSimHistory does what a host does to disks, their snapshots and their clones,
-
 // in random order: write, mark, roll back, clone, destage, checkpoint, pass, move
-
 // chunks, reclaim, take over, remove. All that exists reads as a plain model says.
-
 func TestSimHistory(t *testing.T) {
 	const histories, steps, budget = 40, 120, 12 * time.Second
 	began := time.Now()
@@ -45,7 +42,6 @@ func TestSimHistory(t *testing.T) {
 }
 
 // world is a pool as one host session after the other has it, and its model.
-
 type world struct {
 	*house
 	rng       *rand.Rand
@@ -60,12 +56,7 @@ type world struct {
 	count     map[string]int
 }
 
-// hindrance is a node of which one of the next calls that change something fails
-
-// before it is carried out, or after.
-
 // subject is a disk: what it is and what it should be.
-
 type subject struct {
 	d     *Disk
 	born  int // bytes
@@ -150,14 +141,12 @@ func (w *world) run(steps int) {
 }
 
 // any returns a disk that is there.
-
 func (w *world) any() *subject {
 	some := w.present()
 	return some[w.rng.IntN(len(some))]
 }
 
 // present returns the disks that are there.
-
 func (w *world) present() []*subject {
 	var some []*subject
 	for _, n := range slices.Sorted(maps.Keys(w.disks)) {
@@ -169,7 +158,6 @@ func (w *world) present() []*subject {
 }
 
 // openDisk opens a disk under a new epoch.
-
 func (w *world) openDisk(n id.Disk, size int) *Disk {
 	w.Helper()
 	w.epochs[n]++
@@ -184,7 +172,6 @@ func (w *world) openDisk(n id.Disk, size int) *Disk {
 }
 
 // create makes a disk, a clone of base's snapshot if there is one.
-
 func (w *world) create(base *subject, snap id.Snapshot) {
 	w.nextDisk++
 	s := &subject{base: base, baseSnap: snap, snaps: map[id.Snapshot][]byte{}}
@@ -232,7 +219,6 @@ func (w *world) resize(s *subject) {
 }
 
 // snapshot marks one disk or all; sometimes the registry never hears of it.
-
 func (w *world) snapshot(s *subject) {
 	some := []*subject{s}
 	if w.rng.IntN(4) == 0 {
@@ -266,7 +252,6 @@ func (w *world) snapshot(s *subject) {
 }
 
 // oneOf returns a snapshot of the disk, 0 if it has none.
-
 func (w *world) oneOf(s *subject) id.Snapshot {
 	all := slices.Sorted(maps.Keys(s.snaps))
 	if len(all) == 0 {
@@ -290,18 +275,7 @@ func (w *world) rollback(s *subject) {
 	}
 }
 
-// clone makes a disk of a snapshot as a host does: hold, look, checkpoint if need
-
-// be, record.
-
-// cloneAtOnce makes a clone that reads its base's snapshot until grow is called.
-
-// grow ends that.
-
-// recordUnder records the checkpoint of a clone that has none.
-
 // exists is what the registry says of a disk.
-
 func (w *world) exists(s *subject) Existing {
 	return func(context.Context) (map[id.Snapshot]bool, error) {
 		there := map[id.Snapshot]bool{}
@@ -318,7 +292,6 @@ func (w *world) exists(s *subject) Existing {
 }
 
 // pass passes over a disk; a clone becomes independent by it.
-
 func (w *world) pass(s *subject) bool {
 	w.Helper()
 	meanwhile := func(ctx context.Context) (map[id.Snapshot]bool, error) {
@@ -353,27 +326,3 @@ func (w *world) pass(s *subject) bool {
 	}
 	return true
 }
-
-// remove removes a disk; who is cloned from it keeps it for a while.
-
-// finish gives up a removed disk that nobody begins with any more.
-
-// takeOver gives a disk to another owner, sometimes after its calls only.
-
-// growAll ends it for a disk and all that read it.
-
-// holdAgain holds a new owner's lists as the last one's were.
-
-// restart ends the session: all disks are opened by the next one.
-
-// move empties some segments; who holds them follows in later passes.
-
-// quiet lets everything that can be given up be given up, and tests that it was.
-
-// exact tests that a disk holds just what it needs, and notes that.
-
-// check reads all that exists.
-
-// checkCheckpoint reads a snapshot as the newest checkpoint has it, if that has
-
-// it: as a clone would.

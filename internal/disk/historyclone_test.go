@@ -8,6 +8,8 @@ import (
 	"plinth/internal/id"
 )
 
+// clone makes a disk of a snapshot as a host does: hold, look, checkpoint if need
+// be, record.
 func (w *world) clone(s *subject) {
 	snap := w.oneOf(s)
 	if snap == 0 || len(w.disks) > 6 || s.under != nil {
@@ -29,6 +31,7 @@ func (w *world) clone(s *subject) {
 	w.create(s, snap)
 }
 
+// cloneAtOnce makes a clone that reads its base's snapshot until grow is called.
 func (w *world) cloneAtOnce(s *subject) {
 	snap := w.oneOf(s)
 	if snap == 0 || len(w.disks) > 6 || s.under != nil {
@@ -43,6 +46,7 @@ func (w *world) cloneAtOnce(s *subject) {
 	w.under = nil
 }
 
+// grow ends that.
 func (w *world) grow(s *subject) {
 	w.Helper()
 	if s.under == nil {
@@ -54,6 +58,7 @@ func (w *world) grow(s *subject) {
 	s.under = nil
 }
 
+// recordUnder records the checkpoint of a clone that has none.
 func (w *world) recordUnder(s *subject) {
 	w.Helper()
 	base := s.base.d
@@ -72,6 +77,7 @@ func (w *world) record(n id.Disk, value []byte) {
 	w.ok(err)
 }
 
+// remove removes a disk; who is cloned from it keeps it for a while.
 func (w *world) remove(s *subject) {
 	if len(w.disks) < 3 {
 		return
@@ -82,6 +88,7 @@ func (w *world) remove(s *subject) {
 	w.finish(s)
 }
 
+// finish gives up a removed disk that nobody begins with any more.
 func (w *world) finish(s *subject) {
 	if !s.removed {
 		return
@@ -103,6 +110,7 @@ func (w *world) finish(s *subject) {
 	}
 }
 
+// takeOver gives a disk to another owner, sometimes after its calls only.
 func (w *world) takeOver(s *subject) {
 	if s.under != nil && w.rng.IntN(2) == 0 { // its owner dies before it is independent
 		w.recordUnder(s)
@@ -115,6 +123,7 @@ func (w *world) takeOver(s *subject) {
 	w.holdAgain(s)
 }
 
+// growAll ends it for a disk and all that read it.
 func (w *world) growAll(s *subject) {
 	w.grow(s)
 	for _, o := range w.disks {
@@ -124,6 +133,7 @@ func (w *world) growAll(s *subject) {
 	}
 }
 
+// holdAgain holds a new owner's lists as the last one's were.
 func (w *world) holdAgain(s *subject) {
 	for _, o := range w.disks {
 		if o.base == s {
@@ -132,6 +142,7 @@ func (w *world) holdAgain(s *subject) {
 	}
 }
 
+// restart ends the session: all disks are opened by the next one.
 func (w *world) restart() {
 	w.pool, w.mover = w.session(), nil
 	for _, n := range slices.Sorted(maps.Keys(w.disks)) {
@@ -141,6 +152,8 @@ func (w *world) restart() {
 	}
 }
 
+// checkCheckpoint reads a snapshot as the newest checkpoint has it, if that has
+// it: as a clone would.
 func (w *world) checkCheckpoint(s *subject) {
 	w.Helper()
 	snap := w.oneOf(s)

@@ -7,6 +7,8 @@ import (
 	"plinth/datanode"
 )
 
+// hindrance is a node of which one of the next calls that change something fails
+// before it is carried out, or after.
 type hindrance struct {
 	datanode.Node
 	in    int // so many calls from now on; 0: never

@@ -12,6 +12,7 @@ import (
 
 const moverDisk = 1 << 20
 
+// move empties some segments; who holds them follows in later passes.
 func (w *world) move() {
 	ctx := w.Context()
 	defer func(in int) { w.hindrance.in = in }(w.hindrance.in) // it is the pass that is hindered
@@ -42,6 +43,7 @@ func (w *world) move() {
 	}
 }
 
+// quiet lets everything that can be given up be given up, and tests that it was.
 func (w *world) quiet() {
 	w.Helper()
 	ctx := w.Context()
@@ -79,6 +81,7 @@ func (w *world) quiet() {
 	}
 }
 
+// exact tests that a disk holds just what it needs, and notes that.
 func (w *world) exact(s *subject, needed map[id.Segment]bool) {
 	w.Helper()
 	view, err := s.d.View(w.Context(), w.exists(s))
@@ -108,6 +111,7 @@ func (w *world) exact(s *subject, needed map[id.Segment]bool) {
 	}
 }
 
+// check reads all that exists.
 func (w *world) check() {
 	w.Helper()
 	for _, n := range slices.Sorted(maps.Keys(w.disks)) {
