@@ -112,7 +112,7 @@ func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 	began := time.Now()
 	k := &cycle{h: h, mode: cleanBackground, report: &ReclaimReport{}}
 	again, err = k.run(ctx)
-	if !again || err != nil {
+	if !k.enough && !again || err != nil {
 		// There is nothing to gain, or something hinders.
 		c.notBefore = time.Now().Add(max(h.opts.IdleTime, 4*time.Since(began)))
 	}
@@ -148,6 +148,7 @@ type cycle struct {
 	start  int64 // bytes free when the first one began
 	spare  int64 // bytes that could be written when the last one had passed
 	moved  int64 // chunks, by the last one
+	enough bool  // is free
 	extra  int   // passes without a plan, in turn
 }
 
@@ -175,11 +176,15 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, errors.Join(append(errs, err)...)
 	}
+	k.enough = s.Free >= s.Low
 	k.spare = s.Spare // which rises below 0 of free, too
-	if k.mode == cleanUrgent && s.Free >= s.Low {
+	if k.mode == cleanUrgent && k.enough {
 		return false, errors.Join(errs...)
 	}
 	plan := reclaim.Decide(s)
+	if k.mode == cleanFull && st.Index.Complete {
+		errs = append(errs, h.releaseStrangers(ctx, s.Segments))
+	}
 	if !st.Index.Complete {
 		plan = &reclaim.Plan{Why: "the index is incomplete: nothing is condemned before every disk has passed"}
 	}
@@ -190,7 +195,7 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 		// What a pass has patched is in a new checkpoint: the old one goes with
 		// the next pass, and there may be room then.
 		k.extra++
-		again = k.extra <= idleCyclesMax && (k.mode == cleanFull || s.Free < s.Low) && len(h.dueForSpace(false)) > 0
+		again = k.extra <= idleCyclesMax && (k.mode == cleanFull || !k.enough) && len(h.dueForSpace(false)) > 0
 		return again, errors.Join(errs...)
 	}
 	k.extra = 0

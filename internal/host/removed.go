@@ -17,11 +17,14 @@ import (
 // rebuilt knows segments by their births, and births outlive disks. A disk that
 // the catalog does not have was removed if the registry says that it gave out
 // every epoch which the births name; of any other the registry may have lost the
-// record, and what it holds stays held (I13).
-func (h *Host) releaseRemoved(ctx context.Context) error {
+// record, and what it holds stays held (I13). With only it looks at no other disks.
+func (h *Host) releaseRemoved(ctx context.Context, only map[id.Disk]bool) error {
 	born, err := h.bornTo(ctx)
 	if err != nil {
 		return err
+	}
+	if only != nil {
+		maps.DeleteFunc(born, func(d id.Disk, _ id.Epoch) bool { return !only[d] })
 	}
 	// The catalog is read after the births: no disk is born to before it is there.
 	recs, err := h.catalog.disks(ctx)
@@ -50,6 +53,30 @@ func (h *Host) releaseRemoved(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// releaseStrangers has removed disks give up what is found to be held by them: an
+// owner that had been taken over may have published a segment when its disk was
+// gone.
+func (h *Host) releaseStrangers(ctx context.Context, segments []datanode.SegmentUse) error {
+	strangers := make(map[id.Disk]bool)
+	for i := range segments {
+		for _, d := range segments[i].Disks {
+			strangers[d.Disk] = true
+		}
+	}
+	h.mu.Lock()
+	for d := range h.byID {
+		delete(strangers, d)
+	}
+	h.mu.Unlock()
+	if h.cleaner.mover != nil {
+		delete(strangers, h.cleaner.mover.Disk)
+	}
+	if len(strangers) == 0 {
+		return nil
+	}
+	return h.releaseRemoved(ctx, strangers)
 }
 
 // bornTo returns the disks that segments were born to, each with its newest

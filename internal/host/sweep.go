@@ -151,8 +151,8 @@ func (h *Host) sweepDisks(ctx context.Context, exports []*export, index datanode
 func (h *Host) pass(ctx context.Context, exports []*export, index datanode.IndexStatus) error {
 	var errs []error
 	for _, e := range h.passOrder(exports) {
-		if e.disk == nil {
-			continue
+		if e.disk == nil || h.dependents(e.rec.ID) > 0 {
+			continue // a scan of a base gives nothing up until its clones have passed
 		}
 		before := changes(e.disk)
 		report, err := e.disk.Pass(ctx, disk.PassOptions{
@@ -165,7 +165,7 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 			continue
 		}
 		if report.Held {
-			continue // until its clones have passed
+			continue // by a clone that was just made
 		}
 		h.mu.Lock()
 		e.passed, e.sweptAt = index.Incarnation+1, before
@@ -202,7 +202,7 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 		}
 	}
 	h.mu.Unlock()
-	if err := errors.Join(h.releaseRemoved(ctx), h.releaseMover(ctx)); err != nil {
+	if err := errors.Join(h.releaseRemoved(ctx, nil), h.releaseMover(ctx)); err != nil {
 		return err
 	}
 	err = h.node.CompleteIndex(ctx, &datanode.CompleteIndexRequest{Incarnation: index.Incarnation})
