@@ -55,11 +55,17 @@ type PassOptions struct {
 // dropped from the map. Chunks that reclaim has moved are followed: the map names
 // their new places, a checkpoint makes that durable, and only then the old ones
 // are given up. A pass that fails part way is repeated from the start; what it
-// has done stands.
+// has done stands. Close ends it with ErrClosed.
 func (d *Disk) Pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 	d.passMu.Lock()
 	defer d.passMu.Unlock()
+	ctx, cancel := context.WithCancel(ctx) // Close does not wait for a long scan
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
 	report, err := d.pass(ctx, o)
+	if err != nil && d.ctx.Err() != nil {
+		err = ErrClosed
+	}
 	if err != nil {
 		return nil, d.outcome(fmt.Errorf("pass of disk %s: %w", d.cfg.Name, err))
 	}

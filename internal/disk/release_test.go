@@ -67,3 +67,32 @@ func TestReleaseBesideMove(t *testing.T) {
 		t.Fatalf("segment %s is left, held by %v", use.Segments[0].Segment, use.Segments[0].Disks)
 	}
 }
+
+// TestCloseEndsPass closes a disk while a pass waits between two rows.
+func TestCloseEndsPass(t *testing.T) {
+	h := newHouse(t, nil)
+	d := h.open(h.session(), 1)
+	page := make([]byte, 4096)
+	for n := range 5000 { // some thousand rows between two calls of Pace
+		page[0], page[1] = byte(n), byte(n>>8)+1
+		h.ok(d.WriteAt(t.Context(), page, int64(n%1000)*4096, false))
+		if n%1000 == 999 {
+			h.ok(h.round(d))
+			h.snap(id.Snapshot(n/1000+1), d)
+		}
+	}
+	h.ok(h.round(d))
+	waiting := make(chan struct{})
+	done := make(chan error)
+	go func() {
+		_, err := d.Pass(t.Context(), PassOptions{Pace: func(ctx context.Context, _ int) error {
+			close(waiting)
+			<-ctx.Done()
+			return ctx.Err()
+		}})
+		done <- err
+	}()
+	<-waiting
+	h.ok(d.Close())
+	h.fails("a pass of a disk that was closed", <-done, ErrClosed)
+}
