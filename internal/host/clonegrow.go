@@ -67,10 +67,18 @@ func (c catalog) putCheckpoint(ctx context.Context, parent *disk.Disk, rec *Disk
 	if !ok {
 		return fmt.Errorf("%w: snapshot %d of disk %d is in no checkpoint", ErrBusy, rec.Base.Snapshot, rec.Base.Disk)
 	}
-	// The parent is still ours, and so what was read is its newest checkpoint.
+	_, revision, err := c.get(ctx, diskKey(rec.ID))
+	if err != nil {
+		return err
+	}
+	if revision == 0 {
+		return fmt.Errorf("disk %d is removed: %w", rec.ID, disk.ErrClosed)
+	}
+	// The clone is still there, and the parent is still ours, and so what was read
+	// is its newest checkpoint.
 	_, err = c.decide(ctx, &datanode.RegistryTxn{
 		Guards:   append(guards, datanode.Guard{Disk: parent.ID(), Epoch: parent.Epoch()}),
-		Compares: []datanode.Compare{{Key: key}},
+		Compares: []datanode.Compare{{Key: key}, {Key: diskKey(rec.ID), Revision: revision}},
 		Puts:     []datanode.Put{{Key: key, Value: value}},
 	}, key, value)
 	return err
