@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"plinth/nbd/internal/wire"
 )
@@ -330,85 +329,4 @@ func (t *transmission) answer(r *request) {
 	if t.replies.push(r) {
 		t.replies.flush()
 	}
-}
-
-// dispatch hands r to a worker. It does not block: there may be a worker for
-// every request that the window admits.
-func (t *transmission) dispatch(r *request) {
-	r.ctx = t.deadline()
-	r.due.Store(t.slice.due)
-	t.queue.push(r)
-}
-
-// slice is a deadline that the requests of some time share, so that none costs
-// an allocation or a timer of its own.
-type slice struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	end    time.Time // requests from here on get another one
-	due    int64     // of its requests
-}
-
-// slicesPerDeadline bounds the deadlines alive on a connection, and by how much
-// a request may have more time than Options.RequestTimeout: 1/16.
-const slicesPerDeadline = 16
-
-// deadline returns a request's context.
-func (t *transmission) deadline() context.Context {
-	if now := time.Now(); !now.Before(t.slice.end) {
-		d := t.conn.server.opts.RequestTimeout
-		end := now.Add(d / slicesPerDeadline)
-		// The one before ends by itself: requests still have it.
-		ctx, cancel := context.WithDeadline(t.ctx, end.Add(d))
-		t.slice = slice{ctx, cancel, end, end.Add(d + graceSlices*d/slicesPerDeadline).UnixNano()}
-	}
-	return t.slice.ctx
-}
-
-func (t *transmission) worker() {
-	t.queue.arrive()
-	for r := t.queue.pop(); r != nil; r = t.queue.pop() {
-		err := t.perform(r)
-		if !t.returned(r) {
-			continue
-		}
-		if err != nil {
-			r.errno = errnoOf(err, r.Type, t.conn.server.opts.Errno)
-			t.errors.add(t, r, err)
-		}
-		t.replies.push(r)
-		if t.window.alone() {
-			t.replies.flush()
-		} else {
-			t.replies.flushSoon()
-		}
-	}
-}
-
-// perform calls the device for a request that check has passed.
-func (t *transmission) perform(r *request) error {
-	off, n := int64(r.Offset), int64(r.Length)
-	switch r.Type {
-	case wire.CmdFlush:
-		return t.device.Flush(r.ctx)
-	case wire.CmdTrim:
-		return t.device.Trim(r.ctx, off, n, r.fua())
-	case wire.CmdWriteZeroes:
-		mayTrim := !r.has(wire.CmdFlagNoHole)
-		if r.has(wire.CmdFlagFastZero) && !t.fastZero.ZeroIsFast(off, n, mayTrim) {
-			return ENOTSUP
-		}
-		return t.device.Zero(r.ctx, off, n, mayTrim, r.fua())
-	case wire.CmdCache:
-		return t.prefetch.Prefetch(r.ctx, off, n)
-	case wire.CmdBlockStatus:
-		return t.collect(r)
-	}
-	if n == 0 {
-		return nil // the protocol leaves it open; nothing to do is done
-	}
-	if r.Type == wire.CmdRead {
-		return t.device.ReadAt(r.ctx, r.buf.data(), off)
-	}
-	return t.device.WriteAt(r.ctx, r.buf.data(), off+int64(r.poured), r.fua())
 }
