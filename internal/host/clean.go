@@ -226,6 +226,9 @@ func (k *cycle) carryOut(ctx context.Context, s *reclaim.State, plan *reclaim.Pl
 		c.moving.Store(false)
 		c.released = false // it may hold a target still
 	}
+	if errors.Is(err, datanode.ErrFenced) {
+		c.mover = nil // another session took the number over: claim it anew
+	}
 	c.unfinished = true
 	c.awaitAll(s.Segments, segments)
 	r := k.report

@@ -80,6 +80,9 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 	}
 	if index.Complete && !c.released {
 		if err := c.mover.Release(ctx); err != nil {
+			if errors.Is(err, datanode.ErrFenced) {
+				c.mover = nil // the next call claims it anew
+			}
 			return nil, err
 		}
 		c.released = true

@@ -2,10 +2,14 @@ package host_test
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 
+	"plinth/datanode"
 	"plinth/internal/host"
+	"plinth/internal/id"
 	"plinth/nbd"
 )
 
@@ -116,4 +120,51 @@ func TestReclaimLosesIndex(t *testing.T) {
 	s.strict()
 	s.overwrite("a", bytes.Clone(a), rng, 0)
 	s.has("a", a)
+}
+
+// TestReclaimGoesOn ends cycles half way: a mover that is fenced is claimed anew,
+// and what an earlier session condemned is emptied by the next.
+func TestReclaimGoesOn(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	rng := rand.New(rand.NewPCG(5, 6))
+	a := scribble(1, make([]byte, 6<<20))
+	s.write("a", a)
+	s.overwrite("a", a, rng, 900)
+	s.full() // makes the mover
+	s.overwrite("a", a, rng, 900)
+	s.ok(s.Host.Quiesce(t.Context()))
+	s.ok(s.Host.Sweep(t.Context()))
+	reply, err := s.Node.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: "mover"})
+	s.ok(err)
+	n, err := strconv.ParseUint(string(reply.Value), 10, 64)
+	s.ok(err)
+	mover := id.Disk(n)
+	_, err = s.Node.Fence(t.Context(), &datanode.FenceRequest{Disk: mover, Epoch: 100})
+	s.ok(err)
+	// Condemned by whoever it was.
+	dry, err := s.Host.Reclaim(t.Context(), host.ReclaimOptions{DryRun: true, Full: true})
+	s.ok(err)
+	var segments []id.Segment
+	for _, c := range dry.Plan.Condemn {
+		segments = append(segments, c.Segment)
+	}
+	condemned, err := s.Node.Condemn(t.Context(), &datanode.CondemnRequest{Disk: mover, Epoch: 100, Segments: segments})
+	s.ok(err)
+	if len(segments) == 0 || len(condemned.Condemned) != len(segments) {
+		t.Fatalf("%d of %d condemned", len(condemned.Condemned), len(segments))
+	}
+	if dry, err = s.Host.Reclaim(t.Context(), host.ReclaimOptions{DryRun: true}); err != nil || len(dry.Plan.Condemn) != len(segments) || !dry.Plan.Condemn[0].Resume {
+		t.Fatalf("%v %s", err, dry.Plan)
+	}
+	if _, err := s.Host.Reclaim(t.Context(), host.ReclaimOptions{Full: true}); !errors.Is(err, datanode.ErrFenced) {
+		t.Fatalf("a mover that was fenced: %v", err)
+	}
+	for range 100 { // its counter is far behind that epoch
+		if _, err = s.Host.Reclaim(t.Context(), host.ReclaimOptions{}); err == nil {
+			break
+		}
+	}
+	s.full()
+	s.has("a", a)
+	s.strict()
 }
