@@ -13,16 +13,19 @@ type trigger struct {
 	after bool // the call was made, and nobody hears of it
 	skip  int  // so many of these calls go well before
 	do    func()
-	err   error // what the caller gets
+	err   error // what the caller gets; nil: what the call gives
 	fired bool
 }
 
-// calls are those that a trigger can wait for: all that change something.
-var calls = []string{
-	"Append", "Append", "Sync", "TrimLog", "WriteFragments", "DiscardFragments", "Lookup", "Publish", "Publish",
-	"SetLists", "SetLists", "SetLists", "Condemn", "Condemn", "Forward", "Forward", "Reclaim", "Reclaim",
-	"RegistryCommit", "RegistryCommit", "RegistryCommit", "CompleteIndex", "DropLog", "Fence",
-}
+// Calls that a trigger can wait for: all that change something, by who makes them.
+var (
+	destageCalls = []string{"Append", "Sync", "TrimLog", "WriteFragments", "Lookup", "Publish", "RegistryCommit"}
+	sweepCalls   = []string{
+		"SetLists", "SetLists", "Condemn", "Condemn", "Forward", "Forward", "Reclaim", "Reclaim",
+		"WriteFragments", "DiscardFragments", "Publish", "Append", "Sync", "RegistryCommit", "CompleteIndex", "TrimLog",
+	}
+	changeCalls = []string{"Append", "Sync", "RegistryCommit", "RegistryCommit", "Fence", "DropLog", "SetLists", "Publish", "TrimLog"}
+)
 
 // faults is a node with a trigger.
 type faults struct {
@@ -60,13 +63,17 @@ func (f *faults) due(call string) *trigger {
 
 func (f *faults) around(call string, do func() error) error {
 	t := f.due(call)
-	if t != nil && !t.after {
-		t.do()
-		return t.err
+	if t == nil {
+		return do()
+	}
+	if !t.after {
+		if t.do(); t.err != nil {
+			return t.err
+		}
+		return do()
 	}
 	err := do()
-	if t != nil {
-		t.do()
+	if t.do(); t.err != nil {
 		return t.err
 	}
 	return err

@@ -30,12 +30,15 @@ const (
 	snapsMax = 6
 	// wholePeriod is after how many operations everything is read.
 	wholePeriod = 20
+	// crashPeriod is after how many, about, one meets a crash, one loses an answer, and one is
+	// taken over from.
+	crashPeriod = 28
 )
 
 // tally counts over all histories.
 type tally struct {
-	histories, ops, snapshots, rollbacks, clones, removals, cycles, moved, crashes, doubts, recoveries, takeovers, full, refused atomic.Int64
-	byCall                                                                                                                       sync.Map // of crashes: *atomic.Int64
+	histories, ops, snapshots, rollbacks, clones, removals, cycles, moved, crashes, doubts, recoveries, takeovers, lost, again, full, refused atomic.Int64
+	byCall                                                                                                                                    sync.Map // of crashes: *atomic.Int64
 }
 
 // world is a history under way.
@@ -81,9 +84,9 @@ func TestSimHistories(t *testing.T) {
 }
 
 func (s *tally) String() string {
-	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers; %d found no space, %d were refused",
+	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers, %d lost answers; %d found no space, %d were refused; %d contents are stored twice",
 		s.histories.Load(), s.ops.Load(), s.snapshots.Load(), s.rollbacks.Load(), s.clones.Load(), s.removals.Load(), s.cycles.Load(), s.moved.Load(),
-		s.crashes.Load(), s.doubts.Load(), s.recoveries.Load(), s.takeovers.Load(), s.full.Load(), s.refused.Load())
+		s.crashes.Load(), s.doubts.Load(), s.recoveries.Load(), s.takeovers.Load(), s.lost.Load(), s.full.Load(), s.refused.Load(), s.again.Load())
 	out += "\ncrashes at"
 	s.byCall.Range(func(call, n any) bool {
 		out += fmt.Sprintf(" %s %d,", call, n.(*atomic.Int64).Load())
@@ -140,9 +143,14 @@ func (w *world) step(ctx context.Context, n int) error {
 	w.tally.ops.Add(1)
 	o := w.draw(n)
 	var err error
-	if w.rng.IntN(14) == 0 {
+	switch w.rng.IntN(crashPeriod) {
+	case 0:
 		err = w.crashIn(ctx, o)
-	} else {
+	case 1:
+		err = w.loseIn(ctx, o)
+	case 2:
+		err = w.takeOver(ctx)
+	default:
 		err = w.do(ctx, o)
 	}
 	if err == nil && n%wholePeriod == wholePeriod-1 {

@@ -19,6 +19,7 @@ type op struct {
 	done    func()           // changes the model
 	mayFail func(error) bool // and then nothing has changed
 	weak    bool             // not stable when it returns
+	calls   []string         // to crash at; none: it does not crash
 
 	// What it touches: chunks of a disk, each on its own, or after a crash
 	// whatever settle finds.
@@ -29,7 +30,7 @@ type op struct {
 
 // draw returns a random operation that the model allows.
 func (w *world) draw(n int) op {
-	quiet := op{done: func() {}}
+	quiet := op{done: func() {}, calls: sweepCalls}
 	switch r := w.rng.IntN(100); {
 	case r < 38:
 		return w.write()
@@ -54,11 +55,11 @@ func (w *world) draw(n int) op {
 	case r < 80:
 		return w.rename()
 	case r < 85:
-		quiet.name, quiet.do = "quiesce", func(ctx context.Context) error { return w.life.host.Quiesce(ctx) }
+		return w.work(0)
 	case r < 90:
-		quiet.name, quiet.do = "sweep", func(ctx context.Context) error { return w.life.host.Sweep(ctx) }
+		return w.work(1)
 	case r < 95:
-		quiet.name, quiet.do = "reclaim", w.reclaim
+		return w.work(2)
 	case r < 96:
 		quiet.name, quiet.do = "sweep and verify", func(ctx context.Context) error {
 			// An index that is being rebuilt does not know yet what disks hold.
@@ -75,6 +76,20 @@ func (w *world) draw(n int) op {
 	return quiet
 }
 
+// work is what the background does, too: the model does not notice.
+func (w *world) work(n int) op {
+	o := op{done: func() {}, calls: destageCalls}
+	switch n {
+	case 0:
+		o.name, o.do = "quiesce", func(ctx context.Context) error { return w.life.host.Quiesce(ctx) }
+	case 1:
+		o.name, o.do, o.calls = "sweep", func(ctx context.Context) error { return w.life.host.Sweep(ctx) }, sweepCalls
+	default:
+		o.name, o.do, o.calls = "reclaim", w.reclaim, sweepCalls
+	}
+	return o
+}
+
 // mutate returns an operation on chunks of a disk.
 func (w *world) mutate(kind, disk string, first int64, to map[int64]chunkOf, end int64, do func(nbd.Device) error) op {
 	d := w.disks[disk]
@@ -83,7 +98,7 @@ func (w *world) mutate(kind, disk string, first int64, to map[int64]chunkOf, end
 		after.set(lba, c)
 	}
 	return op{
-		name: fmt.Sprintf("%s %s, chunks %d to %d", kind, disk, first, end), disk: disk, first: first, end: min(end, first+2*nearChunks), weak: true,
+		name: fmt.Sprintf("%s %s, chunks %d to %d", kind, disk, first, end), disk: disk, first: first, end: min(end, first+2*nearChunks), weak: true, calls: []string{"Append", "Append", "Sync", "WriteFragments", "Publish", "TrimLog"},
 		do:   func(context.Context) error { return w.life.with(disk, do) },
 		done: func() { d.head = after },
 		mayFail: func(err error) bool {
@@ -195,6 +210,7 @@ func (w *world) snapshot(n int) op {
 			_, err := w.life.host.CreateSnapshots(ctx, spec)
 			return err
 		},
+		calls: changeCalls,
 		settle: func(context.Context) error {
 			n := 0
 			for _, disk := range all {
@@ -243,6 +259,7 @@ func (w *world) rollback() op {
 			_, err := w.life.host.Rollback(ctx, disk, snap)
 			return err
 		},
+		calls: changeCalls,
 		settle: func(context.Context) error {
 			before := w.life.whole(disk, d.head)
 			if before == nil {
@@ -275,6 +292,7 @@ func (w *world) clone() op {
 			_, err := w.life.host.Clone(ctx, disk, snap, name)
 			return err
 		},
+		calls:  changeCalls,
 		settle: func(context.Context) error { return w.settleDisk(name, done) },
 	}
 }
@@ -304,6 +322,7 @@ func (w *world) removeSnapshot() op {
 		name: fmt.Sprintf("remove %s@%s", disk, snap), done: done,
 		mayFail: w.busy,
 		do:      func(ctx context.Context) error { return w.life.host.RemoveSnapshot(ctx, disk, snap, true) },
+		calls:   changeCalls,
 		settle: func(context.Context) error {
 			if !w.hasSnapshot(disk, snap) {
 				done()
@@ -323,8 +342,9 @@ func (w *world) removeDisk() op {
 		delete(w.disks, disk)
 	}
 	return op{
-		name: "remove " + disk, done: done,
-		do: func(ctx context.Context) error { return w.life.host.RemoveDiskWithSnapshots(ctx, disk) },
+		name: "remove disk " + disk, done: done,
+		do:    func(ctx context.Context) error { return w.life.host.RemoveDiskWithSnapshots(ctx, disk) },
+		calls: changeCalls,
 		settle: func(context.Context) error {
 			if _, err := w.life.host.Disk(disk); errors.Is(err, host.ErrUnknownDisk) {
 				done()
@@ -346,6 +366,7 @@ func (w *world) newDisk() op {
 			_, err := w.life.host.CreateDisk(ctx, host.DiskSpec{Name: name, Bytes: chunks * chunkBytes})
 			return err
 		},
+		calls:  changeCalls,
 		settle: func(context.Context) error { return w.settleDisk(name, done) },
 	}
 }
@@ -361,6 +382,7 @@ func (w *world) resize() op {
 			_, err := w.life.host.ResizeDisk(ctx, disk, chunks*chunkBytes)
 			return err
 		},
+		calls: changeCalls,
 		settle: func(context.Context) error {
 			info, err := w.life.host.Disk(disk)
 			if err == nil && info.Bytes == chunks*chunkBytes {
@@ -383,7 +405,8 @@ func (w *world) rename() op {
 		done := func() { snaps[name] = snaps[snap]; delete(snaps, snap) }
 		return op{
 			name: fmt.Sprintf("rename %s@%s to %s", disk, snap, name), done: done,
-			do: func(ctx context.Context) error { return w.life.host.RenameSnapshot(ctx, disk, snap, name) },
+			do:    func(ctx context.Context) error { return w.life.host.RenameSnapshot(ctx, disk, snap, name) },
+			calls: changeCalls,
 			settle: func(context.Context) error {
 				if w.hasSnapshot(disk, name) {
 					done()
@@ -398,6 +421,7 @@ func (w *world) rename() op {
 			_, err := w.life.host.RenameDisk(ctx, disk, to)
 			return err
 		},
+		calls:  changeCalls,
 		settle: func(context.Context) error { return w.settleDisk(to, done) },
 	}
 }
