@@ -120,6 +120,9 @@ func printDisk(c *cli.Context, d *host.DiskInfo) error {
 	if d.CloneOf != 0 {
 		lines = append(lines, [2]string{"clone of", fmt.Sprintf("disk %d, until its own first pass", d.CloneOf)})
 	}
+	if d.IndependentSeconds > 0 {
+		lines = append(lines, [2]string{"independent", fmt.Sprintf("after %.1f s", d.IndependentSeconds)})
+	}
 	if d.Reason != "" {
 		lines = append(lines, [2]string{"reason", d.Reason})
 	}

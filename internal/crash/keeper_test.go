@@ -7,11 +7,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"plinth/internal/api"
 	"plinth/internal/host"
+	"plinth/nbd"
 	"plinth/nbd/client"
 )
 
@@ -69,7 +71,7 @@ func asked(l *life, err error) (refused bool, died error) {
 func (k *keeper) run(t *testing.T, l *life) error {
 	operations := map[string]func(*testing.T, *life) error{
 		"create": k.create, "remove": k.remove, "clone": k.clone, "drop": k.drop, "rollback": k.rollback,
-		"read": k.read, "reclaim": k.reclaim,
+		"read": k.read, "reclaim": k.reclaim, "write": k.write,
 	}
 	names := slices.Sorted(maps.Keys(operations))
 	for {
@@ -101,11 +103,13 @@ func (k *keeper) create(_ *testing.T, l *life) error {
 	k.next++
 	name := fmt.Sprint("s", k.next)
 	disks := slices.Clone(k.fleet.names)
-	if k.rng.IntN(2) == 0 {
+	if clone, _ := k.some(k.clones); clone != "" && k.rng.IntN(3) == 0 {
+		disks = []string{clone}
+	} else if k.rng.IntN(2) == 0 {
 		disks = disks[k.rng.IntN(len(disks)):][:1]
 	}
 	for _, d := range disks {
-		o := k.fleet.oracles[slices.Index(k.fleet.names, d)]
+		o := k.oracle(d)
 		content := o.watch()
 		defer o.unwatch(content)
 		k.snaps[d+"@"+name] = &kept{content: content, doubt: true, group: k.next}
@@ -121,6 +125,14 @@ func (k *keeper) create(_ *testing.T, l *life) error {
 		}
 	}
 	return nil
+}
+
+// oracle is a disk's under load, or a clone's.
+func (k *keeper) oracle(disk string) *oracle {
+	if i := slices.Index(k.fleet.names, disk); i >= 0 {
+		return k.fleet.oracles[i]
+	}
+	return k.clones[disk].content
 }
 
 func (k *keeper) remove(_ *testing.T, l *life) error {
@@ -145,7 +157,8 @@ func (k *keeper) clone(t *testing.T, l *life) error {
 	if len(k.clones) >= clonesMax || s == nil {
 		return nil
 	}
-	if !s.content.compare(t, l, from) { // from now on it is known exactly
+	known := k.rng.IntN(2) == 0
+	if known && !s.content.compare(t, l, from) {
 		return errDied
 	}
 	k.next++
@@ -166,6 +179,10 @@ func (k *keeper) clone(t *testing.T, l *life) error {
 	if !c.content.compare(t, l, name) {
 		return errDied
 	}
+	if !known { // it is what was cloned
+		s.content = c.content.watch()
+		c.content.unwatch(s.content)
+	}
 	return nil
 }
 
@@ -176,17 +193,63 @@ func (k *keeper) drop(_ *testing.T, l *life) error {
 		return nil
 	}
 	c.doubt = true
+	for snapshot, s := range k.snaps {
+		if disk, _ := cutName(snapshot); disk == name {
+			s.doubt, s.group = true, 0
+		}
+	}
 	for {
 		refused, died := asked(l, l.api.RemoveDiskWithSnapshots(context.Background(), name))
 		if died != nil {
 			return died
 		}
 		if !refused {
-			delete(k.clones, name)
+			k.forget(name)
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond) // a client that has left is still counted
 	}
+}
+
+// forget takes a clone and its snapshots off what must be there.
+func (k *keeper) forget(clone string) {
+	delete(k.clones, clone)
+	maps.DeleteFunc(k.snaps, func(name string, _ *kept) bool {
+		disk, _ := cutName(name)
+		return disk == clone
+	})
+}
+
+// write writes to a clone, perhaps a young one.
+func (k *keeper) write(t *testing.T, l *life) error {
+	name, c := k.some(k.clones)
+	if c == nil {
+		return nil
+	}
+	d, err := l.dial(t, name)
+	if err != nil {
+		return errDied
+	}
+	defer d.Close()
+	for range 1 + k.rng.IntN(16) {
+		n := 1 + k.rng.Int64N(64)
+		first, seq := k.rng.Int64N(diskSectors-n), k.fleet.seq.Add(1)
+		p := make([]byte, n*sectorBytes)
+		fillSectors(p, first, seq)
+		begun := c.content.begin(first, n, seq)
+		err := d.WriteAt(context.Background(), p, first*sectorBytes, k.rng.IntN(4) == 0)
+		if errors.Is(err, nbd.ENOSPC) {
+			continue
+		}
+		if err != nil {
+			return fate(l, err)
+		}
+		c.content.end(first, n, begun)
+	}
+	if err := d.Disconnect(context.Background()); err != nil {
+		return fate(l, err)
+	}
+	return nil
 }
 
 // rollback writes to a clone and takes that back.
@@ -213,7 +276,7 @@ func (k *keeper) rollback(t *testing.T, l *life) error {
 	for range 1 + k.rng.IntN(8) {
 		first := k.rng.Int64N(diskSectors - writeSectorsMax)
 		fillSectors(p, first, k.fleet.seq.Add(1))
-		if err := d.WriteAt(context.Background(), p, first*sectorBytes, false); err != nil {
+		if err := d.WriteAt(context.Background(), p, first*sectorBytes, false); err != nil && !errors.Is(err, nbd.ENOSPC) {
 			return fate(l, err)
 		}
 	}
@@ -266,100 +329,7 @@ func (k *keeper) reclaim(_ *testing.T, l *life) error {
 	return died
 }
 
-// collect is one life that leaves some snapshots and clones.
-func (k *keeper) collect(t *testing.T, s *site) {
-	t.Helper()
-	l := s.start(t, "")
-	if !k.fleet.check(t, l) || !k.settle(t, l) {
-		l.kill(t)
-		t.Fatalf("the process died\n%s", l.tail())
-	}
-	wait := k.fleet.load(t, l, k.rng.Uint64())
-	var err error
-	for err == nil && len(k.snaps) < 4 {
-		err = k.create(t, l)
-	}
-	for err == nil && len(k.clones) < 2 {
-		err = k.clone(t, l)
-	}
-	l.kill(t)
-	wait()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, l.tail())
-	}
-}
-
 func cutName(name string) (disk, snapshot string) {
-	for i, r := range name {
-		if r == '@' {
-			return name[:i], name[i+1:]
-		}
-	}
-	return name, ""
-}
-
-// settle compares what there is after a start with what must be, and reads
-// everything. A false says that the process died.
-func (k *keeper) settle(t *testing.T, l *life) bool {
-	t.Helper()
-	ctx := context.Background()
-	there := map[string]bool{}
-	disks, err := l.api.Disks(ctx)
-	for _, d := range disks {
-		there[d.Name] = true
-		snaps, serr := l.api.Snapshots(ctx, d.Name)
-		err = errors.Join(err, serr)
-		for _, s := range snaps {
-			there[d.Name+"@"+s.Name] = s.State == "ok"
-		}
-	}
-	if err != nil {
-		if l.dead() {
-			return false
-		}
-		l.kill(t)
-		t.Fatal(err, l.tail())
-	}
-	groups := map[int]bool{}
-	for _, all := range []map[string]*kept{k.snaps, k.clones} {
-		for _, name := range slices.Sorted(maps.Keys(all)) {
-			s, is := all[name], there[name]
-			if was, seen := groups[s.group]; s.doubt && s.group > 0 && seen && was != is {
-				t.Errorf("of the group of %s one snapshot exists and another does not", name)
-			}
-			groups[s.group] = is
-			switch {
-			case !is && !s.doubt:
-				t.Errorf("%s is gone", name)
-			case !is:
-				delete(all, name)
-			}
-		}
-	}
-	for name := range there {
-		if disk, snapshot := cutName(name); snapshot != "" && slices.Contains(k.fleet.names, disk) && k.snaps[name] == nil {
-			t.Errorf("%s is there", name)
-		}
-	}
-	if t.Failed() {
-		l.kill(t)
-		t.FailNow()
-	}
-	for name, s := range k.snaps {
-		if s.doubt = false; !s.content.compare(t, l, name) {
-			return false
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(k.clones)) {
-		c := k.clones[name]
-		if c.doubt { // perhaps half rolled back
-			if _, died := asked(l, l.api.RemoveDiskWithSnapshots(ctx, name)); died != nil {
-				return false
-			}
-			delete(k.clones, name)
-		} else if !c.content.compare(t, l, name) {
-			return false
-		}
-	}
-	return true
+	disk, snapshot, _ = strings.Cut(name, "@")
+	return disk, snapshot
 }

@@ -50,7 +50,7 @@ func TestCrashSnapshots(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills, %d operations of the load; %v", rounds, r.fleet.ops.Load(), k.counts)
-	for _, name := range []string{"create", "remove", "clone", "drop", "rollback", "read", "reclaim"} {
+	for _, name := range []string{"create", "remove", "clone", "drop", "rollback", "read", "reclaim", "write"} {
 		if k.counts[name] == 0 {
 			t.Errorf("no %s in %d kills", name, rounds)
 		}
