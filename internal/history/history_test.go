@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 20, "random histories of TestSimHistories")
+	histories = flag.Int("histories", 500, "random histories of TestSimHistories")
 	firstSeed = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
 	opsWanted = flag.Int("history-ops", 200, "operations of each")
 	verbose   = flag.Bool("history-log", false, "with -v: what data node and host log")
@@ -32,7 +32,7 @@ const (
 	wholePeriod = 20
 	// crashPeriod is after how many, about, one meets a crash, one loses an answer, and one is
 	// taken over from.
-	crashPeriod = 28
+	crashPeriod = 40
 )
 
 // tally counts over all histories.
