@@ -46,6 +46,7 @@ const (
 // powerTally counts over all chains.
 type powerTally struct {
 	points, inStart, kills, ops, destages, trims, attaches, verifies, full atomic.Int64
+	snapshots, snapshotsRead                                               atomic.Int64
 }
 
 // TestSimPowerLoss runs data node and host on a file system in memory that loses
@@ -83,13 +84,14 @@ func TestSimPowerLoss(t *testing.T) {
 		})
 	}
 	chains.Wait()
-	t.Logf("%d losses of power, of these %d while starting; %d kills; %d operations, %d destage commits, %d log trims, %d attaches from a checkpoint, %d verifies, %d writes found no space",
+	t.Logf("%d losses of power, of these %d while starting; %d kills; %d operations, %d destage commits, %d log trims, %d attaches from a checkpoint, %d verifies, %d writes found no space; %d snapshots, read %d times",
 		tally.points.Load(), tally.inStart.Load(), tally.kills.Load(), tally.ops.Load(), tally.destages.Load(),
-		tally.trims.Load(), tally.attaches.Load(), tally.verifies.Load(), tally.full.Load())
+		tally.trims.Load(), tally.attaches.Load(), tally.verifies.Load(), tally.full.Load(),
+		tally.snapshots.Load(), tally.snapshotsRead.Load())
 	if t.Failed() {
 		return
 	}
-	if n := tally.points.Load(); n < want || tally.inStart.Load() < n/20 || tally.destages.Load() < n/4 || tally.attaches.Load() < n/4 {
+	if n := tally.points.Load(); n < want || tally.inStart.Load() < n/20 || tally.destages.Load() < n/4 || tally.attaches.Load() < n/4 || tally.snapshotsRead.Load() < n/4 {
 		t.Error("too few to mean anything")
 	}
 }
@@ -107,6 +109,9 @@ type chain struct {
 	history *history
 	seq     atomic.Uint64
 	lossy   bool // power was lost since settle has looked
+
+	snapshots     []*keptSnapshot
+	snapshotNames int
 }
 
 func (c *chain) run() {
@@ -150,6 +155,9 @@ func (c *chain) life() error {
 	if err == nil {
 		err = c.check(dev)
 	}
+	if err == nil {
+		err = c.checkSnapshots(site.Host)
+	}
 	if err == nil && !starting && c.rng.IntN(12) == 0 {
 		err = c.verify(site)
 	}
@@ -161,7 +169,7 @@ func (c *chain) life() error {
 		if !starting {
 			c.fs.Limit(c.rng.Int64N(powerBytesMax))
 		}
-		wait = c.load(dev)
+		wait = c.load(dev, site.Host)
 	} else {
 		c.tally.inStart.Add(1)
 	}
@@ -255,20 +263,29 @@ func (c *chain) check(dev nbd.Device) error {
 	if err := dev.ReadAt(context.Background(), p, 0); err != nil {
 		return fmt.Errorf("read: %w", err)
 	}
+	found, err := sectorsOf(p)
+	if err != nil {
+		return err
+	}
+	err = c.history.settle(found, !c.lossy)
+	c.lossy = c.lossy && err != nil
+	return err
+}
+
+// sectorsOf returns the writes that a whole disk shows, by region.
+func sectorsOf(p []byte) ([][]uint64, error) {
 	found := make([][]uint64, powerRegions)
 	for i := range found {
 		for j := range int64(powerRegionSectors) {
 			sector := int64(i)*powerRegionSectors + j
 			seq, err := parseSector(p[sector*sectorBytes:(sector+1)*sectorBytes], sector)
 			if err != nil {
-				return fmt.Errorf("sector %d: %w", sector, err)
+				return nil, fmt.Errorf("sector %d: %w", sector, err)
 			}
 			found[i] = append(found[i], seq)
 		}
 	}
-	err := c.history.settle(found, !c.lossy)
-	c.lossy = c.lossy && err != nil
-	return err
+	return found, nil
 }
 
 func (c *chain) verify(site *standalone.Site) error {

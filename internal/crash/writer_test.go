@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"plinth/internal/disk"
+	"plinth/internal/host"
 	"plinth/internal/vfsx/crashfs"
 	"plinth/nbd"
 )
@@ -16,8 +17,9 @@ import (
 // load writes until the file system has crashed, or for a moment. It returns
 // then; wait returns when the writers have ended, which they do when the site
 // closes, with what one of them said before the crash.
-func (c *chain) load(dev nbd.Device) (wait func() error) {
+func (c *chain) load(dev nbd.Device, h *host.Host) (wait func() error) {
 	ctx, cancel := context.WithTimeout(context.Background(), powerTimeMax)
+	snapshot := c.besides(ctx, h)
 	writers := 1 + c.rng.IntN(powerRegions)
 	errs := make([]error, writers)
 	var running sync.WaitGroup
@@ -61,7 +63,7 @@ func (c *chain) load(dev nbd.Device) (wait func() error) {
 	return func() error {
 		cancel()
 		<-ended
-		return errors.Join(append(errs, stall)...)
+		return errors.Join(append(errs, stall, <-snapshot)...)
 	}
 }
 
