@@ -53,16 +53,6 @@ crash-snapshots KILLS="100":
 histories N="20000":
     go test -count=1 -timeout 0 -v -run '^TestSimHistories$' ./internal/history -histories {{N}}
 
-# what snapshots cost on 1 GiB and on 10 TiB with 20 million chunks, without and with 10,000 snapshots; needs some GiB of memory
-snapshots MARKS="1000":
-    go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-tib 0.0009765625 -cost-chunks 262144 -cost-snapshots 10000 -cost-marks {{MARKS}} -cost-reads 20000 -cost-strict
-    go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-tib 10 -cost-chunks 20000000 -cost-snapshots 10000 -cost-marks {{MARKS}} -cost-reads 20000 -cost-strict
-
-# overwrite a nearly full pool five times, evenly and 90/10, against a greedy cleaner: some minutes
-fill MIB="48":
-    for live in 70 80 90; do go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-mib {{MIB}} -fill-times 5 -fill-live $live || exit 1; done
-    go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-mib {{MIB}} -fill-times 5 -fill-live 80 -fill-skewed -fill-max 2
-
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done
