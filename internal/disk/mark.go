@@ -77,6 +77,9 @@ func MarkAll(ctx context.Context, rs []MarkRequest) ([]int64, error) {
 	if err == nil {
 		err = syncAll(ctx, order)
 	}
+	if err == nil {
+		err = rs[0].Disk.pool.MayReply()
+	}
 	if err != nil {
 		for _, r := range order {
 			r.Disk.Settled(r.Snapshot)
@@ -88,7 +91,7 @@ func MarkAll(ctx context.Context, rs []MarkRequest) ([]int64, error) {
 	for i, r := range rs {
 		sizes[i] = bytes[r.Disk.ID()]
 	}
-	return sizes, rs[0].Disk.pool.MayReply()
+	return sizes, nil
 }
 
 // appendMarks appends the marks of disks, in order of their numbers, at one

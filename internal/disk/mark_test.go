@@ -137,6 +137,15 @@ func TestUnsettled(t *testing.T) {
 	_, err = d.At(t.Context(), 5)
 	h.fails("forgotten", err, ErrNoSnapshot)
 	h.same(d, c)
+	d.pool.MayReply = func() error { return datanode.ErrFenced } // what is not told does not exist
+	_, err = MarkAll(t.Context(), []MarkRequest{{d, 7}})
+	h.fails("a snapshot without a lease", err, datanode.ErrFenced)
+	d.pool.MayReply = func() error { return nil }
+	h.ok(h.round(d))
+	_, err = d.Pass(t.Context(), none)
+	h.ok(err)
+	_, err = d.At(t.Context(), 7)
+	h.fails("never known", err, ErrNoSnapshot)
 	none.Exists = func(context.Context) (map[id.Snapshot]bool, error) { return nil, datanode.ErrSpindle }
 	h.snap(6, d)
 	h.ok(h.round(d))
