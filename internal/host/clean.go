@@ -17,8 +17,7 @@ const (
 	// reliefBytes is the free space below which a relief makes more, on all but
 	// small pools: what a large write may have to reserve.
 	reliefBytes = 128 << 20
-	// idleCyclesMax bounds the cycles of one clean that end with no more space than
-	// there was before.
+	// idleCyclesMax bounds the cycles of one clean, in turn, that move nothing.
 	idleCyclesMax = 2
 	// damagedTime is how long a segment with a chunk that did not open is let alone.
 	damagedTime = time.Hour
@@ -124,7 +123,6 @@ func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 func (k *cycle) clean(ctx context.Context) error {
 	var errs []error
 	for idle := 0; idle <= idleCyclesMax; {
-		before := k.spare
 		again, err := k.run(ctx)
 		if err != nil {
 			errs = append(errs, err)
@@ -132,7 +130,7 @@ func (k *cycle) clean(ctx context.Context) error {
 		if !again || ctx.Err() != nil {
 			break
 		}
-		if idle++; k.spare > before || k.moved > 0 && k.mode == cleanFull {
+		if idle++; k.moved > 0 { // every plan gains something
 			idle = 0
 		}
 	}
@@ -146,7 +144,6 @@ type cycle struct {
 	report *ReclaimReport
 	begun  bool
 	start  int64 // bytes free when the first one began
-	spare  int64 // bytes that could be written when the last one had passed
 	moved  int64 // chunks, by the last one
 	enough bool  // is free
 	extra  int   // passes without a plan, in turn
@@ -177,7 +174,6 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 		return false, errors.Join(append(errs, err)...)
 	}
 	k.enough = s.Free >= s.Low
-	k.spare = s.Spare // which rises below 0 of free, too
 	if k.mode == cleanUrgent && k.enough {
 		return false, errors.Join(errs...)
 	}
@@ -358,7 +354,7 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 	c.live.Store(reclaim.Live(segments, s.Geometry))
 	s.Low = h.low(st)
 	if s.Urgent {
-		s.Low = max(s.Low, k.start+1)
+		s.Low = max(s.Low/2, k.start+1)
 	}
 	h.skip(s)
 	k.report.Waiting = 0

@@ -81,9 +81,23 @@ func liveBytes(u *datanode.SegmentUse) int64 {
 // first. Others are taken while less than Low is free, or all that pay for a full
 // reclaim, in the order of (dead share) x age / (live share), which leaves
 // segments whose chunks still die alone; who waits for space gets those with the
-// largest dead share. A plan never needs more space than there is, and never gains
+// largest dead share if that gains much more. A plan never needs more space than there is, and never gains
 // nothing.
 func Decide(s *State) *Plan {
+	if s.Urgent {
+		// What is best in the long run is good enough if it helps.
+		calm := *s
+		calm.greedy = false
+		if p := decide(&calm); p.GainBytes >= s.wanted()/2 && len(p.Condemn) > 0 {
+			return p
+		}
+		calm.greedy = true
+		return decide(&calm)
+	}
+	return decide(s)
+}
+
+func decide(s *State) *Plan {
 	resumed, fresh, transit := s.candidates()
 	p := &picker{s: s, room: s.room(), transit: transit}
 	for i := range resumed {
@@ -179,7 +193,7 @@ func (s *State) use(c *Choice) float64 {
 }
 
 func (s *State) score(use float64, age uint64) float64 {
-	if s.Urgent || s.Full {
+	if s.greedy || s.Full {
 		return 1 - use
 	}
 	return (1 - use) * float64(age+1) / (use + agePrior)

@@ -26,6 +26,8 @@ type State struct {
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk
 	// that holds slots of it cannot pass.
 	Skip map[id.Segment]bool
+
+	greedy bool // the largest dead share first
 }
 
 // Choice is one segment that is to be emptied.
