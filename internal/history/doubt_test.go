@@ -107,6 +107,39 @@ func (w *world) takeOver(ctx context.Context) error {
 	return err
 }
 
+// beside has a pass wait when it has looked at the map, and writes and destages
+// meanwhile: what is found again then must not be given up by the pass.
+func (w *world) beside(ctx context.Context) error {
+	o := w.work(1 + w.rng.IntN(2))
+	reached, resume, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	t := &trigger{call: "RegistryList", skip: w.rng.IntN(3), do: func() { close(reached); <-resume }}
+	w.note("beside %s", o.name)
+	w.life.faults.arm(t)
+	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	defer cancel()
+	go func() { ended <- o.do(ctx) }()
+	select {
+	case err := <-ended:
+		w.life.faults.arm(nil)
+		close(resume)
+		return err
+	case <-reached:
+	}
+	var err error
+	for n := 1 + w.rng.IntN(5); n > 0 && err == nil; n-- {
+		err = w.do(ctx, []func() op{w.write, w.write, w.zero, w.trim}[w.rng.IntN(4)]())
+	}
+	if err == nil {
+		err = w.do(ctx, w.work(0))
+	}
+	close(resume)
+	w.note("  %s goes on", o.name)
+	if err = errors.Join(err, <-ended); err == nil {
+		err = w.compare()
+	}
+	return err
+}
+
 // someBeside carries out some operations while another host is about. It leaves
 // out what the other one, which does not know that it lost its disks, may hinder:
 // reclaim, as that has one mover; verify, which takes what it is writing for a

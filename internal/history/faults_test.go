@@ -153,3 +153,8 @@ func (f *faults) Reclaim(ctx context.Context, r *datanode.ReclaimRequest) (*data
 func (f *faults) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (*datanode.RegistryCommitReply, error) {
 	return with(f, "RegistryCommit", f.Node.RegistryCommit, ctx, r)
 }
+
+// RegistryList is where a pass asks what exists, after it has looked at the map.
+func (f *faults) RegistryList(ctx context.Context, r *datanode.RegistryListRequest) (*datanode.RegistryListReply, error) {
+	return with(f, "RegistryList", f.Node.RegistryList, ctx, r)
+}

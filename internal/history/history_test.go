@@ -30,8 +30,8 @@ const (
 	snapsMax = 6
 	// wholePeriod is after how many operations everything is read.
 	wholePeriod = 20
-	// crashPeriod is after how many, about, one meets a crash, one loses an answer, and one is
-	// taken over from.
+	// crashPeriod is after how many, about, one meets a crash, one loses an answer, one is
+	// taken over from, and one is a pass beside writes.
 	crashPeriod = 40
 )
 
@@ -150,6 +150,8 @@ func (w *world) step(ctx context.Context, n int) error {
 		err = w.loseIn(ctx, o)
 	case 2:
 		err = w.takeOver(ctx)
+	case 3:
+		err = w.beside(ctx)
 	default:
 		err = w.do(ctx, o)
 	}
