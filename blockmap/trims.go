@@ -54,11 +54,6 @@ func (x trims) insert(t trim) trims {
 	return append(out, x[to:]...)
 }
 
-// newer returns the index without trims at or below gen.
-func (x trims) newer(gen id.Gen) trims {
-	return slices.DeleteFunc(slices.Clone(x), func(t trim) bool { return t.gen <= gen })
-}
-
 // buildTrims returns the index of rows in any order, as if they were inserted by
 // rising generation, in O(n log n): it sweeps over their borders with a heap of
 // the trims that cover the place.
