@@ -49,6 +49,7 @@ func TestAFailedManifestFailsTheMap(t *testing.T) {
 	if err := m.LookupRange(0, make([]Entry, 1)); !errors.Is(err, ErrFailed) {
 		t.Errorf("look up: %v", err)
 	}
+	<-m.told // a Close that comes before need not tell
 	mustClose(t, m)
 	if n := failed.Load(); n != 1 {
 		t.Errorf("Failed was called %d times", n)
@@ -102,6 +103,7 @@ func TestABrokenDiskFailsTheMapAndFreesItsWriter(t *testing.T) {
 		if !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("apply: %v", err)
 		}
+		<-m.told
 		mustClose(t, m)
 		if n := failed.Load(); n != 1 {
 			t.Errorf("Failed was called %d times", n)
