@@ -21,7 +21,7 @@ var (
 	fillMiB    = flag.Int("fill-mib", 32, "size of each of ten spindles")
 	fillLive   = flag.Int("fill-live", 80, "percent of what is left after the reserves that lives")
 	fillSkewed = flag.Bool("fill-skewed", false, "nine in ten writes go to one in ten chunks")
-	fillTimes  = flag.Float64("fill-times", 1, "how often everything is written over")
+	fillTimes  = flag.Float64("fill-times", 0.6, "how often everything is written over")
 	fillRate   = flag.Int("fill-rate", 0, "MiB/s that are written at most; 0: no limit")
 	fillSnaps  = flag.Int("fill-snaps", 100, "snapshots while everything is written over once")
 	fillMax    = flag.Float64("fill-max", 0, "the greatest amplification; 0: none")
