@@ -1,0 +1,143 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/reclaim"
+)
+
+// usage reads how much of each segment is held, and notes what follows from it.
+func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
+	var all []datanode.SegmentUse
+	for after := id.Segment(0); ; {
+		reply, err := h.node.Usage(ctx, &datanode.UsageRequest{After: after})
+		if err != nil {
+			return nil, fmt.Errorf("read the use of segments: %w", err)
+		}
+		all = append(all, reply.Segments...)
+		if !reply.More || len(reply.Segments) == 0 {
+			break
+		}
+		after = all[len(all)-1].Segment
+	}
+	c := &h.cleaner
+	c.looked, c.unfinished, c.waiting = true, false, make(map[id.Disk]bool)
+	c.objects = [2]int64{0, c.objects[0]}
+	for i := range all {
+		u := &all[i]
+		if u.Kind == datanode.KindObject && u.LiveSlots > 0 {
+			c.objects[0] += u.StoredBytes
+		}
+		switch u.State {
+		case datanode.StateCondemned:
+			_, bad := c.damaged[u.Segment]
+			c.unfinished = c.unfinished || !bad
+		case datanode.StateForwarded:
+			c.unfinished = true
+			for _, d := range u.Disks {
+				c.waiting[d.Disk] = true
+			}
+		}
+	}
+	h.account(all)
+	return all, h.keep(ctx)
+}
+
+// maps returns what the newest checkpoints take. Every other time what they have
+// replaced is held too.
+func (c *cleaner) maps() int64 {
+	if c.objects[1] == 0 {
+		return c.objects[0]
+	}
+	return min(c.objects[0], c.objects[1])
+}
+
+// keep has admission leave what reclaim needs in a full pool.
+func (h *Host) keep(ctx context.Context) error {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.FreeBytes > 0 { // or else the difference does not say what the node keeps
+		h.cleaner.kept = st.SpareBytes - st.FreeBytes
+	}
+	var capacity int64
+	for _, s := range st.Spindles {
+		capacity += s.CapacityBytes
+	}
+	h.pool.Space.Keep(ctx, max(reclaim.Keep(h.cleaner.maps(), capacity)-h.cleaner.kept, 0))
+	return nil
+}
+
+// state describes the pool to Decide.
+func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
+	h, c := k.h, &k.h.cleaner
+	segments, err := h.usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &reclaim.State{
+		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes + h.pool.Space.Kept(),
+		Maps:   c.maps(),
+		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool),
+	}
+	c.live.Store(reclaim.Live(segments, s.Geometry))
+	s.Low = h.low(st)
+	if s.Urgent {
+		s.Low = max(s.Low/2, k.start+1)
+	}
+	h.skip(s)
+	k.report.Waiting = 0
+	for i := range segments {
+		if segments[i].State == datanode.StateForwarded {
+			k.report.Waiting++
+		}
+	}
+	return s, nil
+}
+
+// skip names the segments that cannot be emptied: a chunk does not open, or a
+// disk that holds slots would not follow.
+func (h *Host) skip(s *reclaim.State) {
+	c := &h.cleaner
+	for seg, at := range c.damaged {
+		if time.Since(at) >= damagedTime {
+			delete(c.damaged, seg)
+			continue
+		}
+		s.Skip[seg] = true
+	}
+	stuck := make(map[id.Disk]bool)
+	for i := range s.Segments {
+		u := &s.Segments[i]
+		for _, d := range u.Disks {
+			is, known := stuck[d.Disk]
+			if !known {
+				is = !h.follows(d.Disk)
+				stuck[d.Disk] = is
+			}
+			if is {
+				s.Skip[u.Segment] = true
+			}
+		}
+	}
+}
+
+// follows reports whether a disk can pass and give up what has moved.
+func (h *Host) follows(d id.Disk) bool {
+	if m := h.cleaner.mover; m != nil && m.Disk == d {
+		return true // what it holds it is about to give up
+	}
+	h.mu.Lock()
+	e := h.byID[d]
+	h.mu.Unlock()
+	return e != nil && e.disk != nil && e.disk.Err() == nil && h.dependents(d) == 0
+}
