@@ -137,7 +137,13 @@ func (w *world) beside(ctx context.Context) error {
 	if err = errors.Join(err, <-ended); err == nil {
 		err = w.compare()
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if st, err := w.life.node.Status(ctx); err != nil || !st.Index.Complete {
+		return err
+	}
+	return w.verify(ctx, false)
 }
 
 // someBeside carries out some operations while another host is about. It leaves
