@@ -38,8 +38,8 @@ const (
 	// powerBytesMax bounds what is written until a crash, after or in a start.
 	powerBytesMax      = 4 << 20
 	powerStartBytesMax = 256 << 10
-	powerTimeMax       = 2 * time.Second
-	powerStallMax      = time.Second
+	powerTimeMax       = 30 * time.Second
+	powerStallMax      = 15 * time.Second // a nearly full pool is emptied for a write
 	closeTimeMax       = time.Minute
 )
 

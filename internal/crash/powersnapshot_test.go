@@ -113,6 +113,7 @@ func (c *chain) checkSnapshots(h *host.Host) error {
 func (c *chain) checkSnapshot(h *host.Host, s *keptSnapshot) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeMax)
 	defer cancel()
+	defer c.untilCrash(cancel)()
 	e, release, err := host.Exports{Host: h}.Open(ctx, "vm@"+s.name)
 	if err != nil {
 		return err
@@ -127,6 +128,25 @@ func (c *chain) checkSnapshot(h *host.Host, s *keptSnapshot) error {
 		return err
 	}
 	return s.shows.settle(found, false)
+}
+
+// untilCrash calls cancel when power is lost: what waits then may wait until a disk
+// has noticed, which takes its time. stop ends the watch.
+func (c *chain) untilCrash(cancel func()) (stop func()) {
+	stopped, fs := make(chan struct{}), c.fs
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for !fs.Crashed() {
+			select {
+			case <-stopped:
+				return
+			case <-tick.C:
+			}
+		}
+		cancel()
+	}()
+	return func() { close(stopped) }
 }
 
 // besides makes or removes a snapshot at some moment of a life, or not. The result
