@@ -82,7 +82,7 @@ func (r *request) reset() {
 // in the payload, and not judged here.
 func check(h *wire.Request, l *limits) Errno {
 	allowed := wire.CmdFlagFUA // existing clients set it on any command
-	changes, ranged := false, true
+	changes, ranged := isChange(h.Type), true
 	payload := false // one may follow
 	switch h.Type {
 	case wire.CmdRead:
@@ -90,14 +90,12 @@ func check(h *wire.Request, l *limits) Errno {
 			allowed |= wire.CmdFlagDF
 		}
 	case wire.CmdWrite:
-		changes, payload = true, true
+		payload = true
 		if l.form == formExtended && !payloadFollows(h) {
 			return EINVAL
 		}
 	case wire.CmdTrim:
-		changes = true
 	case wire.CmdWriteZeroes:
-		changes = true
 		allowed |= wire.CmdFlagNoHole
 		if l.fastZero {
 			allowed |= wire.CmdFlagFastZero
