@@ -79,6 +79,8 @@ type LogUsage struct {
 	CapacityBytes int64 `json:"capacity_bytes"`
 	// UsedBytes counts whole log files that hold anything still needed.
 	UsedBytes int64 `json:"used_bytes"`
+	// WrittenBytes counts records with their headers since the node was opened.
+	WrittenBytes int64 `json:"written_bytes"`
 }
 
 // SyncRequest makes a disk's appends stable.

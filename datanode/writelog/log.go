@@ -98,6 +98,7 @@ func (l *Log) usage() datanode.LogUsage {
 	return datanode.LogUsage{
 		CapacityBytes: int64(l.capacity()) * l.fileBytes,
 		UsedBytes:     int64(l.state.pinned) * l.fileBytes,
+		WrittenBytes:  int64(l.written.Load()),
 	}
 }
 

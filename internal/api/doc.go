@@ -1,7 +1,8 @@
 // Package api is the agent's HTTP API: the server, its OpenAPI description, and
 // the client that the command line uses.
 //
-// Everything is under /api/v1, in JSON; /metrics is Prometheus's text format.
+// Everything is under /api/v1, in JSON; /metrics is Prometheus's text format, and
+// /api/v1/profile pprof's.
 // openapi.json is the description, served at /api/v1/openapi.json; a test holds
 // it against the routes. An error is {"error":{"code":…,"message":…}} with the
 // status of errors.go; the code is one word and does not change, the message is

@@ -31,6 +31,7 @@ var statuses = []struct {
 	{host.ErrExists, http.StatusConflict, "exists"},
 	{host.ErrInUse, http.StatusConflict, "in_use"},
 	{host.ErrBusy, http.StatusServiceUnavailable, "busy"},
+	{errProfiling, http.StatusServiceUnavailable, "busy"},
 	{host.ErrTooMany, http.StatusInsufficientStorage, "too_many"},
 	{host.ErrClosed, http.StatusServiceUnavailable, "closed"},
 	{disk.ErrClosed, http.StatusServiceUnavailable, "closed"},

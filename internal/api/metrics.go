@@ -57,6 +57,7 @@ var poolMetrics = []metric{
 	gauge("buffered_bytes", "Acknowledged and not destaged, at its worst case.", func(s *host.Status) float64 { return float64(s.Space.BufferedBytes) }),
 	gauge("log_used_bytes", "Log files in use.", func(s *host.Status) float64 { return float64(s.Node.Log.UsedBytes) }),
 	gauge("log_capacity_bytes", "Size of the log.", func(s *host.Status) float64 { return float64(s.Node.Log.CapacityBytes) }),
+	counter("log_written_bytes_total", "Records of the log with their headers.", func(s *host.Status) float64 { return float64(s.Node.Log.WrittenBytes) }),
 	gauge("index_segments", "Segments that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Segments) }),
 	gauge("index_fingerprints", "Fingerprints that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Fingerprints) }),
 	gauge("index_complete", "1 if every disk has stated what it needs.", func(s *host.Status) float64 { return oneIf(s.Node.Index.Complete) }),

@@ -64,6 +64,7 @@ func (s *Server) routes() []route {
 		{"POST", "/sweep", s.sweep},
 		{"POST", "/reclaim", s.reclaim},
 		{"POST", "/quiesce", s.quiesce},
+		{"GET", "/profile", s.profile},
 		{"GET", "/openapi.json", s.describe},
 	}
 }

@@ -71,6 +71,8 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/disks/a/diff?from=b&to=c&limit=ten", "", 400, "bad_request", "limit is a whole number"},
 		{"POST", "/reclaim?full=1", "", 400, "bad_request", "full is true or false"},
 		{"POST", "/reclaim?dry_run=1", "", 400, "bad_request", "dry_run is true or false"},
+		{"GET", "/profile?kind=threads", "", 400, "bad_request", "kind is one of"},
+		{"GET", "/profile?seconds=61", "", 400, "bad_request", "seconds are 1 to 60"},
 		{"GET", "/snapshots", "", 405, "method_not_allowed", "POST"},
 		{"GET", "/disks/a/snapshots/", "", 404, "not_found", "snapshots/"},
 		{"GET", "/disk", "", 404, "not_found", "/api/v1/disk"},
