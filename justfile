@@ -49,9 +49,10 @@ crash KILLS="300" DIR="/tmp/plinth-crash":
 crash-snapshots KILLS="100":
     PLINTH_CRASH_ROUNDS={{KILLS}} go test -count=1 -timeout 0 -v -run '^TestCrashSnapshots$' ./internal/crash
 
-# random histories of snapshots, clones, rollbacks, reclaim and crashes against a model: hours; just histories 2000 for some minutes
-histories N="20000":
-    go test -count=1 -timeout 0 -v -run '^TestSimHistories$' ./internal/history -histories {{N}}
+# random histories of snapshots, clones, rollbacks, reclaim and crashes against a model: hours; if cut off, the same call goes on
+histories N="20000" DIR="/tmp/plinth-histories":
+    mkdir -p {{DIR}}
+    go test -count=1 -timeout 0 -v -run '^TestSimHistories$' ./internal/history -histories {{N}} -history-dir {{DIR}}
 
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":

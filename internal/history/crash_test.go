@@ -28,7 +28,7 @@ func (w *world) crashIn(ctx context.Context, o op) error {
 	}
 	old := w.life
 	die := w.killer(power)
-	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	ctx, cancel := w.clock.within(ctx, callTimeMax)
 	t := &trigger{
 		call: o.calls[w.rng.IntN(len(o.calls))], after: w.rng.IntN(2) == 0, skip: max(0, w.rng.IntN(4)-2),
 		do: func() { die(); cancel() }, err: errCrash, // nobody waits for the dead
@@ -44,7 +44,7 @@ func (w *world) crashIn(ctx context.Context, o op) error {
 	met := t.fired || old.fs.Crashed()
 	if t.fired {
 		w.note("  at %s, after: %v", t.call, t.after)
-		w.tally.at(t.call)
+		w.tally.at(t.call, 1)
 	}
 	if err != nil && !met {
 		if o.mayFail == nil || !o.mayFail(err) {
@@ -61,7 +61,7 @@ func (w *world) crashIn(ctx context.Context, o op) error {
 	if !t.fired {
 		die()
 	}
-	w.tally.crashes.Add(1)
+	w.tally.Crashes++
 	if err := old.close(); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
 		w.note("  closed: %v", err)
 	}
@@ -69,7 +69,7 @@ func (w *world) crashIn(ctx context.Context, o op) error {
 		return err
 	}
 	if doubt {
-		w.tally.doubts.Add(1)
+		w.tally.Doubts++
 		if o.settle != nil {
 			if err := o.settle(context.Background()); err != nil {
 				return fmt.Errorf("after a crash in %s: %w", o.name, err)
@@ -129,7 +129,7 @@ func (w *world) reopen(old *pool) error {
 	rebuilt := w.rng.IntN(6) == 0
 	if rebuilt {
 		w.note("  without the index")
-		w.tally.recoveries.Add(1)
+		w.tally.Recoveries++
 		if err := fs.RemoveAll(poolDir + "/index"); err != nil {
 			return err
 		}

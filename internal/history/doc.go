@@ -17,5 +17,6 @@
 //
 //   - TestSimHistories: -histories N of them, each with a seed that is printed if
 //     it fails; -history-seed goes through one again. Background work runs by the
-//     clock in some histories, so that not all of them repeat exactly.
+//     clock in some histories, so that not all of them repeat exactly. With
+//     -history-dir a run that was cut off goes on.
 package history

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"plinth/datanode"
 	"plinth/internal/host"
@@ -29,7 +28,7 @@ func (w *world) loseIn(ctx context.Context, o op) error {
 		do: func() {}, err: errLost,
 	}
 	w.life.faults.arm(t)
-	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	ctx, cancel := w.clock.within(ctx, callTimeMax)
 	defer cancel()
 	err := o.do(ctx)
 	w.life.faults.arm(nil)
@@ -43,7 +42,7 @@ func (w *world) loseIn(ctx context.Context, o op) error {
 		return fmt.Errorf("%s: %w", o.name, err)
 	}
 	w.note("  at %s, after: %v: %v", t.call, t.after, err)
-	w.tally.lost.Add(1)
+	w.tally.Lost++
 	if err := w.restart(); err != nil {
 		return err
 	}
@@ -69,7 +68,7 @@ func (w *world) takeOver(ctx context.Context) error {
 	}
 	w.note("take over in %s, at %s, after: %v", o.name, t.call, t.after)
 	old.faults.arm(t)
-	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	ctx, cancel := w.clock.within(ctx, callTimeMax)
 	defer cancel()
 	go func() { ended <- o.do(ctx) }()
 	select {
@@ -78,10 +77,10 @@ func (w *world) takeOver(ctx context.Context) error {
 		close(resume) // for who does now
 		return err
 	case <-reached:
-	case <-time.After(callTimeMax):
+	case <-ctx.Done():
 		return fmt.Errorf("%s hangs", o.name)
 	}
-	next := &pool{fs: old.fs, node: old.node, faults: &faults{Node: old.node}}
+	next := &pool{fs: old.fs, node: old.node, faults: &faults{Node: old.node}, clock: old.clock}
 	var err error
 	if next.host, err = w.plan.host(ctx, next, "host"); err != nil {
 		close(resume)
@@ -89,7 +88,7 @@ func (w *world) takeOver(ctx context.Context) error {
 		return fmt.Errorf("open another host: %w", err)
 	}
 	w.life = next
-	w.tally.takeovers.Add(1)
+	w.tally.Takeovers++
 	err = w.someBeside(ctx)
 	close(resume)
 	w.note("  the first one goes on")
@@ -115,7 +114,7 @@ func (w *world) beside(ctx context.Context) error {
 	t := &trigger{call: "RegistryList", skip: w.rng.IntN(3), do: func() { close(reached); <-resume }}
 	w.note("beside %s", o.name)
 	w.life.faults.arm(t)
-	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	ctx, cancel := w.clock.within(ctx, callTimeMax)
 	defer cancel()
 	go func() { ended <- o.do(ctx) }()
 	select {

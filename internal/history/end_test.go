@@ -14,8 +14,8 @@ func (w *world) reclaim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.tally.cycles.Add(int64(r.Cycles))
-	w.tally.moved.Add(r.MovedChunks)
+	w.tally.Cycles += int64(r.Cycles)
+	w.tally.Moved += r.MovedChunks
 	if len(r.Damaged) > 0 {
 		return fmt.Errorf("segments %v cannot be emptied", r.Damaged)
 	}
@@ -91,7 +91,7 @@ func (w *world) bounded(ctx context.Context) error {
 	bound := distinct*sealedMax*width/int64(geometry.K)*8/7 + segments*width*overheadMax
 	w.note("%d segments of %d bytes, %d sealed, %d live slots, %d contents, bound %d", segments, stored, sealed, live, distinct, bound)
 	if live > distinct {
-		w.tally.again.Add(live - distinct)
+		w.tally.Again += live - distinct
 	}
 	if stored > bound {
 		return fmt.Errorf("%d bytes are stored in %d segments, of %d contents: at most %d are to be", stored, segments, distinct, bound)

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"plinth/internal/host"
@@ -17,15 +15,14 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 500, "random histories of TestSimHistories")
-	firstSeed = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
-	opsWanted = flag.Int("history-ops", 200, "operations of each")
-	verbose   = flag.Bool("history-log", false, "with -v: what data node and host log")
+	histories  = flag.Int("histories", 500, "random histories of TestSimHistories")
+	firstSeed  = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
+	historyDir = flag.String("history-dir", "", "where the run is kept, to go on; empty: nowhere")
+	opsWanted  = flag.Int("history-ops", 200, "operations of each")
+	verbose    = flag.Bool("history-log", false, "with -v: what data node and host log")
 )
 
 const (
-	// atOnce histories go on at a time: the machine that checks has two cores.
-	atOnce   = 2
 	disksMax = 5
 	snapsMax = 6
 	// wholePeriod is after how many operations everything is read.
@@ -35,69 +32,18 @@ const (
 	crashPeriod = 40
 )
 
-// tally counts over all histories.
-type tally struct {
-	histories, ops, snapshots, rollbacks, clones, removals, cycles, moved, crashes, doubts, recoveries, takeovers, lost, again, full, refused atomic.Int64
-	byCall                                                                                                                                    sync.Map // of crashes: *atomic.Int64
-}
-
 // world is a history under way.
 type world struct {
 	t     *testing.T
 	rng   *rand.Rand
 	seed  uint64
 	tally *tally
+	clock *clock
 	plan  *plan
 	life  *pool
 	disks map[string]*model
 	names int
 	trail []string // the last operations
-}
-
-// TestSimHistories: whatever happens, every disk and snapshot reads as the model
-// says, and in the end nothing is left of what nobody can reach.
-func TestSimHistories(t *testing.T) {
-	seed := *firstSeed
-	if seed == 0 {
-		seed = rand.Uint64N(1 << 40)
-	}
-	t.Logf("seeds from %d", seed)
-	var sum tally
-	var all sync.WaitGroup
-	var next atomic.Uint64
-	for range atOnce {
-		all.Go(func() {
-			for !t.Failed() {
-				n := next.Add(1) - 1
-				if n >= uint64(*histories) {
-					return
-				}
-				w := &world{t: t, rng: rand.New(rand.NewPCG(seed+n, 0)), seed: seed + n, tally: &sum}
-				if err := w.run(); err != nil {
-					t.Errorf("history %d: %v\n%s", w.seed, err, w.tail())
-				}
-			}
-		})
-	}
-	all.Wait()
-	t.Log(sum.String())
-}
-
-func (s *tally) String() string {
-	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers, %d lost answers; %d found no space, %d were refused; %d contents are stored twice",
-		s.histories.Load(), s.ops.Load(), s.snapshots.Load(), s.rollbacks.Load(), s.clones.Load(), s.removals.Load(), s.cycles.Load(), s.moved.Load(),
-		s.crashes.Load(), s.doubts.Load(), s.recoveries.Load(), s.takeovers.Load(), s.lost.Load(), s.full.Load(), s.refused.Load(), s.again.Load())
-	out += "\ncrashes at"
-	s.byCall.Range(func(call, n any) bool {
-		out += fmt.Sprintf(" %s %d,", call, n.(*atomic.Int64).Load())
-		return true
-	})
-	return out
-}
-
-func (s *tally) at(call string) {
-	n, _ := s.byCall.LoadOrStore(call, &atomic.Int64{})
-	n.(*atomic.Int64).Add(1)
 }
 
 // note keeps what was done, for the report of a failure.
@@ -117,7 +63,7 @@ func (w *world) run() (err error) {
 	ctx := context.Background()
 	fs := crashfs.New()
 	fs.Order("index") // Pebble
-	w.plan = newPlan(w.t, w.rng)
+	w.plan = newPlan(w.t, w.rng, w.clock)
 	if err := w.plan.create(ctx, fs); err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -135,12 +81,12 @@ func (w *world) run() (err error) {
 			return errors.Join(fmt.Errorf("operation %d: %w", n, err), w.life.close())
 		}
 	}
-	w.tally.histories.Add(1)
+	w.tally.Histories++
 	return errors.Join(w.end(ctx), w.life.close())
 }
 
 func (w *world) step(ctx context.Context, n int) error {
-	w.tally.ops.Add(1)
+	w.tally.Ops++
 	o := w.draw(n)
 	var err error
 	switch w.rng.IntN(crashPeriod) {
@@ -164,14 +110,14 @@ func (w *world) step(ctx context.Context, n int) error {
 // do carries an operation out, in the pool and then in the model.
 func (w *world) do(ctx context.Context, o op) error {
 	w.note("%s", o.name)
-	ctx, cancel := context.WithTimeout(ctx, callTimeMax)
+	ctx, cancel := w.clock.within(ctx, callTimeMax)
 	defer cancel()
 	if err := o.do(ctx); err != nil {
 		if o.mayFail != nil && o.mayFail(err) {
 			w.note("  refused: %v", err)
 			return nil
 		}
-		return fmt.Errorf("%s: %w", o.name, err)
+		return errors.Join(fmt.Errorf("%s: %w", o.name, err), context.Cause(ctx))
 	}
 	o.done()
 	return w.look(o)

@@ -103,7 +103,7 @@ func (w *world) mutate(kind, disk string, first int64, to map[int64]chunkOf, end
 		done: func() { d.head = after },
 		mayFail: func(err error) bool {
 			if errors.Is(err, nbd.ErrNoSpace) {
-				w.tally.full.Add(1)
+				w.tally.Full++
 				// Some of it may have been written.
 				return w.settleChunks(disk, d, after) == nil
 			}
@@ -198,7 +198,7 @@ func (w *world) snapshot(n int) op {
 	name := w.name("s")
 	spec := host.SnapshotSpec{Disks: all, Name: name, Labels: map[string]string{"n": name}}
 	done := func() {
-		w.tally.snapshots.Add(int64(len(all)))
+		w.tally.Snapshots += int64(len(all))
 		for _, disk := range all {
 			w.disks[disk].snaps[name] = w.disks[disk].head.clone()
 		}
@@ -236,7 +236,7 @@ func (w *world) hasSnapshot(disk, name string) bool {
 // busy is true of errors that any change may meet.
 func (w *world) busy(err error) bool {
 	if errors.Is(err, host.ErrBusy) {
-		w.tally.refused.Add(1)
+		w.tally.Refused++
 		return true
 	}
 	return false
@@ -249,7 +249,7 @@ func (w *world) rollback() op {
 	}
 	d := w.disks[disk]
 	done := func() {
-		w.tally.rollbacks.Add(1)
+		w.tally.Rollbacks++
 		d.head = d.snaps[snap].clone()
 	}
 	return op{
@@ -282,7 +282,7 @@ func (w *world) clone() op {
 	name := w.name("c")
 	from := w.disks[disk].snaps[snap].clone()
 	done := func() {
-		w.tally.clones.Add(1)
+		w.tally.Clones++
 		w.disks[name] = &model{head: from, snaps: map[string]*image{}}
 	}
 	return op{

@@ -14,7 +14,7 @@ func (w *world) removeSnapshot() op {
 		return w.write()
 	}
 	done := func() {
-		w.tally.removals.Add(1)
+		w.tally.Removals++
 		delete(w.disks[disk].snaps, snap)
 	}
 	return op{
@@ -37,7 +37,7 @@ func (w *world) removeDisk() op {
 	}
 	disk := w.someDisk()
 	done := func() {
-		w.tally.removals.Add(1)
+		w.tally.Removals++
 		delete(w.disks, disk)
 	}
 	return op{

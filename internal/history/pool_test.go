@@ -43,6 +43,7 @@ type pool struct {
 	node   *shelf.Shelf
 	host   *host.Host
 	faults *faults
+	clock  *clock
 	after  *crashfs.FS // what a crash left; nil: there was none
 }
 
@@ -52,10 +53,11 @@ type plan struct {
 	key     string // file of the root key
 	options host.Options
 	log     slog.Handler
+	clock   *clock
 }
 
-func newPlan(t testing.TB, r *rand.Rand) *plan {
-	p := &plan{id: keyring.NewPoolID(), key: filepath.Join(t.TempDir(), "root.key"), log: slog.DiscardHandler}
+func newPlan(t testing.TB, r *rand.Rand, c *clock) *plan {
+	p := &plan{clock: c, id: keyring.NewPoolID(), key: filepath.Join(t.TempDir(), "root.key"), log: slog.DiscardHandler}
 	if testing.Verbose() && *verbose {
 		p.log = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
 	}
@@ -110,12 +112,14 @@ func (p *plan) open(fs *crashfs.FS, rebuilt bool) (*pool, error) {
 		park.Opened()
 		done <- result{pool, err}
 	}()
+	limit, cancel := p.clock.within(context.Background(), callTimeMax)
+	defer cancel()
 	select {
 	case r := <-done:
 		return r.pool, r.err
 	case <-park.Parked():
 		return nil, errStopped
-	case <-time.After(callTimeMax):
+	case <-limit.Done():
 		return nil, errors.New("the opening hangs")
 	}
 }
@@ -130,7 +134,7 @@ func (p *plan) start(fs *crashfs.FS, park vfs.FS, rebuilt bool) (*pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the node: %w", err)
 	}
-	l := &pool{fs: fs, node: node, faults: &faults{Node: node}}
+	l := &pool{fs: fs, node: node, faults: &faults{Node: node}, clock: p.clock}
 	if l.host, err = p.host(ctx, l, "host"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the host: %w", err), node.Close())
 	}
@@ -154,10 +158,12 @@ func (p *plan) host(ctx context.Context, l *pool, dir string) (*host.Host, error
 func (l *pool) close() error {
 	done := make(chan error, 1)
 	go func() { done <- errors.Join(l.host.Close(), l.node.Close()) }()
+	limit, cancel := l.clock.within(context.Background(), callTimeMax)
+	defer cancel()
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(callTimeMax):
+	case <-limit.Done():
 		return errors.New("close hangs")
 	}
 }
