@@ -62,6 +62,15 @@ func text(n int) []byte {
 	return b[:n]
 }
 
+// half compresses by half, everywhere alike, as fio's buffers do.
+func half(n int) []byte {
+	b := noise(n)
+	for i := 256; i < n; i += 512 {
+		clear(b[i:min(i+256, n)])
+	}
+	return b
+}
+
 var (
 	suites   = []Suite{AES256GCM, AES256XTS}
 	sizes    = []int{4096, 8192, 16384, 32768, 65536}
@@ -69,7 +78,7 @@ var (
 		name  string
 		make  func(int) []byte
 		codec Codec
-	}{{"noise", noise, Raw}, {"text", text, S2}}
+	}{{"noise", noise, Raw}, {"half", half, S2}, {"text", text, S2}}
 	somePart = PartAD{Disk: 3, Epoch: 4, Pos: 5, Offset: 6}
 	someUnit = UnitAD{Object: [24]byte{8, 9}, Unit: 10}
 )
