@@ -28,9 +28,9 @@ fuzz-list:
 bench PKG="." MATCH=".":
     go test -run '^$' -bench '{{MATCH}}' -benchmem ./{{PKG}}/...
 
-# compare with qemu-nbd and nbdkit under fio: some 4 minutes, on a quiet machine
-compare:
-    scripts/compare
+# compare with qemu-nbd and nbdkit under fio: some 15 minutes, on a quiet machine; --help says what parts there are
+compare *ARGS:
+    scripts/compare {{ARGS}}
 
 # fio against the real program at full size: 4 jobs of 256 MiB over each kind of socket, verified; takes a minute and 6 GB
 fio-full:

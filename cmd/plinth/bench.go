@@ -59,7 +59,7 @@ func benchCommand() *cli.Command {
 			&cli.Uint64Flag{Name: "seed", Usage: "of offsets and content; 0 draws one"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
-		Subcommands: []*cli.Command{serveNullCommand()},
+		Subcommands: []*cli.Command{serveNullCommand(), compareCommand()},
 		Action:      runBench,
 	}
 }
