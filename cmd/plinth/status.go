@@ -60,6 +60,9 @@ func printStatus(s *host.Status) error {
 		{"free", formatSize(sp.FreeBytes) + " of " + formatSize(sp.CapacityBytes) + ", parity included"},
 		{"buffered", formatSize(sp.BufferedBytes) + "  acknowledged, not yet destaged"},
 	}
+	if f := s.Flash; f != nil {
+		rows = append(rows, [2]string{"flash cache", flashText(f)})
+	}
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])
 	}
@@ -76,6 +79,21 @@ func printStatus(s *host.Status) error {
 		fmt.Printf("\nneeds attention:\n  %s\n", strings.Join(s.Warnings, "\n  "))
 	}
 	return nil
+}
+
+// flashText says how full the flash cache is and how often it helped.
+func flashText(f *host.FlashStatus) string {
+	if f.Failure != "" {
+		return "off"
+	}
+	text := fmt.Sprintf("%s of %s in use, %d chunks", formatSize(f.UsedBytes), formatSize(f.CapacityBytes), f.Chunks)
+	if f.Loading {
+		text += ", looking for more"
+	}
+	if n := f.Hits + f.Misses; n > 0 {
+		text += fmt.Sprintf(", %.0f %% of %d reads hit", float64(f.Hits)*100/float64(n), n)
+	}
+	return text
 }
 
 // ratio adds how many times smaller something became.

@@ -36,6 +36,8 @@ func upCommand() *cli.Command {
 		Name:  "up",
 		Usage: "run everything on this machine: a data node, an agent and a first disk",
 		Flags: append(append(siteFlags(), tlsFlags()...),
+			&cli.StringFlag{Name: "cache", Usage: "file or raw device of this machine's own flash to cache chunks on", DefaultText: "none"},
+			&cli.GenericFlag{Name: "cache-size", Value: new(sizeFlag), Usage: "size of the cache; a new file needs one", DefaultText: "all of a device; what a file has"},
 			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "addresses to serve NBD on, HOST:PORT or vsock:[CID:]PORT, with commas between; empty for none"},
 			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve NBD on", DefaultText: "DATA/nbd.sock"},
 			&cli.StringFlag{Name: "api", Usage: "where to serve the API: unix:PATH or HOST:PORT", DefaultText: "unix:DATA/api.sock"},
@@ -54,6 +56,10 @@ func up(c *cli.Context) error {
 	opts, err := siteOptions(c)
 	if err != nil {
 		return err
+	}
+	opts.Host.FlashPath, opts.Host.FlashBytes = c.String("cache"), size(c, "cache-size")
+	if opts.Host.FlashBytes != 0 && opts.Host.FlashPath == "" {
+		return errors.New("--cache-size needs --cache")
 	}
 	s, err := newServer(c, opts)
 	if err != nil {

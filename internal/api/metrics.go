@@ -95,6 +95,36 @@ var diskMetrics = []diskMetric{
 	perDisk(prometheus.CounterValue, "passes_total", "Owner's scans.", func(d *host.DiskInfo) float64 { return float64(d.Stats.Passes) }),
 }
 
+// flashMetric is a value of the flash cache; there is none without a cache.
+type flashMetric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*host.FlashStatus) float64
+}
+
+func perFlash(kind prometheus.ValueType, name, help string, value func(*host.FlashStatus) float64) flashMetric {
+	return flashMetric{prometheus.NewDesc("plinth_flash_"+name, help, nil, nil), kind, value}
+}
+
+var flashMetrics = []flashMetric{
+	perFlash(prometheus.GaugeValue, "up", "1 if the cache's device works.", func(f *host.FlashStatus) float64 { return oneIf(f.Failure == "") }),
+	perFlash(prometheus.GaugeValue, "capacity_bytes", "Size of all regions.", func(f *host.FlashStatus) float64 { return float64(f.CapacityBytes) }),
+	perFlash(prometheus.GaugeValue, "used_bytes", "Regions that are written.", func(f *host.FlashStatus) float64 { return float64(f.UsedBytes) }),
+	perFlash(prometheus.GaugeValue, "chunks", "Chunks that are cached.", func(f *host.FlashStatus) float64 { return float64(f.Chunks) }),
+	perFlash(prometheus.GaugeValue, "index_bytes", "RAM of the index.", func(f *host.FlashStatus) float64 { return float64(f.IndexBytes) }),
+	perFlash(prometheus.GaugeValue, "loading", "1 while the index is being loaded.", func(f *host.FlashStatus) float64 { return oneIf(f.Loading) }),
+	perFlash(prometheus.CounterValue, "hits_total", "Chunks that were found.", func(f *host.FlashStatus) float64 { return float64(f.Hits) }),
+	perFlash(prometheus.CounterValue, "misses_total", "Chunks that were not found.", func(f *host.FlashStatus) float64 { return float64(f.Misses) }),
+	perFlash(prometheus.CounterValue, "puts_total", "Chunks that were taken.", func(f *host.FlashStatus) float64 { return float64(f.Puts) }),
+	perFlash(prometheus.CounterValue, "put_bytes_total", "Of chunks that were taken.", func(f *host.FlashStatus) float64 { return float64(f.PutBytes) }),
+	perFlash(prometheus.CounterValue, "dropped_total", "Chunks that were offered and not taken.", func(f *host.FlashStatus) float64 { return float64(f.Dropped) }),
+	perFlash(prometheus.CounterValue, "evicted_total", "Chunks that had to leave.", func(f *host.FlashStatus) float64 { return float64(f.Evicted) }),
+	perFlash(prometheus.CounterValue, "reinserted_bytes_total", "Written again when their region was evicted.", func(f *host.FlashStatus) float64 { return float64(f.ReinsertedBytes) }),
+	perFlash(prometheus.CounterValue, "written_bytes_total", "All that went to the device.", func(f *host.FlashStatus) float64 { return float64(f.WrittenBytes) }),
+	perFlash(prometheus.CounterValue, "discarded_total", "Chunks that did not verify.", func(f *host.FlashStatus) float64 { return float64(f.Discarded) }),
+	perFlash(prometheus.CounterValue, "damaged_total", "Records and tables that were not what the index took them for.", func(f *host.FlashStatus) float64 { return float64(f.Damaged) }),
+}
+
 var (
 	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
 	spindleUsed = prometheus.NewDesc("plinth_spindle_allocated_bytes", "Fragments on the spindle.", []string{"spindle"}, nil)
@@ -106,6 +136,9 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 		out <- m.desc
 	}
 	for _, m := range diskMetrics {
+		out <- m.desc
+	}
+	for _, m := range flashMetrics {
 		out <- m.desc
 	}
 	out <- spindleUp
@@ -127,6 +160,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for i := range s.Disks {
 		for _, m := range diskMetrics {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s.Disks[i]), s.Disks[i].Name)
+		}
+	}
+	if s.Flash != nil {
+		for _, m := range flashMetrics {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(s.Flash))
 		}
 	}
 	for _, sp := range s.Node.Spindles {

@@ -12,6 +12,7 @@ import (
 
 	"plinth/blockmap"
 	"plinth/datanode"
+	"plinth/flashcache"
 	"plinth/internal/chunk"
 	"plinth/internal/disk"
 	"plinth/internal/id"
@@ -30,6 +31,10 @@ type Host struct {
 	layouts *stripe.Layouts
 	pool    *disk.Pool
 	cache   *blockmap.Cache
+	// flash is nil without a flash cache; flashErr says why there is none that was
+	// asked for.
+	flash    *flashcache.Cache
+	flashErr error
 
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
@@ -128,6 +133,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	h.life, h.cancel = context.WithCancel(context.Background())
 	if err := h.openSession(ctx, root, st); err != nil {
 		h.cancel()
+		h.closeFlash()
 		return nil, fmt.Errorf("open the pool: %w", err)
 	}
 	if err := h.openDisks(ctx); err != nil {
@@ -143,6 +149,9 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode.Status) error {
 	var err error
 	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
+		return err
+	}
+	if err := h.openFlash(); err != nil {
 		return err
 	}
 	g := h.layouts.Geometry
@@ -297,6 +306,7 @@ func (h *Host) Close() error {
 	h.work.Wait()
 	err := h.closeDisks()
 	h.cache.Close()
+	h.closeFlash()
 	return err
 }
 

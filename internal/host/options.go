@@ -34,6 +34,11 @@ type Options struct {
 	AcceptLostLog bool
 	// CacheBytes is the maps' shared block cache. Default: 256 MiB.
 	CacheBytes int64
+	// FlashPath is the flash cache's file, on FS, or its raw device. Default: none.
+	FlashPath string
+	// FlashBytes is its size. Default: all of a raw device; a file needs one when
+	// it is made.
+	FlashBytes int64
 }
 
 const (

@@ -52,6 +52,8 @@ type Status struct {
 	Space    SpaceStatus       `json:"space"`
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
+	// Flash is nil where no flash cache is asked for.
+	Flash *FlashStatus `json:"flash,omitempty"`
 }
 
 // SpaceStatus is where the bytes go.
@@ -150,6 +152,9 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		}
 	}
 	s.Warnings = append(s.Warnings, h.lostSnapshots()...)
+	if s.Flash = h.flashStatus(); s.Flash != nil && s.Flash.Failure != "" {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("flash cache %s is off: %s", s.Flash.Path, s.Flash.Failure))
+	}
 	if !node.Index.Complete {
 		s.Warnings = append(s.Warnings, "the index is incomplete: nothing is reclaimed until every disk has passed")
 	}
