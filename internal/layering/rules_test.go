@@ -88,6 +88,13 @@ var rules = []rule{
 		Reason:  "the cache knows fingerprints and bytes; losing it may cost time only",
 	},
 	{
+		From:    []string{"internal/ramcache"},
+		To:      []string{""},
+		Allow:   []string{"internal/ramcache", "internal/id"},
+		Through: true,
+		Reason:  "the cache knows fingerprints and bytes; what may be put into it is for the disk to know",
+	},
+	{
 		From:    []string{"datanode"},
 		To:      []string{"nbd", "blockmap", "flashcache"},
 		Through: true,
