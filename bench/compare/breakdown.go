@@ -51,6 +51,7 @@ var owners = []rule{
 	{"data node: the rest", []string{"plinth/datanode"}},
 	{"stripes: packing, checksums", []string{"plinth/internal/stripe"}},
 	{"map", []string{"plinth/blockmap"}},
+	{"RAM cache", []string{"plinth/internal/ramcache"}},
 	{"flash cache", []string{"plinth/flashcache"}},
 	{"chunks: the rest", []string{"plinth/internal/chunk"}},
 	{"records", []string{"plinth/internal/logrec"}},

@@ -32,6 +32,7 @@ func siteFlags() []cli.Flag {
 		&cli.GenericFlag{Name: "log-size", Value: new(sizeFlag), Usage: "size of a new data node's log", DefaultText: "4G, or a tenth of the free space"},
 		&cli.GenericFlag{Name: "spindle-size", Value: new(sizeFlag), Usage: "size of each spindle of a new data node", DefaultText: "64G, or its share of seven tenths of the free space"},
 		&cli.GenericFlag{Name: "buffer-size", Value: new(sizeFlag), Usage: "bound on what is acknowledged and not destaged", DefaultText: "1G, or half the log"},
+		&cli.GenericFlag{Name: "ram-cache", Value: new(sizeFlag), Usage: "memory for chunks ready to be read; 0 for none", DefaultText: "an eighth of the memory, at most 8G"},
 		&cli.DurationFlag{Name: "destage-interval", Usage: "longest time, about, until a write is destaged", DefaultText: "2s"},
 		&cli.Int64Flag{Name: "checkpoint-updates", Usage: "map updates after which a checkpoint is made", DefaultText: "1048576"},
 		&cli.DurationFlag{Name: "idle-time", Usage: "quiet time after which a disk is checkpointed and scanned", DefaultText: "10s"},
@@ -52,6 +53,7 @@ func siteOptions(c *cli.Context) (standalone.Options, error) {
 		Host: host.Options{
 			BufferBytesMax: size(c, "buffer-size"), DestageInterval: c.Duration("destage-interval"),
 			CheckpointUpdates: c.Int64("checkpoint-updates"), IdleTime: c.Duration("idle-time"),
+			RAMCacheBytes: size(c, "ram-cache"),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
@@ -72,6 +74,11 @@ func siteOptions(c *cli.Context) (standalone.Options, error) {
 		if c.IsSet(f.name) && f.value < f.least {
 			return o, fmt.Errorf("--%s is at least %s", f.name, f.text)
 		}
+	}
+	if c.IsSet("ram-cache") && o.Host.RAMCacheBytes == 0 {
+		o.Host.RAMCacheBytes = -1
+	} else if c.IsSet("ram-cache") && o.Host.RAMCacheBytes < host.RAMCacheBytesMin {
+		return o, fmt.Errorf("--ram-cache is 0, or at least %s", formatSize(host.RAMCacheBytesMin))
 	}
 	if info, err := os.Stat(o.Dir); err == nil && !info.IsDir() {
 		return o, fmt.Errorf("%s is not a directory: choose another with --data", o.Dir)

@@ -11,6 +11,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/api"
 	"plinth/internal/host"
+	"plinth/internal/ramcache"
 )
 
 func statusCommand() *cli.Command {
@@ -60,6 +61,9 @@ func printStatus(s *host.Status) error {
 		{"free", formatSize(sp.FreeBytes) + " of " + formatSize(sp.CapacityBytes) + ", parity included"},
 		{"buffered", formatSize(sp.BufferedBytes) + "  acknowledged, not yet destaged"},
 	}
+	if r := s.RAMCache; r.BytesMax > 0 {
+		rows = append(rows, [2]string{"RAM cache", ramText(r)})
+	}
 	if f := s.Flash; f != nil {
 		rows = append(rows, [2]string{"flash cache", flashText(f)})
 	}
@@ -79,6 +83,15 @@ func printStatus(s *host.Status) error {
 		fmt.Printf("\nneeds attention:\n  %s\n", strings.Join(s.Warnings, "\n  "))
 	}
 	return nil
+}
+
+// ramText says how full the RAM cache is and how often it helped.
+func ramText(r ramcache.Stats) string {
+	text := fmt.Sprintf("%s of %s in use", formatSize(r.Bytes), formatSize(r.BytesMax))
+	if n := r.Hits + r.Misses; n > 0 {
+		text += fmt.Sprintf(", %.0f %% of %d pages hit", float64(r.Hits)*100/float64(n), n)
+	}
+	return text
 }
 
 // flashText says how full the flash cache is and how often it helped.

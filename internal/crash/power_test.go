@@ -135,6 +135,7 @@ func (c *chain) options(fs vfs.FS) standalone.Options {
 		Host: host.Options{
 			DestageInterval: time.Duration(1+c.rng.IntN(8)) * time.Millisecond, IdleTime: 20 * time.Millisecond,
 			CheckpointUpdates: int64(1 + c.rng.IntN(300)), CacheBytes: 1 << 20,
+			RAMCacheBytes: -1, // reads find out what is lost below it
 		},
 		Logger: slog.New(slog.DiscardHandler),
 	}

@@ -12,6 +12,7 @@ import (
 	"plinth/internal/id"
 	"plinth/internal/logrec"
 	"plinth/internal/object"
+	"plinth/internal/ramcache"
 )
 
 // Disk is an open disk. [Open] makes one.
@@ -22,6 +23,9 @@ type Disk struct {
 	m       *blockmap.Map // nil of a clone that has no checkpoint; set under mu, destageMu and checkpointMu
 	objects *object.Owner
 	stats   counters
+	// memo remembers what m says. Whoever applies something to m tells the memo then,
+	// and only then drops the layer that hides from readers what it has changed.
+	memo *ramcache.Memo
 
 	// ctx ends when the disk is closed: for work that serves many callers.
 	ctx    context.Context
@@ -113,6 +117,15 @@ func (d *Disk) usable() error {
 func (d *Disk) enter(off, n int64) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	err := d.admits(off, n)
+	if err == nil {
+		d.calls.Add(1)
+	}
+	return err
+}
+
+// admits returns why a call for a range of bytes is not admitted; d.mu is held.
+func (d *Disk) admits(off, n int64) error {
 	switch {
 	case d.err != nil:
 		return d.err
@@ -123,7 +136,6 @@ func (d *Disk) enter(off, n int64) error {
 	case off < 0 || n < 0 || off > d.bytes || n > d.bytes-off:
 		return fmt.Errorf("%d bytes at %d of disk %s: %w", n, off, d.cfg.Name, ErrOutOfRange)
 	}
-	d.calls.Add(1)
 	return nil
 }
 

@@ -14,9 +14,10 @@
 // # The order of things
 //
 //	write:   admit → seal → log append → layer → (sync) → reply
-//	read:    layers, newest first → map → fragment range → verify → reply
+//	read:    layers, newest first → memo, RAM, flash → map → RAM, flash → fragment
+//	         range → verify → reply
 //	round:   sync log → look up, pack, write fragments → publish → results
-//	         append and sync → map → drop layer → trim operations (I7)
+//	         append and sync → map → memo → drop layer → trim operations (I7)
 //	checkpoint: tables → manifest → record in the registry → trim results
 //	pass:    lists, moves, snapshot of the map, no round under way → who exists →
 //	         sweep: live bits, patches → checkpoint, if anything was patched →

@@ -8,6 +8,7 @@ import (
 
 	"plinth/blockmap"
 	"plinth/internal/id"
+	"plinth/internal/ramcache"
 )
 
 // Image is a snapshot of an open disk, to be read. Its methods may be called at
@@ -16,6 +17,7 @@ type Image struct {
 	d        *Disk
 	snapshot id.Snapshot
 	view     *blockmap.View
+	memo     *ramcache.Memo // of view, which never changes
 	closed   atomic.Bool
 }
 
@@ -26,8 +28,10 @@ func (d *Disk) At(ctx context.Context, s id.Snapshot) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{d: d, snapshot: s, view: view}, nil
+	return &Image{d: d, snapshot: s, view: view, memo: d.pool.RAM.NewMemo()}, nil
 }
+
+func (i *Image) source() source { return source{i.view, i.memo} }
 
 // Snapshot returns the snapshot's number.
 func (i *Image) Snapshot() id.Snapshot { return i.snapshot }
@@ -58,21 +62,42 @@ func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	defer i.d.reads.Done()
-	size := i.d.size
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
 	for len(p) > 0 {
-		n := min(len(p), portionBytesMax-int(off%int64(size)))
-		fills := make([]fill, 0, n/int(size)+2)
-		part := p[:n]
-		for pc := range size.Split(off, int64(n)) {
-			fills = append(fills, fill{lba: pc.LBA, dst: part[:pc.Len:pc.Len], off: pc.Off, runs: extents{{int64(pc.Off), int64(pc.Off + pc.Len)}}})
-			part = part[pc.Len:]
-		}
-		if err := i.d.fillMapped(ctx, i.view, fills); err != nil {
+		n := min(len(p), portionBytesMax-int(off%int64(i.d.size)))
+		if err := i.read(ctx, r, p[:n], off); err != nil {
 			return fmt.Errorf("snapshot %d: %w", i.snapshot, err)
 		}
 		p, off = p[n:], off+int64(n)
 	}
 	return i.d.pool.MayReply()
+}
+
+func (i *Image) read(ctx context.Context, r *reader, p []byte, off int64) error {
+	r.mapped = r.mapped[:0]
+	defer func() { clear(r.mapped) }()
+	for pc := range i.d.size.Split(off, int64(len(p))) {
+		r.mapped = append(r.mapped, fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off})
+		p = p[pc.Len:]
+	}
+	return i.d.fillMapped(ctx, i.source(), r, r.mapped)
+}
+
+// TryReadAt is Disk.TryReadAt of the snapshot.
+func (i *Image) TryReadAt(p []byte, off int64) bool {
+	if i.enter(off, int64(len(p))) != nil {
+		return false
+	}
+	defer i.d.reads.Done()
+	for pc := range i.d.size.Split(off, int64(len(p))) {
+		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off}
+		p = p[pc.Len:]
+		if !i.d.fillRAM(i.memo, &f) {
+			return false
+		}
+	}
+	return i.d.pool.MayReply() == nil
 }
 
 // Extents is Disk.Extents of the snapshot.

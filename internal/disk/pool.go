@@ -9,6 +9,7 @@ import (
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/object"
+	"plinth/internal/ramcache"
 	"plinth/internal/stripe"
 )
 
@@ -23,6 +24,9 @@ type Pool struct {
 	Hasher  *chunk.Hasher
 	Space   *Space
 	Logger  *slog.Logger
+	// RAM is the host's cache of plaintext, and Flash that of sealed chunks; nil: none.
+	RAM   *ramcache.Cache
+	Flash Flash
 	// Geometry is the stripes'.
 	Geometry stripe.Geometry
 	// LogBytes is the capacity of the data node's log; 0: large.
@@ -34,6 +38,15 @@ type Pool struct {
 	MayReply func() error
 
 	round sync.Mutex // one Destage at a time
+}
+
+// Flash keeps sealed chunks on the host. What it gives is verified, and given up by
+// Discard where that fails. None of the calls waits for long; Put copies sealed.
+type Flash interface {
+	// Get appends the sealed chunk to dst, if it is there.
+	Get(fp id.Fingerprint, dst []byte) (sealed []byte, ok bool)
+	Put(fp id.Fingerprint, sealed []byte)
+	Discard(fp id.Fingerprint)
 }
 
 // Config is a disk as the catalog has it.

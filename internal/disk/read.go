@@ -2,19 +2,18 @@ package disk
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"sync"
 
 	"plinth/blockmap"
-	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/stripe"
 )
 
-// lookupsMax bounds how often a read follows the map again because what it
-// found there was gone: the map had moved on meanwhile.
-const lookupsMax = 8
+// tryOpensMax bounds the chunks of the write buffer that TryReadAt opens, at 1 to
+// 2 µs each.
+const tryOpensMax = 8
 
 // ReadAt fills p from byte off. Of writes under way at the same time it may see
 // any, of writes that have returned it sees all. Errors: ErrOutOfRange,
@@ -24,9 +23,11 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	defer d.leave()
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
 	for len(p) > 0 {
 		n := min(len(p), portionBytesMax-int(off%int64(d.size)))
-		if err := d.read(ctx, p[:n], off); err != nil {
+		if err := d.read(ctx, r, p[:n], off); err != nil {
 			return err
 		}
 		p, off = p[n:], off+int64(n)
@@ -34,62 +35,138 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return d.pool.MayReply()
 }
 
+// TryReadAt is ReadAt for what is in memory: it neither waits nor allocates, and
+// takes microseconds. False says that ReadAt is to be called; p may be partly
+// written then.
+func (d *Disk) TryReadAt(p []byte, off int64) bool {
+	var sealed [tryOpensMax]fill
+	n, ok := d.tryFill(sealed[:], p, off)
+	if !ok {
+		return false
+	}
+	for i := range n {
+		if d.fillSealed(&sealed[i]) != nil {
+			return false
+		}
+	}
+	return d.pool.MayReply() == nil
+}
+
+// tryFill fills p but for some chunks of the write buffer, which it notes.
+func (d *Disk) tryFill(sealed []fill, p []byte, off int64) (n int, ok bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock() // until the end: so a rollback need not wait for this as for a call
+	if d.admits(off, int64(len(p))) != nil {
+		return 0, false
+	}
+	memo := d.below().memo
+	for pc := range d.size.Split(off, int64(len(p))) {
+		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off}
+		p = p[pc.Len:]
+		switch d.fillLayers(&f); {
+		case f.done:
+		case f.sealed == nil:
+			if !d.fillRAM(memo, &f) {
+				return 0, false
+			}
+		case n == len(sealed):
+			return 0, false
+		default:
+			sealed[n] = f
+			n++
+		}
+	}
+	return n, true
+}
+
 // fill is what a read still wants of one chunk.
 type fill struct {
 	lba    id.LBA
 	dst    []byte  // of the caller, for bytes [off, off+len(dst)) of the chunk
 	off    int     // in the chunk
-	runs   extents // the wanted bytes, in the chunk
+	runs   extents // the wanted bytes, in the chunk; nil: all of dst
 	sealed []byte  // where the write buffer has it
+	done   bool    // nothing is wanted
+	missed bool    // neither RAM nor flash had what the memo named
 }
 
 // whole reports whether all of the chunk goes to dst.
-func (f *fill) whole(size chunk.Size) bool {
-	return len(f.dst) == int(size) && f.runs[0] == extent{0, int64(size)}
+func (f *fill) whole(size chunk.Size) bool { return f.runs == nil && len(f.dst) == int(size) }
+
+func (f *fill) wanted() extents {
+	if f.runs == nil {
+		return extents{{int64(f.off), int64(f.off + len(f.dst))}}
+	}
+	return f.runs
 }
 
 // put copies the wanted bytes out of the chunk's plaintext, nil for zeros.
 func (f *fill) put(plain []byte) {
+	if f.runs == nil {
+		copyOrClear(f.dst, plain, f.off)
+		return
+	}
 	for _, r := range f.runs {
-		dst := f.dst[int(r.first)-f.off : int(r.end)-f.off]
-		if plain == nil {
-			clear(dst)
-		} else {
-			copy(dst, plain[r.first:r.end])
-		}
+		copyOrClear(f.dst[int(r.first)-f.off:int(r.end)-f.off], plain, int(r.first))
 	}
 }
 
-func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
-	var buffered, mapped []fill
+func copyOrClear(dst, plain []byte, off int) {
+	if plain == nil {
+		clear(dst)
+	} else {
+		copy(dst, plain[off:])
+	}
+}
+
+// reader is the memory of one call of ReadAt.
+type reader struct {
+	buffered, mapped []fill
+	entries          []blockmap.Entry
+	ranges           []stripe.Range
+	want             []int  // by range: the fill
+	sealed           []byte // of a chunk in flash
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// read fills one portion.
+func (d *Disk) read(ctx context.Context, r *reader, p []byte, off int64) error {
+	r.buffered, r.mapped = r.buffered[:0], r.mapped[:0]
+	defer func() { clear(r.buffered); clear(r.mapped) }() // of what is the caller's
 	d.mu.RLock()
 	if d.err != nil { // the write buffer may have been given up
 		defer d.mu.RUnlock()
 		return d.err
 	}
-	layers := d.layers
 	for pc := range d.size.Split(off, int64(len(p))) {
-		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off, runs: extents{{int64(pc.Off), int64(pc.Off + pc.Len)}}}
+		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off}
 		p = p[pc.Len:]
-		for i := len(layers) - 1; i >= 0 && len(f.runs) > 0 && f.sealed == nil; i-- {
-			layers[i].fill(&f)
-		}
-		switch {
+		switch d.fillLayers(&f); {
+		case f.done:
 		case f.sealed != nil:
-			buffered = append(buffered, f)
-		case len(f.runs) > 0:
-			mapped = append(mapped, f)
+			r.buffered = append(r.buffered, f)
+		default:
+			r.mapped = append(r.mapped, f)
 		}
 	}
-	m, done := d.mapped()
+	s, done := d.holdBelow()
 	d.mu.RUnlock()
 	defer done()
-	for i := range buffered {
-		if err := d.fillSealed(&buffered[i]); err != nil {
+	for i := range r.buffered {
+		if err := d.fillSealed(&r.buffered[i]); err != nil {
 			return err
 		}
 	}
-	return d.fillMapped(ctx, m, mapped)
+	return d.fillMapped(ctx, s, r, r.mapped)
+}
+
+// fillLayers fills what the write buffer knows; a sealed chunk is only noted. d.mu
+// is held.
+func (d *Disk) fillLayers(f *fill) {
+	for i := len(d.layers) - 1; i >= 0 && !f.done && f.sealed == nil; i-- {
+		d.layers[i].fill(f)
+	}
 }
 
 // fill copies what the layer knows of the wanted bytes; a sealed chunk is only
@@ -100,16 +177,20 @@ func (l *layer) fill(f *fill) {
 	case e == nil:
 		if len(l.zeros) > 0 && l.zeros.contains(int64(f.lba)) {
 			f.put(nil)
-			f.runs = nil
+			f.done = true
 		}
 	case e.sealed != nil:
 		f.sealed = e.sealed
+	case f.runs == nil && e.valid.covers(int64(f.off), int64(f.off+len(f.dst))):
+		f.put(e.plain)
+		f.done = true
 	default:
-		known, rest := f.runs.split(e.valid)
+		known, rest := f.wanted().split(e.valid)
 		part := *f
-		part.runs = known
-		part.put(e.plain)
-		f.runs = rest
+		if part.runs = known; len(known) > 0 {
+			part.put(e.plain)
+		}
+		f.runs, f.done = rest, len(rest) == 0
 	}
 }
 
@@ -117,7 +198,7 @@ func (l *layer) fill(f *fill) {
 func (d *Disk) fillSealed(f *fill) error {
 	h, err := chunk.ParseHeader(f.sealed)
 	if err == nil {
-		err = d.open(f, f.sealed, h.Fingerprint)
+		err = d.open(f, f.sealed, &h.Fingerprint, false)
 	}
 	if err != nil {
 		return fmt.Errorf("disk %s, chunk %d in the write buffer: %w: %w", d.cfg.Name, f.lba, ErrCorrupt, err)
@@ -125,129 +206,27 @@ func (d *Disk) fillSealed(f *fill) error {
 	return nil
 }
 
-// open decrypts a sealed chunk to where it is wanted.
-func (d *Disk) open(f *fill, sealed []byte, fp id.Fingerprint) error {
-	if f.whole(d.size) {
-		plain, err := d.pool.Opener.OpenChunk(f.dst[:0:d.size], sealed, fp)
-		if err == nil && len(plain) != int(d.size) {
-			err = fmt.Errorf("a chunk of %d bytes: %w", len(plain), chunk.ErrCorrupt)
-		}
-		return err
+// open decrypts a sealed chunk to where it is wanted, and keeps it in RAM if it is
+// told to.
+func (d *Disk) open(f *fill, sealed []byte, fp *id.Fingerprint, keep bool) error {
+	whole, dst := f.whole(d.size), f.dst[:0]
+	if !whole {
+		buf := plainPool.Get().(*[]byte)
+		defer plainPool.Put(buf)
+		dst = (*buf)[:0]
 	}
-	buf := plainPool.Get().(*[]byte)
-	defer plainPool.Put(buf)
-	plain, err := d.pool.Opener.OpenChunk((*buf)[:0], sealed, fp)
+	plain, err := d.pool.Opener.OpenChunk(dst, sealed, *fp)
 	if err == nil && len(plain) != int(d.size) {
 		err = fmt.Errorf("a chunk of %d bytes: %w", len(plain), chunk.ErrCorrupt)
 	}
 	if err != nil {
 		return err
 	}
-	f.put(plain)
+	if !whole {
+		f.put(plain)
+	}
+	if keep {
+		d.pool.RAM.Put(fp, plain)
+	}
 	return nil
-}
-
-// mapReader is a map, or a snapshot's view of it.
-type mapReader interface {
-	LookupRange(first id.LBA, out []blockmap.Entry) error
-	MappedRuns(first, end id.LBA, rowsMax int, each func(blockmap.Extent)) (id.LBA, error)
-}
-
-// mapped returns what lies below the write buffer, to be used until done is
-// called. d.mu is held.
-func (d *Disk) mapped() (m mapReader, done func()) {
-	if d.m != nil {
-		return d.m, func() {}
-	}
-	d.under.Add(1)
-	return d.cfg.Under.view, d.under.Done
-}
-
-// fillMapped follows the map. A segment that has gone since it was looked up is
-// looked up again.
-func (d *Disk) fillMapped(ctx context.Context, m mapReader, fills []fill) error {
-	var last error
-	for range lookupsMax {
-		if len(fills) == 0 {
-			return nil
-		}
-		entries, err := d.lookupMap(m, fills)
-		if err != nil {
-			return err
-		}
-		if fills, last = d.fillEntries(ctx, fills, entries); last != nil && !gone(last) {
-			return last
-		}
-	}
-	return last
-}
-
-func gone(err error) bool {
-	return errors.Is(err, datanode.ErrNotFound) || errors.Is(err, datanode.ErrGone)
-}
-
-// lookupMap returns the map's entry for each fill; fills are in order of LBA.
-func (d *Disk) lookupMap(m mapReader, fills []fill) ([]blockmap.Entry, error) {
-	entries := make([]blockmap.Entry, len(fills))
-	for i := 0; i < len(fills); {
-		j := i + 1
-		for j < len(fills) && fills[j].lba == fills[j-1].lba+1 {
-			j++
-		}
-		if err := m.LookupRange(fills[i].lba, entries[i:j]); err != nil {
-			return nil, fmt.Errorf("disk %s, chunks %d to %d: look up: %w", d.cfg.Name, fills[i].lba, fills[j-1].lba, err)
-		}
-		i = j
-	}
-	return entries, nil
-}
-
-// fillEntries reads and opens chunks. It returns the fills whose segments are
-// gone, with that error; any other error ends it.
-func (d *Disk) fillEntries(ctx context.Context, fills []fill, entries []blockmap.Entry) ([]fill, error) {
-	var ranges []stripe.Range
-	var want []int
-	for i := range fills {
-		if entries[i].Ref == (id.Ref{}) {
-			fills[i].put(nil)
-			continue
-		}
-		ranges = append(ranges, d.pool.Geometry.Locate(entries[i].Ref))
-		want = append(want, i)
-	}
-	if len(ranges) == 0 {
-		return nil, nil
-	}
-	d.stats.chunkReads.Add(int64(len(ranges)))
-	var left []fill
-	var last error
-	for j, data := range d.pool.Stripes.Read(ctx, ranges) {
-		i := want[j]
-		f, e := &fills[i], entries[i]
-		err := data.Err
-		if err == nil {
-			err = d.open(f, data.Bytes, e.Fingerprint)
-			if err != nil {
-				d.stats.chunksBad.Add(1)
-			}
-		}
-		if err != nil && !gone(err) && ctx.Err() == nil {
-			_, err = d.pool.Stripes.Reconstruct(ctx, ranges[j], func(p []byte) error {
-				return d.open(f, p, e.Fingerprint)
-			})
-		}
-		switch {
-		case err == nil:
-		case gone(err):
-			left, last = append(left, *f), d.at(e, f.lba, err)
-		default:
-			return nil, d.at(e, f.lba, err)
-		}
-	}
-	return left, last
-}
-
-// at says where a read failed.
-func (d *Disk) at(e blockmap.Entry, lba id.LBA, err error) error {
-	return fmt.Errorf("disk %s, chunk %d, segment %s, slot %d: %w: %w", d.cfg.Name, lba, e.Ref.Segment, e.Ref.Slot, ErrCorrupt, err)
 }

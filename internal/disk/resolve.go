@@ -67,14 +67,16 @@ func (d *Disk) resolve(ctx context.Context, l *layer) (*work, error) {
 	}
 	slices.Sort(lbas)
 	slices.SortFunc(merge, func(a, b fill) int { return cmp.Compare(a.lba, b.lba) })
-	for some := range slices.Chunk(merge, mergesPerRead) {
-		if err := d.fillMapped(ctx, d.m, some); err != nil {
-			return nil, err
-		}
-	}
 	base := make(map[id.LBA][]byte, len(merge))
 	for _, f := range merge {
 		base[f.lba] = f.dst
+	}
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
+	for some := range slices.Chunk(merge, mergesPerRead) {
+		if err := d.fillMapped(ctx, source{d.m, d.memo}, r, some); err != nil {
+			return nil, err
+		}
 	}
 	for _, lba := range lbas {
 		if err := d.resolveEntry(w, lba, l.entries[lba], base[lba]); err != nil {

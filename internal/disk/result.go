@@ -50,7 +50,8 @@ func (w *work) finish(ctx context.Context) error {
 	return nil
 }
 
-// applyResult puts a whole result into the map, its mark with it.
+// applyResult puts a whole result into the map, its mark with it, and tells the
+// memo.
 func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	b := blockmap.Batch{Gen: r.Gen}
 	switch r.Mark.Kind {
@@ -68,6 +69,17 @@ func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	}
 	if err := d.m.Apply(&b, next.marshal()); err != nil {
 		return fmt.Errorf("apply result %d to the map: %w", next.result, err)
+	}
+	if len(r.Trims) > 0 || r.Mark.Kind == logrec.TypeRollback {
+		d.memo.Forget()
+	} else {
+		d.memo.Changed(func(yield func(id.LBA, *id.Fingerprint) bool) {
+			for i := range r.Updates {
+				if u := &r.Updates[i]; !yield(u.LBA, &u.Fingerprint) {
+					return
+				}
+			}
+		})
 	}
 	if r.Mark.Kind == logrec.TypeSnapshot {
 		d.mu.Lock()

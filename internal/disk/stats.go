@@ -6,6 +6,7 @@ type counters struct {
 	logged     atomic.Int64
 	logFull    atomic.Int64
 	chunkReads atomic.Int64
+	flashReads atomic.Int64
 	chunksBad  atomic.Int64
 	rounds     atomic.Int64
 	failed     atomic.Int64
@@ -25,7 +26,8 @@ type Stats struct {
 	RecordsLogged int64 `json:"records_logged"` // operations appended to the log
 	LogFull       int64 `json:"log_full"`       // appends that found the log full
 	ChunkReads    int64 `json:"chunk_reads"`    // chunks read from segments
-	ChunksBad     int64 `json:"chunks_bad"`     // of these, those that did not verify at first
+	FlashReads    int64 `json:"flash_reads"`    // chunks read from the host's flash
+	ChunksBad     int64 `json:"chunks_bad"`     // of those from segments, which did not verify at first
 	Destages      int64 `json:"destages"`       // rounds whose result is stable
 	DestagesLost  int64 `json:"destages_lost"`  // rounds that failed and were repeated
 	DedupeHits    int64 `json:"dedupe_hits"`    // chunks that the index knew
@@ -48,6 +50,7 @@ func (d *Disk) Stats() Stats {
 		RecordsLogged: d.stats.logged.Load(),
 		LogFull:       d.stats.logFull.Load(),
 		ChunkReads:    d.stats.chunkReads.Load(),
+		FlashReads:    d.stats.flashReads.Load(),
 		ChunksBad:     d.stats.chunksBad.Load(),
 		Destages:      d.stats.rounds.Load(),
 		DestagesLost:  d.stats.failed.Load(),

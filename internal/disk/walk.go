@@ -133,7 +133,7 @@ func (d *Disk) buffered(first, end int64) (over runs, m mapReader, done func(), 
 	for i, l := range d.layers {
 		parts[i] = part{l.entriesIn(first, end), l.zeros.cut(first, end)}
 	}
-	m, done = d.mapped()
+	m, done = d.holdBelow()
 	d.mu.RUnlock()
 	for _, p := range parts {
 		slices.Sort(p.lbas)

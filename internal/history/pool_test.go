@@ -65,6 +65,10 @@ func newPlan(t testing.TB, r *rand.Rand, c *clock) *plan {
 		DestageInterval: time.Hour, IdleTime: time.Hour, CacheBytes: 1 << 20,
 		CheckpointUpdates: int64(1 + r.IntN(300)),
 	}
+	p.options.RAMCacheBytes = host.RAMCacheBytesMin
+	if p.options.CheckpointUpdates%2 == 0 {
+		p.options.RAMCacheBytes = -1 // reads find out what is lost below it
+	}
 	if r.IntN(2) == 0 { // background work
 		p.options.DestageInterval = time.Duration(1+r.IntN(10)) * time.Millisecond
 		p.options.IdleTime = time.Duration(10+r.IntN(60)) * time.Millisecond

@@ -107,7 +107,7 @@ func (x Exports) export(e *export) nbd.Export {
 	}
 }
 
-// device is a disk as NBD sees it.
+// device is a disk as NBD sees it: an nbd.TryReader, too.
 type device struct{ *disk.Disk }
 
 func (d device) Zero(ctx context.Context, off, n int64, _, fua bool) error {
@@ -131,8 +131,8 @@ const (
 	prefetchPieceBytes = 1 << 20
 )
 
-// Prefetch implements nbd.Prefetcher: it reads the range's beginning, so that
-// the map's tables and the spindles' pages are in memory.
+// Prefetch implements nbd.Prefetcher: it reads the range's beginning into the RAM
+// cache.
 func (d device) Prefetch(ctx context.Context, off, n int64) error {
 	return prefetch(ctx, off, n, d.ReadAt)
 }

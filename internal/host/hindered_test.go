@@ -103,7 +103,9 @@ func (s *site) behind(n datanode.Node) {
 // read, and later one that cannot set its lists: the others go on, and what they
 // give up is reclaimed.
 func TestHinderedDisk(t *testing.T) {
-	s := openSite(t, siteOptions(t))
+	opts := siteOptions(t)
+	opts.Host.RAMCacheBytes = -1
+	s := openSite(t, opts)
 	content := bytes.Repeat([]byte("content."), 1<<17)
 	s.write("bad", content)
 	s.write("good", content)

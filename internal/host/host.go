@@ -18,6 +18,7 @@ import (
 	"plinth/internal/id"
 	"plinth/internal/keyring"
 	"plinth/internal/object"
+	"plinth/internal/ramcache"
 	"plinth/internal/stripe"
 )
 
@@ -35,6 +36,7 @@ type Host struct {
 	// asked for.
 	flash    *flashcache.Cache
 	flashErr error
+	ram      *ramcache.Cache
 
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
@@ -134,7 +136,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if err := h.openSession(ctx, root, st); err != nil {
 		h.cancel()
 		h.closeFlash()
-		return nil, fmt.Errorf("open the pool: %w", err)
+		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.ram.Close())
 	}
 	if err := h.openDisks(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -167,9 +169,14 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	hasher := chunk.NewHasher(h.keys.FingerprintKey())
 	opener := chunk.NewOpener(keyring.NewRing(h.life, h.keys, h.catalog.loadKey), hasher, chunk.OpenerOptions{})
 	seq := &numbers{catalog: h.catalog}
+	if h.opts.RAMCacheBytes > 0 {
+		if h.ram, err = ramcache.New(h.opts.RAMCacheBytes); err != nil {
+			return err
+		}
+	}
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
-		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher,
+		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher, RAM: h.ram,
 		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
@@ -178,6 +185,9 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 			Host: "host", ChargedBytesMax: h.opts.BufferBytesMax, K: g.K, M: g.M,
 			Nudge: func() { wake(h.nudge) }, Relieve: h.relieve,
 		}),
+	}
+	if h.flash != nil {
+		h.pool.Flash = h.flash
 	}
 	return nil
 }
@@ -307,7 +317,7 @@ func (h *Host) Close() error {
 	err := h.closeDisks()
 	h.cache.Close()
 	h.closeFlash()
-	return err
+	return errors.Join(err, h.ram.Close())
 }
 
 // wake sends a signal that need not be sent twice.

@@ -2,9 +2,15 @@ package host
 
 import (
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
+	"plinth/internal/ramcache"
 )
 
 // Options are an agent's tunables. The zero value is right: 0 means the default.
@@ -39,7 +45,14 @@ type Options struct {
 	// FlashBytes is its size. Default: all of a raw device; a file needs one when
 	// it is made.
 	FlashBytes int64
+	// RAMCacheBytes is the cache of plaintext, shared by all disks. Default: an eighth
+	// of the machine's or the control group's memory, whichever is less, at most
+	// 8 GiB. Negative: none. RAMCacheBytesMin is the smallest.
+	RAMCacheBytes int64
 }
+
+// RAMCacheBytesMin is the smallest cache of plaintext.
+const RAMCacheBytesMin = ramcache.BytesMin
 
 const (
 	destageIntervalDefault   = 2 * time.Second
@@ -47,6 +60,9 @@ const (
 	checkpointUpdatesDefault = 1 << 20
 	idleTimeDefault          = 10 * time.Second
 	cacheBytesDefault        = 256 << 20
+
+	ramCacheShare           = 8 // of memory: most of it is for the machines that the host runs
+	ramCacheBytesDefaultMax = 8 << 30
 )
 
 func (o Options) withDefaults(logBytes int64) Options {
@@ -77,5 +93,26 @@ func (o Options) withDefaults(logBytes int64) Options {
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = cacheBytesDefault
 	}
+	if o.RAMCacheBytes == 0 {
+		o.RAMCacheBytes = max(RAMCacheBytesMin, min(memoryBytes()/ramCacheShare, ramCacheBytesDefaultMax))
+	}
 	return o
+}
+
+// memoryBytes returns how much memory this process may use, as far as the kernel
+// tells; 0 if it does not.
+func memoryBytes() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	bytes := int64(info.Totalram) * int64(info.Unit)
+	limit, err := os.ReadFile("/sys/fs/cgroup/memory.max") // "max", or there is none, at the top of the tree
+	if err != nil {
+		return bytes
+	}
+	if n, err := strconv.ParseInt(strings.TrimSpace(string(limit)), 10, 64); err == nil && n > 0 {
+		bytes = min(bytes, n)
+	}
+	return bytes
 }

@@ -123,6 +123,9 @@ func (d *snapshotDevice) ReadAt(ctx context.Context, p []byte, off int64) error 
 	return d.image.ReadAt(ctx, p, off)
 }
 
+// TryReadAt implements nbd.TryReader.
+func (d *snapshotDevice) TryReadAt(p []byte, off int64) bool { return d.image.TryReadAt(p, off) }
+
 func (d *snapshotDevice) WriteAt(context.Context, []byte, int64, bool) error { return nbd.ErrReadOnly }
 func (d *snapshotDevice) Trim(context.Context, int64, int64, bool) error     { return nbd.ErrReadOnly }
 func (d *snapshotDevice) Zero(context.Context, int64, int64, bool, bool) error {

@@ -8,6 +8,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/disk"
 	"plinth/internal/id"
+	"plinth/internal/ramcache"
 )
 
 // DiskInfo describes a disk to people and programs.
@@ -53,7 +54,8 @@ type Status struct {
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
 	// Flash is nil where no flash cache is asked for.
-	Flash *FlashStatus `json:"flash,omitempty"`
+	Flash    *FlashStatus   `json:"flash,omitempty"`
+	RAMCache ramcache.Stats `json:"ram_cache"`
 }
 
 // SpaceStatus is where the bytes go.
@@ -134,6 +136,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
 		},
 	}
+	s.RAMCache = h.ram.Stats()
 	s.Space = SpaceStatus{
 		UniqueBytes: node.Index.PlainBytes, CompressedBytes: node.Index.SealedBytes,
 		CheckpointBytes: node.Index.ObjectBytes, FreeBytes: node.FreeBytes, BufferedBytes: h.pool.Space.Charged(),

@@ -42,6 +42,7 @@ func TestBadSettings(t *testing.T) {
 		{"--log-size -1", "write a whole number"},
 		{"--spindle-size 1M", "--spindle-size is at least"},
 		{"--buffer-size 0", "--buffer-size is at least 1M"},
+		{"--ram-cache 4K", "--ram-cache is 0, or at least 1M"},
 		{"--cache-size 1G", "--cache-size needs --cache"},
 		{"--destage-interval 2", "--help"},
 		{"--destage-interval -2s", "--destage-interval is at least"},
