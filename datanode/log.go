@@ -40,7 +40,9 @@ type Class uint8
 const (
 	// ClassData may fill the log up to 95 %.
 	ClassData Class = 0
-	// ClassMark is for results and marks: the last 5 % are theirs.
+	// ClassMark is for results and marks: the last 5 % are theirs. Of these a part
+	// is for results alone: however full of operations a log is, it takes the
+	// result that gives them up.
 	ClassMark Class = 1
 )
 

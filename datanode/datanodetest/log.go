@@ -262,6 +262,31 @@ var spaceRules = []rule{
 		e.reopen()
 		e.ok(e.appendTo(n, datanode.Ops, records(n, end, 20, 1000)))
 	}},
+	{"a log that operations and their marks have filled takes a result after every start", func(e *env) {
+		o, _ := e.fence(1, 1)
+		end, result := e.fillLog(o, 1), id.Pos(1)
+		for round := range 4 {
+			for {
+				_, err := e.node.Append(e.ctx(), &datanode.AppendRequest{
+					Disk: 1, Epoch: 1, Stream: datanode.Ops, Class: datanode.ClassMark, Records: records(o, end, 1, 20_000),
+				})
+				if err != nil {
+					e.fails("a mark in a full log", err, datanode.ErrLogFull)
+					break
+				}
+				end++
+			}
+			e.reopen()
+			_, err := e.node.Append(e.ctx(), &datanode.AppendRequest{
+				Disk: 1, Epoch: 1, Stream: datanode.Results, Class: datanode.ClassMark, Records: records(o, result, 1, 20_000),
+			})
+			if err != nil {
+				e.Fatalf("round %d: a result in a log full of operations: %v", round, err)
+			}
+			e.ok(e.trim(o, datanode.Results, result)) // as a checkpoint does
+			result++
+		}
+	}},
 	{"a reservation is taken, replaced and given back", func(e *env) {
 		free, spare := e.status().FreeBytes, e.status().SpareBytes
 		if free <= 0 || spare <= free {

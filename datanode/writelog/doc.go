@@ -21,6 +21,9 @@
 //     head, and trims and fences work in a log that is full.
 //   - W5: A frame counts only with its file's salt, which is drawn anew for each
 //     use of a slot: old bytes of a slot never look valid.
+//   - W6: Operations, marks among them, pin one file less than all that may be:
+//     only a result gives them up, and it finds that file once the results before
+//     it are given up, also in a new file after a crash.
 //
 // # What a crash leaves
 //

@@ -101,12 +101,16 @@ func (g geometry) validate() error {
 // capacity returns how many files may be pinned.
 func (g geometry) capacity() int { return g.slots - spareSlots }
 
-// pinnedMax returns how many files an append of the class may leave pinned.
-func (g geometry) pinnedMax(c datanode.Class) int {
-	if c == datanode.ClassMark {
-		return g.capacity()
+// pinnedMax returns how many files an append of the class may leave pinned. The
+// last one is for results (W6).
+func (g geometry) pinnedMax(s datanode.Stream, c datanode.Class) int {
+	switch {
+	case c == datanode.ClassData:
+		return max(min(g.capacity()*dataPercent/100, g.capacity()-1), 1)
+	case s == datanode.Ops:
+		return g.capacity() - 1
 	}
-	return max(min(g.capacity()*dataPercent/100, g.capacity()-1), 1)
+	return g.capacity()
 }
 
 // snapshotBytesMax bounds the frame of a snapshot.

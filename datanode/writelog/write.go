@@ -95,7 +95,7 @@ func (l *Log) append(r *datanode.AppendRequest, b []byte) (*datanode.AppendReply
 	if first := r.Records[0].Pos; first != t.end {
 		return nil, datanode.Errorf(datanode.ErrPosition, "disk %d, stream %d, position %d, end %d", r.Disk, r.Stream, first, t.end)
 	}
-	if pinned, most := l.pinnedAfter(b), l.pinnedMax(r.Class); pinned > most {
+	if pinned, most := l.pinnedAfter(b), l.pinnedMax(r.Stream, r.Class); pinned > most {
 		u := l.usage()
 		return nil, datanode.Errorf(datanode.ErrLogFull, "%d of %d bytes used", u.UsedBytes, u.CapacityBytes)
 	}
