@@ -109,6 +109,7 @@ type chain struct {
 	history *history
 	seq     atomic.Uint64
 	lossy   bool // power was lost since settle has looked
+	logged  tail
 
 	snapshots     []*keptSnapshot
 	snapshotNames int
@@ -122,7 +123,7 @@ func (c *chain) run() {
 			return
 		}
 		if err := c.life(); err != nil {
-			c.t.Errorf("%s, life %d: %v", c.name, life, err)
+			c.t.Errorf("%s, life %d: %v\nlogged before:\n%s", c.name, life, err, &c.logged)
 			return
 		}
 	}
@@ -137,7 +138,7 @@ func (c *chain) options(fs vfs.FS) standalone.Options {
 			CheckpointUpdates: int64(1 + c.rng.IntN(300)), CacheBytes: 1 << 20,
 			RAMCacheBytes: -1, // reads find out what is lost below it
 		},
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.NewTextHandler(&c.logged, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 }
 
@@ -254,7 +255,7 @@ func (c *chain) close(site *standalone.Site) error {
 	case <-done:
 		return nil
 	case <-time.After(closeTimeMax):
-		return fmt.Errorf("close hangs for %v after a crash", closeTimeMax)
+		return fmt.Errorf("close hangs for %v after a crash:\n%s", closeTimeMax, stacks())
 	}
 }
 

@@ -101,7 +101,11 @@ func (c *chain) checkSnapshots(h *host.Host) error {
 		if s.read && c.rng.IntN(3) > 0 { // most lives need not look again
 			continue
 		}
-		if err := c.checkSnapshot(h, s); err != nil {
+		err := c.checkSnapshot(h, s)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w:\n%s", err, stacks())
+		}
+		if err != nil {
 			return fmt.Errorf("snapshot %s: %w", s.name, err)
 		}
 		s.read = true

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -57,8 +56,7 @@ func (c *chain) load(dev nbd.Device, h *host.Host) (wait func() error) {
 			last, since = now, time.Now()
 		}
 		if time.Since(since) > powerStallMax && !c.fs.Crashed() {
-			stacks := make([]byte, 1<<20)
-			stall = fmt.Errorf("no write has begun for %v, and nothing has crashed:\n%s", powerStallMax, stacks[:runtime.Stack(stacks, true)])
+			stall = fmt.Errorf("no write has begun for %v, and nothing has crashed:\n%s", powerStallMax, stacks())
 			break
 		}
 	}
