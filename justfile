@@ -32,6 +32,20 @@ bench PKG="." MATCH=".":
 compare *ARGS:
     scripts/compare {{ARGS}}
 
+# where plinth's CPU time goes in a row of the comparison, by stage: just profile read-32
+profile ROW="write-32":
+    go run ./cmd/plinth bench compare --profile {{ROW}}
+
+# more disks, depth, size (two minutes), and 10 million mapped chunks (half a minute); BIG=true: 100 million (some 10 minutes, 4 GB)
+scale BIG="false":
+    go run ./cmd/plinth bench compare --scale
+    go test -count=1 -timeout 0 -run '^TestScale$' -v ./blockmap -scale-chunks 10000000 -scale-tib 10 -scale-reads 20000
+    {{BIG}} && go test -count=1 -timeout 0 -run '^TestScale$' -v ./blockmap -scale-chunks 100000000 -scale-tib 10 -scale-reads 20000 || ! {{BIG}}
+
+# all loads at once, with snapshots: fails if memory grows
+soak MINUTES="30":
+    go test -count=1 -timeout 0 -run '^TestSoak$' -v ./cmd/plinth/interop -soak-time {{MINUTES}}m
+
 # fio against the real program at full size: 4 jobs of 256 MiB over each kind of socket, verified; takes a minute and 6 GB
 fio-full:
     go test -count=1 -timeout 20m -run TestFio -v ./cmd/plinth/interop -job-mib 256

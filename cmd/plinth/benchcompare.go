@@ -30,6 +30,7 @@ func compareCommand() *cli.Command {
 			&cli.StringFlag{Name: "plot", Usage: "write medians as a plot, in SVG"},
 			&cli.StringFlag{Name: "stages", Usage: "what go test -bench printed of the stages; adds what they allow"},
 			&cli.StringFlag{Name: "profile", Usage: "measure where plinth's CPU time goes in this row, and nothing else"},
+			&cli.BoolFlag{Name: "scale", Usage: "measure plinth with more disks, depth and size, and nothing else"},
 			&cli.DurationFlag{Name: "budget", Usage: "begin no measurement that would end later", DefaultText: "none"},
 		},
 		Action: runCompare,
@@ -64,6 +65,13 @@ func runCompare(c *cli.Context) error {
 			return err
 		}
 		return b.WriteText(os.Stdout)
+	}
+	if c.Bool("scale") {
+		s, err := compare.Scale(c.Context, cfg)
+		if err != nil {
+			return err
+		}
+		return s.WriteText(os.Stdout)
 	}
 	res, err := compare.Run(c.Context, cfg)
 	if err != nil {

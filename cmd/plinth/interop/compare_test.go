@@ -42,3 +42,16 @@ func TestCompareProfile(t *testing.T) {
 		}
 	}
 }
+
+// TestCompareScale runs the scaling of disks, depth and size once, shortly.
+func TestCompareScale(t *testing.T) {
+	out, complaint, code := plinth(t, nil, "bench", "compare", "--dir", tempDir(t), "--scale", "--runtime", "100ms", "--size", "64M")
+	if code != 0 {
+		t.Fatalf("status %d\n%s%s", code, out, complaint)
+	}
+	for _, row := range []string{"| 10240 GiB |", "| 32 | 8 |", "A new disk takes"} {
+		if !strings.Contains(out, row) {
+			t.Errorf("no %q in\n%s", row, out)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package interop
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var soakTime = flag.Duration("soak-time", 10*time.Second, "TestSoak: how long")
+
+const (
+	// soakSamples is how many times in a soak memory is looked at, at least.
+	soakSamples = 12
+	soakPause   = 5 * time.Second
+	// soakGrowth is what noise of the garbage collector may add between one third of
+	// a soak and the next.
+	soakGrowth = 0.15
+	// soakBytesMax bounds memory in any soak: what is acknowledged and not destaged (half of
+	// the log of 256 MiB, with as much for the garbage collector), the maps' and the
+	// index's caches of 256 MiB each, buffers of 40 connections and of rounds.
+	soakBytesMax = 1 << 30
+)
+
+// soakJobs are the loads at once, each on a disk of its own but the last.
+var soakJobs = []string{
+	"--name=random --rw=randwrite --bs=4k --iodepth=32 --uri=%[1]s1%[2]s",
+	"--name=stream --rw=write --bs=1m --iodepth=4 --uri=%[1]s2%[2]s",
+	"--name=durable --rw=randwrite --bs=4k --numjobs=32 --fsync=1 --uri=%[1]s3%[2]s",
+	"--name=trim --rw=randtrim --bs=256k --iodepth=4 --rate_iops=100 --uri=%[1]s4%[2]s",
+	"--name=mixed --rw=randrw --bs=16k --iodepth=8 --uri=%[1]s4%[2]s",
+	"--name=read --rw=randread --bs=4k --iodepth=32 --uri=%[1]s1%[2]s",
+}
+
+// TestSoak runs the worst loads together, snapshots among them, and holds memory
+// against its bound; in a soak of some minutes, also against growth.
+func TestSoak(t *testing.T) {
+	s := start(t, tempDir(t), "--nbd", "127.0.0.1:0", "--spindle-size", "512M", "--log-size", "256M", "--idle-time", "2s")
+	for i := range 4 {
+		s.command(t, "disk", "create", fmt.Sprint("soak", i+1), "512M")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), *soakTime+programTime)
+	defer cancel()
+	args := []string{"--ioengine=nbd", "--thread", "--time_based", "--norandommap", "--size=512m", "--refill_buffers=1", "--buffer_compress_percentage=50",
+		"--minimal", "--runtime=" + strconv.Itoa(int(soakTime.Seconds()))}
+	for _, job := range soakJobs {
+		args = append(args, strings.Fields(fmt.Sprintf(job, "nbd+unix:///soak", "?socket="+s.socket))...)
+	}
+	cmd := exec.CommandContext(ctx, "fio", args...)
+	ended := make(chan error, 1)
+	go func() {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		ended <- err
+	}()
+	var memory []int64
+	pause := min(soakPause, *soakTime/soakSamples)
+	for tick := time.NewTicker(pause); ; {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("fio %q: %v", args, err)
+			}
+			judgeSoak(t, memory)
+			s.command(t, "verify")
+			s.stop(t)
+			return
+		case <-tick.C:
+			memory = append(memory, resident(t, s.cmd.Process.Pid))
+			disk := fmt.Sprint("soak", 1+rand.IntN(4))
+			s.command(t, "snapshot", "create", disk, "--name", fmt.Sprint("s", len(memory)))
+			s.command(t, "snapshot", "rm", disk+"@"+fmt.Sprint("s", len(memory)))
+		}
+	}
+}
+
+// judgeSoak compares thirds of a soak: the first fills caches.
+func judgeSoak(t *testing.T, memory []int64) {
+	t.Helper()
+	third := len(memory) / 3
+	if third == 0 {
+		t.Fatalf("memory was looked at %d times only", len(memory))
+	}
+	second, last := slices.Max(memory[third:2*third]), slices.Max(memory[2*third:])
+	t.Logf("memory in MiB: at most %d in the first third, then %d, then %d; %d at the end", slices.Max(memory[:third])>>20, second>>20, last>>20, memory[len(memory)-1]>>20)
+	if last > soakBytesMax {
+		t.Errorf("%d MiB of memory, more than the bound of %d", last>>20, soakBytesMax>>20)
+	}
+	if *soakTime >= 5*time.Minute && float64(last) > float64(second)*(1+soakGrowth) {
+		t.Errorf("memory grows: %d MiB at most in the second third, %d in the last", second>>20, last>>20)
+	}
+}
+
+// resident returns the memory that a process has.
+func resident(t *testing.T, pid int) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "VmRSS:")
+	var kb int64
+	if _, err := fmt.Sscan(text, &kb); err != nil {
+		t.Fatal(err)
+	}
+	return kb << 10
+}
