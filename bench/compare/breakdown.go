@@ -20,9 +20,10 @@ type Breakdown struct {
 	Row    *Row
 	IOPS   float64
 	Stages []Share // the largest first
-	// Total is what the kernel counted for the process, Explained the sum of the
-	// stages, DataNode what has a frame of the data node in its stack: microseconds.
-	Total, Explained, DataNode float64
+	// Total is what the kernel counted for the process, Sampled what the profile has,
+	// Explained the sum of the stages; DataNode is what has a frame of the data node in
+	// its stack, and Orphans what Pebble does by itself, for it and for maps.
+	Total, Sampled, Explained, DataNode, Orphans float64
 }
 
 // Share is the time of one stage, microseconds an operation.
@@ -51,6 +52,7 @@ var owners = []rule{
 	{"data node: the rest", []string{"plinth/datanode"}},
 	{"stripes: packing, checksums", []string{"plinth/internal/stripe"}},
 	{"map", []string{"plinth/blockmap"}},
+	{"RAM cache", []string{"plinth/internal/ramcache"}},
 	{"RAM cache", []string{"plinth/internal/ramcache"}},
 	{"flash cache", []string{"plinth/flashcache"}},
 	{"chunks: the rest", []string{"plinth/internal/chunk"}},
@@ -188,17 +190,19 @@ func newBreakdown(b []byte, ops int64) (*Breakdown, error) {
 	out, sums := &Breakdown{}, map[string]float64{}
 	for _, s := range p.Sample {
 		stack := functions(s)
+		us := float64(s.Value[value]) / 1e3 / float64(ops)
+		out.Sampled += us
 		stage := classify(stack)
 		if stage == "" {
 			continue
 		}
-		us := float64(s.Value[value]) / 1e3 / float64(ops)
 		sums[stage] += us
 		out.Explained += us
 		if stage != anywhere[0].stage && slices.ContainsFunc(stack, func(f string) bool { return strings.HasPrefix(f, "plinth/datanode") }) {
 			out.DataNode += us
 		}
 	}
+	out.Orphans = sums[orphans[0].stage]
 	for stage, us := range sums {
 		out.Stages = append(out.Stages, Share{stage, us})
 	}
@@ -215,9 +219,12 @@ func (b *Breakdown) WriteText(out io.Writer) error {
 	for _, s := range b.Stages {
 		w.printf("| %s | %.2f | %.0f %% |\n", s.Stage, s.CPU, 100*s.CPU/b.Total)
 	}
-	w.printf("| not explained | %.2f | %.0f %% |\n| the process, by the kernel's count | %.2f | |\n", b.Total-b.Explained, 100*(1-b.Explained/b.Total), b.Total)
+	w.printf("| of no stage | %.2f | %.0f %% |\n", b.Sampled-b.Explained, 100*(b.Sampled-b.Explained)/b.Total)
+	w.printf("| not in the profile | %.2f | %.0f %% |\n", b.Total-b.Sampled, 100*(1-b.Sampled/b.Total))
+	w.printf("| the process, by the kernel's count | %.2f | %.0f %% explained |\n", b.Total, 100*b.Explained/b.Total)
 	if b.DataNode > 0 {
-		w.printf("\nOf this %.2f µs are the data node's own: a core of a shelf carries %.1f hosts at this load.\n", b.DataNode, 1e6/(b.DataNode*b.IOPS))
+		w.printf("\nOf this %.2f µs are the data node's own, %.2f with all that Pebble does by itself: a core of a shelf carries %.1f hosts at this load, or %.1f.\n",
+			b.DataNode, b.DataNode+b.Orphans, 1e6/(b.DataNode*b.IOPS), 1e6/((b.DataNode+b.Orphans)*b.IOPS))
 	}
 	return w.err
 }

@@ -29,7 +29,7 @@ func made() *Results {
 				}
 				r.Samples = append(r.Samples, Sample{
 					Row: row.Name, Server: s.Name, Round: round + 1, Ops: 10, Bytes: 1000, IOPS: v, MBps: v / 10, P50: 1, P99: 2, P999: 3,
-					CPU: 1e6 / v, ClientCPU: 100, LogBytes: 500, LogSize: 250, ResidentBytes: 1 << 30,
+					CPU: 1e6 / v, ClientCPU: 100, LogBytes: 500, LogSize: 250, ResidentBytes: 1 << 30, FromRAM: 0.75, FromFlash: 0.2,
 				})
 			}
 		}
@@ -60,7 +60,7 @@ func TestTables(t *testing.T) {
 		"| 4 KiB random read, depth 32 | nbdkit file | 2500 | 250 | 1.00 | 2.00 | 3.00 | 417 | 0.75 | 1.50 |\n",
 		"| 4 KiB random read, depth 32 | IOPS of plinth ≥ 1 × nbdkit-file | 0.75 | **not met** |\n",
 		"| 4 KiB random write, each flushed, 32 in flight | IOPS of plinth ≥ 1 × file | 0.75 | **not met** |\n",
-		"plinth, GCM: sustained writes wrote 2.0 times the size of the log; it had 1024 MiB of memory at most in any row.\n",
+		"\n- plinth, GCM: sustained writes wrote 2.0 times the size of the log; reads at depth 32 came from RAM by 75.0 %, from flash by 20.0 %; memory was 1024 MiB at most\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no line %q in\n%s", want, text)
@@ -99,7 +99,7 @@ func TestPlotIsAFunctionOfResults(t *testing.T) {
 			t.Errorf("%s is not in the plot", name)
 		}
 	}
-	if n := strings.Count(a.String(), "<rect"); n != 5+1+1+7+6+7 {
+	if n := strings.Count(a.String(), "<rect"); n != 5+1+2+1+7+6+7 {
 		t.Errorf("%d bars", n)
 	}
 }
@@ -224,7 +224,10 @@ pkg: plinth/datanode/writelog
 BenchmarkAppend/records=128-2	1	2400 ns/op	500.00 MB/s
 pkg: plinth/datanode/spindle
 BenchmarkWriteFragments/one-2	1	2400 ns/op	1000.00 MB/s
-BenchmarkRead4K/plain16-2	1	2400 ns/op	4000.00 MB/s
+pkg: plinth/flashcache
+BenchmarkGet-2	1	2400 ns/op	4000.00 MB/s
+pkg: plinth/internal/ramcache
+BenchmarkHit/memo,_page-2	1	500 ns/op	1.000 hits/op
 `
 
 func TestLimits(t *testing.T) {
@@ -233,7 +236,7 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Half is sealed: 1049 + 524 + 256 + 1049 + 524 + 655 µs, and for reads 131 + 262.
-	for _, want := range []string{"| fingerprint | 1049 |", "| MAC | 256 |", "| log | 1049 |", "| fragments | 655 |", "| fragments | 131 |", "| decrypt and decompress | 262 |"} {
+	for _, want := range []string{"| fingerprint | 1049 |", "| MAC | 256 |", "| log | 1049 |", "| fragments | 655 |", "| flash cache | 131 |", "| RAM cache | 128 |", "| decrypt and decompress | 262 |"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no line %q in\n%s", want, &out)
 		}

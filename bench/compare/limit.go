@@ -10,10 +10,10 @@ import (
 	"golang.org/x/tools/benchmark/parse"
 )
 
-// stage is work that each byte of a row goes through, measured by a Go benchmark
-// on one core.
+// stage is work that each byte of a row goes through on a server, measured by a
+// Go benchmark on one core.
 type stage struct {
-	row, name  string
+	name       string
 	pkg, bench string
 	// of are bytes of the stage for each byte of the guest.
 	of func(sealed float64) float64
@@ -22,23 +22,36 @@ type stage struct {
 	perChunk bool
 }
 
+// limit is what the stages of a row add up to.
+type limit struct {
+	row, server string
+	stages      []stage
+}
+
 func plainBytes(float64) float64         { return 1 }
 func sealedBytes(sealed float64) float64 { return sealed }
 
 // codedBytes have the parity of 8+2.
 func codedBytes(sealed float64) float64 { return sealed * 10 / 8 }
 
-// stages are the least that a byte takes: what finds duplicates and keeps maps is
-// not among them, so that the limit is a strict one.
-var stages = []stage{
-	{row: "seq-write", name: "fingerprint", pkg: "plinth/internal/chunk", bench: "BenchmarkFingerprint/4096", of: plainBytes},
-	{row: "seq-write", name: "compress and encrypt", pkg: "plinth/internal/chunk", bench: "BenchmarkSeal/aes-256-gcm/half", of: plainBytes},
-	{row: "seq-write", name: "MAC", pkg: "plinth/internal/logrec", bench: "BenchmarkChainWrite4K", perChunk: true},
-	{row: "seq-write", name: "log", pkg: "plinth/datanode/writelog", bench: "BenchmarkAppend/records=128", of: sealedBytes},
-	{row: "seq-write", name: "packing, parity, checksums", pkg: "plinth/internal/stripe", bench: "BenchmarkSeal", of: sealedBytes},
-	{row: "seq-write", name: "fragments", pkg: "plinth/datanode/spindle", bench: "BenchmarkWriteFragments/one", of: codedBytes},
-	{row: "seq-read", name: "fragments", pkg: "plinth/datanode/spindle", bench: "BenchmarkRead4K/plain16", of: sealedBytes},
-	{row: "seq-read", name: "decrypt and decompress", pkg: "plinth/internal/chunk", bench: "BenchmarkOpen/aes-256-gcm/half", of: plainBytes},
+// limits have the least that a byte takes: what finds duplicates and keeps maps is
+// not among the stages, so that the limits are strict ones.
+var limits = []limit{
+	{"seq-write", plinth, []stage{
+		{name: "fingerprint", pkg: "plinth/internal/chunk", bench: "BenchmarkFingerprint/4096", of: plainBytes},
+		{name: "compress and encrypt", pkg: "plinth/internal/chunk", bench: "BenchmarkSeal/aes-256-gcm/half", of: plainBytes},
+		{name: "MAC", pkg: "plinth/internal/logrec", bench: "BenchmarkChainWrite4K", perChunk: true},
+		{name: "log", pkg: "plinth/datanode/writelog", bench: "BenchmarkAppend/records=128", of: sealedBytes},
+		{name: "packing, parity, checksums", pkg: "plinth/internal/stripe", bench: "BenchmarkSeal", of: sealedBytes},
+		{name: "fragments", pkg: "plinth/datanode/spindle", bench: "BenchmarkWriteFragments/one", of: codedBytes},
+	}},
+	{"seq-read", plinth, []stage{
+		{name: "RAM cache", pkg: "plinth/internal/ramcache", bench: "BenchmarkHit/memo,_page", perChunk: true},
+	}},
+	{"seq-read", flash, []stage{
+		{name: "flash cache", pkg: "plinth/flashcache", bench: "BenchmarkGet", of: sealedBytes},
+		{name: "decrypt and decompress", pkg: "plinth/internal/chunk", bench: "BenchmarkOpen/aes-256-gcm/half", of: plainBytes},
+	}},
 }
 
 const mib = 1 << 20
@@ -68,19 +81,17 @@ func (r *Results) WriteLimits(out io.Writer, benchmarks io.Reader) error {
 	}
 	w := &errWriter{w: out}
 	cores := float64(runtime.NumCPU())
-	for _, row := range []string{"seq-write", "seq-read"} {
-		transport, ok := r.median(row, null, func(s *Sample) float64 { return s.CPU + s.ClientCPU })
-		reached, has := r.median(row, plinth, func(s *Sample) float64 { return s.MBps })
+	for i := range limits {
+		l := &limits[i]
+		transport, ok := r.median(l.row, null, func(s *Sample) float64 { return s.CPU + s.ClientCPU })
+		reached, has := r.median(l.row, l.server, func(s *Sample) float64 { return s.MBps })
 		if !ok || !has {
 			continue
 		}
-		w.printf("\n%s: µs of a core for 1 MiB\n\n| stage | µs |\n|---|---|\n| client, sockets, NBD | %s |\n", title(row), number(transport))
+		w.printf("\n%s, %s: µs of a core for 1 MiB\n\n| stage | µs |\n|---|---|\n| client, sockets, NBD | %s |\n", title(l.row), server(l.server), number(transport))
 		sum := transport
-		for i := range stages {
-			s := &stages[i]
-			if s.row != row {
-				continue
-			}
+		for j := range l.stages {
+			s := &l.stages[j]
 			b := found[s.pkg+" "+s.bench]
 			if b == nil {
 				return fmt.Errorf("no figure of %s in %s", s.bench, s.pkg)
@@ -92,8 +103,8 @@ func (r *Results) WriteLimits(out io.Writer, benchmarks io.Reader) error {
 			w.printf("| %s | %s |\n", s.name, number(us))
 			sum += us
 		}
-		limit := cores * mib / sum
-		w.printf("| sum | %s |\n\nOn %.0f cores the limit is %.0f MB/s; measured were %.0f, %.2f of it.\n", number(sum), cores, limit, reached, reached/limit)
+		most := cores * mib / sum
+		w.printf("| sum | %s |\n\nOn %.0f cores the limit is %.0f MB/s; measured were %.0f, %.2f of it.\n", number(sum), cores, most, reached, reached/most)
 	}
 	return w.err
 }

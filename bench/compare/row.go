@@ -24,11 +24,11 @@ type Row struct {
 // write is a job of its own with a flush after it: fio keeps a write and its
 // flush apart only within a job of depth 1.
 var Rows = []Row{
-	{Name: "read-1", Title: "4 KiB random read, depth 1", OpBytes: 4096, Also: []string{memory},
+	{Name: "read-1", Title: "4 KiB random read, depth 1", OpBytes: 4096, Also: []string{memory, flash},
 		Args: []string{"--rw=randread", "--bs=4k", "--iodepth=1"}},
-	{Name: "read-32", Title: "4 KiB random read, depth 32", OpBytes: 4096, Also: []string{memory, xts},
+	{Name: "read-32", Title: "4 KiB random read, depth 32", OpBytes: 4096, Also: []string{memory, xts, flash, flashXTS},
 		Args: []string{"--rw=randread", "--bs=4k", "--iodepth=32"}},
-	{Name: "seq-read", Title: "1 MiB sequential read, depth 4", OpBytes: 1 << 20, Also: []string{memory, xts, null},
+	{Name: "seq-read", Title: "1 MiB sequential read, depth 4", OpBytes: 1 << 20, Also: []string{memory, xts, flash, null},
 		Args: []string{"--rw=read", "--bs=1m", "--iodepth=4"}},
 	{Name: "write-1", Title: "4 KiB random write, depth 1", OpBytes: 4096, Writes: true,
 		Args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}},

@@ -146,7 +146,7 @@ func (r *run) sample(ctx context.Context, v *serving, row *Row) (*Sample, error)
 	if err != nil {
 		return nil, err
 	}
-	logged, err := v.logged(ctx)
+	counted, err := v.counts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -171,12 +171,16 @@ func (r *run) sample(ctx context.Context, v *serving, row *Row) (*Sample, error)
 	if _, s.ResidentBytes, err = v.memory(); err != nil {
 		return nil, err
 	}
+	end, err := v.counts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if row.Writes && v.api != nil {
-		end, err := v.logged(ctx)
-		if err != nil {
-			return nil, err
-		}
-		s.LogBytes, s.LogSize = end-logged, r.LogBytes
+		s.LogBytes, s.LogSize = end.logged-counted.logged, r.LogBytes
+	}
+	found := counts{ram: end.ram - counted.ram, flash: end.flash - counted.flash, below: end.below - counted.below}
+	if all := float64(found.ram + found.flash + found.below); all > 0 && !row.Writes {
+		s.FromRAM, s.FromFlash = float64(found.ram)/all, float64(found.flash)/all
 	}
 	return s, nil
 }

@@ -29,6 +29,9 @@ type Sample struct {
 	// LogBytes is what plinth's log took meanwhile, and LogSize its size.
 	LogBytes int64 `json:"log_bytes,omitempty"`
 	LogSize  int64 `json:"log_size,omitempty"`
+	// FromRAM and FromFlash are the shares of what plinth read that its caches had.
+	FromRAM   float64 `json:"from_ram,omitempty"`
+	FromFlash float64 `json:"from_flash,omitempty"`
 	// ResidentBytes is the most memory that the server had so far.
 	ResidentBytes int64 `json:"resident_bytes"`
 }

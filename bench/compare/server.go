@@ -30,18 +30,22 @@ type Server struct {
 }
 
 const (
-	plinth = "plinth"
-	xts    = "plinth-xts"
-	memory = "nbdkit-memory"
-	null   = "null"
-	file   = "file"
-	export = "compare"
+	plinth   = "plinth"
+	xts      = "plinth-xts"
+	flash    = "plinth-flash"
+	flashXTS = "plinth-flash-xts"
+	memory   = "nbdkit-memory"
+	null     = "null"
+	file     = "file"
+	export   = "compare"
 )
 
 // Servers are all that are compared: plinth first, to which ratios are taken.
 var Servers = []Server{
 	{Name: plinth, Title: "plinth, GCM", cipher: "aes-256-gcm", argv: plinthArgv},
 	{Name: xts, Title: "plinth, XTS", special: true, cipher: "aes-256-xts", argv: plinthArgv},
+	{Name: flash, Title: "plinth, GCM, from flash", special: true, cipher: "aes-256-gcm", argv: flashArgv},
+	{Name: flashXTS, Title: "plinth, XTS, from flash", special: true, cipher: "aes-256-xts", argv: flashArgv},
 	{Name: memory, Title: "nbdkit memory", special: true, argv: nbdkitMemory},
 	{Name: "nbdkit-file", Title: "nbdkit file", argv: nbdkitFile},
 	{Name: "qemu-raw", Title: "qemu-nbd raw", argv: qemuRaw},
@@ -65,6 +69,16 @@ func plinthArgv(_ context.Context, c *Config, work, socket string) ([]string, er
 	return []string{c.Plinth, "up", "--data", filepath.Join(work, "pool"), "--nbd", "", "--nbd-socket", socket, "--api", "unix:" + apiSocket(work),
 		"--log-size", strconv.FormatInt(c.LogBytes, 10), "--spindle-size", strconv.FormatInt(spindleBytes, 10)}, nil
 }
+
+// flashArgv has no RAM cache, and a flash cache that holds the disk.
+func flashArgv(ctx context.Context, c *Config, work, socket string) ([]string, error) {
+	argv, err := plinthArgv(ctx, c, work, socket)
+	return append(argv, "--ram-cache", "0", "--cache", filepath.Join(work, "flash"), "--cache-size", strconv.FormatInt(flashTimes*c.DiskBytes, 10)), err
+}
+
+// flashTimes is how much larger than the disk the flash cache is: chunks of a disk
+// that is written over stay in it until their turn comes.
+const flashTimes = 4
 
 func apiSocket(work string) string { return filepath.Join(work, "api") }
 
@@ -300,14 +314,24 @@ func (v *serving) memory() (now, most int64, err error) {
 	return processMemory(v.cmd.Process.Pid)
 }
 
-// logged returns what plinth's log took so far.
-func (v *serving) logged(ctx context.Context) (int64, error) {
+// counts are what plinth has counted so far.
+type counts struct {
+	logged            int64 // bytes of the log
+	ram, flash, below int64 // chunks, or pages, that reads found there
+}
+
+func (v *serving) counts(ctx context.Context) (counts, error) {
 	if v.api == nil {
-		return 0, nil
+		return counts{}, nil
 	}
 	st, err := v.api.Status(ctx)
 	if err != nil {
-		return 0, err
+		return counts{}, err
 	}
-	return st.Node.Log.WrittenBytes, nil
+	c := counts{logged: st.Node.Log.WrittenBytes, ram: int64(st.RAMCache.Hits)}
+	for i := range st.Disks {
+		c.flash += st.Disks[i].Stats.FlashReads
+		c.below += st.Disks[i].Stats.ChunkReads
+	}
+	return c, nil
 }

@@ -33,7 +33,7 @@ func (r *Results) WriteTables(out io.Writer) error {
 		}
 		w.printf("| %s | %s | %.2f | %s |\n", title(g.row), g, v, met)
 	}
-	r.writeSustained(w)
+	r.writeNotes(w)
 	return w.err
 }
 
@@ -61,17 +61,21 @@ func (r *Results) writeRow(w *errWriter, row *Row, s *Server) {
 	w.printf("\n")
 }
 
-// writeSustained says how often the log was written over, and what memory it
-// took.
-func (r *Results) writeSustained(w *errWriter) {
+// writeNotes says of each plinth how often the log was written over, where reads
+// came from, and what memory it took.
+func (r *Results) writeNotes(w *errWriter) {
 	for i := range Servers {
 		s := &Servers[i]
 		if !s.isPlinth() {
 			continue
 		}
-		times, ok := r.median("write-32", s.Name, func(s *Sample) float64 { return float64(s.LogBytes) / float64(s.LogSize) })
-		if !ok {
-			continue
+		var notes []string
+		if v, ok := r.median("write-32", s.Name, func(s *Sample) float64 { return float64(s.LogBytes) / float64(s.LogSize) }); ok {
+			notes = append(notes, fmt.Sprintf("sustained writes wrote %.1f times the size of the log", v))
+		}
+		if ram, ok := r.median("read-32", s.Name, func(s *Sample) float64 { return s.FromRAM }); ok {
+			flash, _ := r.median("read-32", s.Name, func(s *Sample) float64 { return s.FromFlash })
+			notes = append(notes, fmt.Sprintf("reads at depth 32 came from RAM by %.1f %%, from flash by %.1f %%", 100*ram, 100*flash))
 		}
 		most := int64(0)
 		for j := range r.Samples {
@@ -79,8 +83,11 @@ func (r *Results) writeSustained(w *errWriter) {
 				most = max(most, r.Samples[j].ResidentBytes)
 			}
 		}
-		w.printf("\n%s: sustained writes wrote %.1f times the size of the log; it had %d MiB of memory at most in any row.\n", s.Title, times, most>>20)
+		if most > 0 {
+			w.printf("\n- %s: %s", s.Title, strings.Join(append(notes, fmt.Sprintf("memory was %d MiB at most", most>>20)), "; "))
+		}
 	}
+	w.printf("\n")
 }
 
 func title(row string) string {
@@ -90,6 +97,15 @@ func title(row string) string {
 		}
 	}
 	return row
+}
+
+func server(name string) string {
+	for i := range Servers {
+		if Servers[i].Name == name {
+			return Servers[i].Title
+		}
+	}
+	return name
 }
 
 // number prints three digits, or all before the point.

@@ -17,7 +17,7 @@ func TestCompare(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("status %d\n%s%s", code, out, complaint)
 	}
-	for _, server := range []string{"plinth, GCM", "plinth, XTS", "nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2", "qemu-nbd qcow2, LUKS", "a raw file, fdatasync"} {
+	for _, server := range []string{"plinth, GCM", "plinth, XTS", "plinth, GCM, from flash", "nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2", "qemu-nbd qcow2, LUKS", "a raw file, fdatasync"} {
 		if !strings.Contains(out, "| "+server+" |") {
 			t.Errorf("no row of %s in\n%s", server, out)
 		}
@@ -36,7 +36,7 @@ func TestCompareProfile(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("status %d\n%s%s", code, out, complaint)
 	}
-	for _, stage := range []string{"| fingerprint |", "| log |", "| NBD: protocol, sockets |", "| not explained |", "hosts at this load"} {
+	for _, stage := range []string{"| fingerprint |", "| log |", "| NBD: protocol, sockets |", "| not in the profile |", "hosts at this load"} {
 		if !strings.Contains(out, stage) {
 			t.Errorf("no %q in\n%s", stage, out)
 		}
