@@ -17,14 +17,14 @@ const (
 	panelGap    = 20
 	barHeight   = 15
 	barStep     = 20
-	nameWidth   = 132
-	valueWidth  = 118
+	nameWidth   = 156
+	valueWidth  = 124
 	titleHeight = 30
 )
 
-// plotStyle suits light and dark pages; an image knows which it is on.
-const plotStyle = `text{font:12px sans-serif;fill:#1f2328}.t{font-weight:bold}.v{fill:#59636e}.p{fill:#0969da}.o{fill:#8c959f}
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.v{fill:#9198a1}.p{fill:#4493f8}.o{fill:#6e7681}}`
+// plotStyle has text that has a contrast of 4 or more to white and to black, since
+// not all that show an image tell it on which it is.
+const plotStyle = `text{font:12px sans-serif;fill:#6e7781}.t{font-weight:bold}.p{fill:#2f81f7}.o{fill:#8c959f}`
 
 // WritePlot draws medians as an SVG: what each server does in a second, with the
 // CPU time of one operation. Equal results make equal bytes.
@@ -74,7 +74,7 @@ func (r *Results) plotPanel(body *strings.Builder, row string, left, top int) in
 		}
 		width := max(b.iops/most*(panelWidth-nameWidth-valueWidth), 1)
 		base := y + barHeight - 3
-		fmt.Fprintf(body, "<text x=\"%d\" y=\"%d\">%s</text><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" rx=\"2\"/><text class=\"v\" x=\"%.1f\" y=\"%d\">%s</text>\n",
+		fmt.Fprintf(body, "<text x=\"%d\" y=\"%d\">%s</text><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" rx=\"2\"/><text x=\"%.1f\" y=\"%d\">%s</text>\n",
 			left, base, escape(b.Title), class, left+nameWidth, y, width, barHeight, float64(left+nameWidth)+width+6, base, label)
 		y += barStep
 	}

@@ -17,16 +17,18 @@ import (
 var soakTime = flag.Duration("soak-time", 10*time.Second, "TestSoak: how long")
 
 const (
-	// soakSamples is how many times in a soak memory is looked at, at least.
-	soakSamples = 12
-	soakPause   = 5 * time.Second
+	// soakSamples is how many times memory is looked at, and a snapshot made: often in
+	// the longest soak, too.
+	soakSamples = 60
+	// soakPause is the least time between.
+	soakPause = 500 * time.Millisecond
 	// soakGrowth is what noise of the garbage collector may add between one third of
 	// a soak and the next.
 	soakGrowth = 0.15
 	// soakBytesMax bounds memory in any soak: what is acknowledged and not destaged (half of
-	// the log of 256 MiB, with as much for the garbage collector), the maps' and the
-	// index's caches of 256 MiB each, buffers of 40 connections and of rounds.
-	soakBytesMax = 1 << 30
+	// the log of 256 MiB, with as much for the garbage collector), the maps', the index's
+	// and the RAM cache of 256 MiB each, buffers of 40 connections and of rounds.
+	soakBytesMax = 5 << 28
 )
 
 // soakJobs are the loads at once, each on a disk of its own but the last.
@@ -42,7 +44,9 @@ var soakJobs = []string{
 // TestSoak runs the worst loads together, snapshots among them, and holds memory
 // against its bound; in a soak of some minutes, also against growth.
 func TestSoak(t *testing.T) {
-	s := start(t, tempDir(t), "--nbd", "127.0.0.1:0", "--spindle-size", "512M", "--log-size", "256M", "--idle-time", "2s")
+	dir := tempDir(t)
+	s := start(t, dir, "--nbd", "127.0.0.1:0", "--spindle-size", "512M", "--log-size", "256M", "--idle-time", "2s",
+		"--ram-cache", "256M", "--cache", dir+"/flash", "--cache-size", "1G")
 	for i := range 4 {
 		s.command(t, "disk", "create", fmt.Sprint("soak", i+1), "512M")
 	}
@@ -63,7 +67,7 @@ func TestSoak(t *testing.T) {
 		ended <- err
 	}()
 	var memory []int64
-	pause := min(soakPause, *soakTime/soakSamples)
+	pause := max(soakPause, *soakTime/soakSamples)
 	for tick := time.NewTicker(pause); ; {
 		select {
 		case err := <-ended:
