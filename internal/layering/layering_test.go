@@ -62,6 +62,7 @@ func TestRulesFindPlantedImports(t *testing.T) {
 	}{
 		{"internal/host/a.go", "plinth/cmd/plinth", "wires packages"},
 		{"internal/id/a.go", "plinth/internal/chunk", "names of things"},
+		{"internal/gate/a.go", "plinth/internal/id", "nothing of what passes"},
 		{"nbd/a.go", "plinth/internal/id", "any Device"},
 		{"nbd/client/a.go", "plinth/datanode", "any Device"},
 		{"nbd/client/a.go", "plinth/nbd", ""},

@@ -1,0 +1,146 @@
+package gate
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// Flow is a stream of work that takes part in a budget.
+type Flow struct {
+	budget *Budget
+	// passed is the cost of what passed without asking since the last look.
+	passed atomic.Int64
+
+	// Guarded by Budget.mu:
+	share  float64 // of a background's: its weight for each active disk; 0: a disk's
+	weight float64
+	finish float64   // virtual time up to which it has been served
+	tag    float64   // virtual time at which the head of its line begins
+	at     int       // in the heap
+	last   time.Time // that something passed
+	line   line
+	waits  int64
+	waited time.Duration
+}
+
+// Flow returns a flow of the budget: one share. Close ends it.
+func (b *Budget) Flow() *Flow { return b.add(&Flow{weight: 1}) }
+
+// Background returns a flow whose weight is that of so many disks for each disk
+// that is active: 1 is half of all.
+func (b *Budget) Background(share float64) *Flow { return b.add(&Flow{weight: 1, share: share}) }
+
+func (b *Budget) add(f *Flow) *Flow {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f.budget, f.finish = b, b.state.virtual
+	b.flows[f] = struct{}{}
+	return f
+}
+
+// Close takes the flow from its budget. What waits in it passes in its turn.
+func (f *Flow) Close() {
+	f.budget.mu.Lock()
+	defer f.budget.mu.Unlock()
+	delete(f.budget.flows, f)
+}
+
+// TryEnter lets work pass at once or returns false. It takes no time.
+func (f *Flow) TryEnter(cost float64) bool {
+	if f.pass(cost) {
+		return true
+	}
+	b := f.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.enter(f, cost, time.Now())
+}
+
+// passedMax is how much a flow may count without a look at the clock, where there
+// is a bound.
+const passedMax = int64(time.Millisecond)
+
+// pass lets work pass while the budget is not short.
+func (f *Flow) pass(cost float64) bool {
+	b := f.budget
+	if b.short.Load() {
+		return false
+	}
+	if f.passed.Add(int64(cost)) > b.passedMax.Load() && b.mu.TryLock() { // or else somebody looks
+		b.lookAgain(time.Now())
+		b.mu.Unlock()
+	}
+	return true
+}
+
+// enter is TryEnter while the budget is short; b.mu is held.
+func (b *Budget) enter(f *Flow, cost float64, now time.Time) bool {
+	b.lookAgain(now)
+	if !b.short.Load() {
+		f.passed.Add(int64(cost))
+		return true
+	}
+	return b.state.try(f, cost)
+}
+
+// Enter returns when work may pass, or with ctx's error.
+func (f *Flow) Enter(ctx context.Context, cost float64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if f.pass(cost) {
+		return nil
+	}
+	b := f.budget
+	now := time.Now()
+	b.mu.Lock()
+	if b.enter(f, cost, now) {
+		b.mu.Unlock()
+		return nil
+	}
+	w := b.waiters.get()
+	w.since, w.cost = now, cost
+	f.waits++
+	b.state.wait(f, w)
+	b.mu.Unlock()
+	passed := w.wait(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !passed {
+		f.waited += time.Since(w.since)
+		select {
+		case <-w.ready: // it was let pass meanwhile
+		default:
+			b.state.leave(f, w)
+		}
+	}
+	b.waiters.put(w)
+	if !passed {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Waits returns how often work has waited, and how long altogether.
+func (f *Flow) Waits() (int64, time.Duration) {
+	f.budget.mu.Lock()
+	defer f.budget.mu.Unlock()
+	return f.waits, f.waited
+}
+
+// Pace returns a function for background work of one goroutine to call now and
+// then: it returns when work may go on, and takes what it did since the last return
+// for CPU time.
+func (f *Flow) Pace() func(ctx context.Context) error {
+	from := time.Now()
+	return func(ctx context.Context) error {
+		err := f.Enter(ctx, float64(min(time.Since(from), stepTimeMax)))
+		from = time.Now()
+		return err
+	}
+}
+
+// stepTimeMax is what one step of the background costs at most: longer ones have
+// waited for spindles.
+const stepTimeMax = 50 * time.Millisecond
