@@ -14,7 +14,7 @@ import (
 
 func diskCommand() *cli.Command {
 	return &cli.Command{
-		Name: "disk", Usage: "create, list, show, resize, rename and remove disks", HideHelpCommand: true,
+		Name: "disk", Usage: "create, list, show, resize, limit, rename and remove disks", HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{
 				Name: "create", Usage: "create an empty, thin disk", ArgsUsage: "NAME SIZE",
@@ -28,6 +28,10 @@ func diskCommand() *cli.Command {
 			{Name: "ls", Usage: "list the disks", Flags: apiFlags(), Action: listDisks},
 			{Name: "show", Usage: "show a disk", ArgsUsage: "NAME", Flags: apiFlags(), Action: showDisk, BashComplete: completeDisks},
 			{Name: "resize", Usage: "make a disk larger", ArgsUsage: "NAME SIZE", Flags: apiFlags(), Action: resizeDisk, BashComplete: completeDisks},
+			{
+				Name: "set", Usage: "limit what a disk's clients may do, at once and from now on", ArgsUsage: "NAME",
+				Flags: append(limitsFlags(), apiFlags()...), Action: setDisk, BashComplete: completeDisks,
+			},
 			{Name: "rename", Usage: "give a disk another name", ArgsUsage: "NAME NEW", Flags: apiFlags(), Action: renameDisk, BashComplete: completeDisks},
 			{
 				Name: "rm", Usage: "remove a disk for ever", ArgsUsage: "NAME",
@@ -115,6 +119,10 @@ func printDisk(c *cli.Context, d *host.DiskInfo) error {
 		{"clients", fmt.Sprint(d.Clients)},
 		{"epoch", fmt.Sprint(d.Epoch)},
 		{"snapshots", fmt.Sprint(d.Snapshots)},
+		{"limits", formatLimits(&d.Limits)},
+	}
+	if w := d.Waits; w.Limit > 0 || w.CPU > 0 {
+		lines = append(lines, [2]string{"waits", fmt.Sprintf("%d requests for limits, %.1f s together; %d for CPU time, %.1f s", w.Limit, w.LimitSeconds, w.CPU, w.CPUSeconds)})
 	}
 	lines = append(lines, spaceLines(d.LogicalBytes, d.ExclusiveBytes, d.SharedBytes, d.SpaceAt)...)
 	if d.CloneOf != 0 {

@@ -54,6 +54,7 @@ func printStatus(s *host.Status) error {
 		{"spindles", fmt.Sprintf("%d of %d ok, stripes of %s", ok, len(s.Node.Spindles), s.Geometry)},
 		{"log", fmt.Sprintf("%s of %s in use", formatSize(s.Node.Log.UsedBytes), formatSize(s.Node.Log.CapacityBytes))},
 		{"index", fmt.Sprintf("%s, %d segments, %d fingerprints", index, s.Node.Index.Segments, s.Node.Index.Fingerprints)},
+		{"cpu", formatCPU(&s.CPU)},
 		{"logical", formatSize(sp.LogicalBytes) + "  mapped by disks, as of their last pass"},
 		{"unique", formatSize(sp.UniqueBytes) + ratio("  after deduplication", sp.LogicalBytes, sp.UniqueBytes)},
 		{"compressed", formatSize(sp.CompressedBytes) + ratio("  after compression and encryption", sp.UniqueBytes, sp.CompressedBytes)},

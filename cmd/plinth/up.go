@@ -35,7 +35,7 @@ func upCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "up",
 		Usage: "run everything on this machine: a data node, an agent and a first disk",
-		Flags: append(append(siteFlags(), tlsFlags()...),
+		Flags: append(append(append(siteFlags(), tlsFlags()...), cpuFlags(", the default is "+cpuModeDefault)...),
 			&cli.StringFlag{Name: "cache", Usage: "file or raw device of this machine's own flash to cache chunks on", DefaultText: "none"},
 			&cli.GenericFlag{Name: "cache-size", Value: new(sizeFlag), Usage: "size of the cache; a new file needs one", DefaultText: "all of a device; what a file has"},
 			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "addresses to serve NBD on, HOST:PORT or vsock:[CID:]PORT, with commas between; empty for none"},
@@ -61,6 +61,7 @@ func up(c *cli.Context) error {
 	if opts.Host.FlashBytes != 0 && opts.Host.FlashPath == "" {
 		return errors.New("--cache-size needs --cache")
 	}
+	opts.Host.CPU = cpuOf(c)
 	s, err := newServer(c, opts)
 	if err != nil {
 		return err

@@ -167,6 +167,12 @@ func (c *Client) RenameDisk(ctx context.Context, name, to string) (*host.DiskInf
 	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Name: to}, &out)
 }
 
+// ChangeLimits changes limits of a disk.
+func (c *Client) ChangeLimits(ctx context.Context, name string, change host.LimitsChange) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Limits: &change}, &out)
+}
+
 // RemoveDisk removes a disk that has no snapshots.
 func (c *Client) RemoveDisk(ctx context.Context, name string) error {
 	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name), nil, nil)

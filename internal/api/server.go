@@ -46,6 +46,8 @@ type route struct {
 func (s *Server) routes() []route {
 	return []route{
 		{"GET", "/status", s.status},
+		{"GET", "/cpu", s.showCPU},
+		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},
 		{"POST", "/disks", s.createDisk},
 		{"GET", "/disks/{name}", s.showDisk},
@@ -212,17 +214,20 @@ func (s *Server) showDisk(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) changeDisk(w http.ResponseWriter, r *http.Request) error {
 	var req ChangeDisk
 	err := readJSON(r, &req)
-	if err == nil && (req.Bytes != 0) == (req.Name != "") {
-		err = fmt.Errorf("%w: body: give either bytes or name", errBadRequest)
-	}
 	if err != nil {
 		return err
 	}
 	var info *host.DiskInfo
-	if req.Name != "" {
-		info, err = s.host.RenameDisk(r.Context(), r.PathValue("name"), req.Name)
-	} else {
-		info, err = s.host.ResizeDisk(r.Context(), r.PathValue("name"), req.Bytes)
+	ctx, name := r.Context(), r.PathValue("name")
+	switch {
+	case req.Name != "" && req.Bytes == 0 && req.Limits == nil:
+		info, err = s.host.RenameDisk(ctx, name, req.Name)
+	case req.Name == "" && req.Bytes != 0 && req.Limits == nil:
+		info, err = s.host.ResizeDisk(ctx, name, req.Bytes)
+	case req.Name == "" && req.Bytes == 0 && req.Limits != nil:
+		info, err = s.host.ChangeLimits(ctx, name, *req.Limits)
+	default:
+		err = fmt.Errorf("%w: body: give one of bytes, name and limits", errBadRequest)
 	}
 	if err == nil {
 		writeJSON(w, http.StatusOK, info)

@@ -24,6 +24,8 @@ type ChangeDisk struct {
 	Bytes int64 `json:"bytes,omitempty"`
 	// Name is the new name; empty leaves it.
 	Name string `json:"name,omitempty"`
+	// Limits are the limits that change; nil leaves all.
+	Limits *host.LimitsChange `json:"limits,omitempty"`
 }
 
 // CreateSnapshot is the body of POST /disks/{name}/snapshots.

@@ -25,7 +25,10 @@ const segmentWritersMax = 2
 func (p *Pool) Destage(ctx context.Context, disks []*Disk) error {
 	p.round.Lock()
 	defer p.round.Unlock()
-	r := &round{pool: p, placed: make(map[id.Fingerprint]place)}
+	r := &round{pool: p, placed: make(map[id.Fingerprint]place), pace: func(ctx context.Context) error { return ctx.Err() }}
+	if p.Pace != nil {
+		r.pace = p.Pace()
+	}
 	var errs []error
 	for _, d := range disks {
 		w, err := d.beginWork(ctx)
@@ -104,6 +107,7 @@ type round struct {
 	group  *errgroup.Group
 	packs  []*pack
 	open   *pack // not yet full
+	pace   func(context.Context) error
 }
 
 // pack is a segment in the making.
@@ -209,6 +213,9 @@ func (r *round) place(ctx context.Context, w *work, which []int, wait bool) (aga
 		for _, i := range batch {
 			fps = append(fps, w.updates[i].Fingerprint)
 		}
+		if err := r.pace(ctx); err != nil {
+			return nil, err
+		}
 		hits, err := w.d.lookup(ctx, fps)
 		if err != nil {
 			return nil, err
@@ -253,7 +260,7 @@ func (r *round) add(ctx context.Context, w *work, i int) (place, error) {
 			return place{}, fmt.Errorf("a chunk of %d bytes does not fit an empty segment", len(w.sealed[i]))
 		}
 		r.seal(ctx)
-		if ctx.Err() != nil { // an earlier segment failed
+		if r.pace(ctx) != nil { // an earlier segment failed
 			return place{}, context.Cause(ctx)
 		}
 	}

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 
@@ -36,6 +37,9 @@ type Pool struct {
 	// MayReply is asked before each reply to a read or write (I6); its error is
 	// the reply instead.
 	MayReply func() error
+	// Pace, if set, is called when a round begins, and what it returns between the
+	// steps of the round: it may wait for CPU time.
+	Pace func() func(context.Context) error
 
 	round sync.Mutex // one Destage at a time
 }

@@ -11,6 +11,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/disk"
+	"plinth/internal/gate"
 	"plinth/internal/id"
 )
 
@@ -41,12 +42,23 @@ type DiskRecord struct {
 	Created time.Time `json:"created"`
 	// Removing: the name is free again and the space is being given back.
 	Removing bool `json:"removing,omitempty"`
+	// Limits bound what its clients may do; nil: nothing does. An agent that does
+	// not know them does not enforce them.
+	Limits *gate.Limits `json:"limits,omitempty"`
 	// Base is what a clone began as, until it has stated itself what it needs:
 	// before, the lists of that disk hold it.
 	Base *CloneBase `json:"base,omitempty"`
 
 	revision uint64   // of the registry's key
 	epoch    id.Epoch // claimed with the record of a new disk, else 0
+}
+
+// limits returns the limits, none for none.
+func (r *DiskRecord) limits() gate.Limits {
+	if r.Limits == nil {
+		return gate.Limits{}
+	}
+	return *r.Limits
 }
 
 // CloneBase names the snapshot that a clone began as.
@@ -168,6 +180,9 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 	}
 	if _, err := chunk.ParseSuite(rec.Cipher); err != nil {
 		return nil, err
+	}
+	if limits := rec.limits(); limits.Validate() != nil {
+		return nil, fmt.Errorf("disk record %d: %w", rec.ID, limits.Validate())
 	}
 	return &rec, chunk.Size(rec.Chunk).Validate()
 }

@@ -205,10 +205,7 @@ func (k *cycle) carryOut(ctx context.Context, s *reclaim.State, plan *reclaim.Pl
 	if err != nil {
 		return false, err
 	}
-	m.Pace = nil
-	if k.mode == cleanBackground {
-		m.Pace = h.pacer().Wait
-	}
+	m.Pace = h.paceMove(k.mode == cleanBackground)
 	segments := make([]id.Segment, len(plan.Condemn))
 	for i := range plan.Condemn {
 		segments[i] = plan.Condemn[i].Segment

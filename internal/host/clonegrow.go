@@ -204,6 +204,7 @@ func (h *Host) closeDisks() error {
 	slices.SortFunc(all, func(a, b *export) int { return cmp.Compare[id.Disk](b.rec.ID, a.rec.ID) })
 	var errs []error
 	for _, e := range all {
+		e.door.Close()
 		if e.disk != nil {
 			errs = append(errs, e.disk.Close())
 		}

@@ -33,7 +33,7 @@ func (h *Host) Diff(ctx context.Context, disk, from, to string, off, limit int64
 	if off < 0 || off > bytes {
 		return nil, fmt.Errorf("%w offset %d: snapshot %q has %d bytes", ErrInvalid, off, to, bytes)
 	}
-	d := &snapshotDevice{disk: e.disk, bytes: bytes}
+	d := &snapshotDevice{disk: e.disk, door: e.door, bytes: bytes}
 	defer d.close()
 	if err := d.open(ctx, used); err != nil {
 		return nil, fmt.Errorf("disk %q: %w", disk, err)

@@ -40,10 +40,11 @@
 // # Concurrency
 //
 // Open starts two goroutines, which Close ends: one destages and makes
-// checkpoints, one passes and reclaims. Methods may be called at once; those
-// that change the catalog take turns (changing), longer work before it, such as a
-// checkpoint, excepted. Lock order: changing or sweeping, then recordMu or
-// renameMu, then mu. Who has sweeping never waits for changing: a change may wait
+// checkpoints, one passes and reclaims; the budget of CPU time has another.
+// Methods may be called at once; those that change the catalog take turns
+// (changing), longer work before it, such as a checkpoint, excepted. Lock order:
+// changing or sweeping, then recordMu or renameMu, then mu; the locks of package
+// gate are leaves. Who has sweeping never waits for changing: a change may wait
 // for a round, and a round for space.
 //
 // A crash leaves what disks and data node leave, and at most a disk that is

@@ -102,52 +102,9 @@ func (h *Host) find(name string) (*export, error) {
 
 func (x Exports) export(e *export) nbd.Export {
 	return nbd.Export{
-		Name: x.Host.nameOf(e), Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk},
+		Name: x.Host.nameOf(e), Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk, e.door},
 		MultiConn: true, PreferredBlockSize: e.rec.Chunk,
 	}
-}
-
-// device is a disk as NBD sees it: an nbd.TryReader, too.
-type device struct{ *disk.Disk }
-
-func (d device) Zero(ctx context.Context, off, n int64, _, fua bool) error {
-	return d.Disk.Zero(ctx, off, n, fua)
-}
-
-// Extents implements nbd.Extenter.
-func (d device) Extents(ctx context.Context, off, n int64, each func(nbd.Extent) bool) error {
-	return d.Disk.Extents(ctx, off, n, func(n int64, data bool) bool {
-		return each(nbd.Extent{N: n, Hole: !data, Zero: !data})
-	})
-}
-
-// ZeroIsFast implements nbd.FastZeroer: a range of any length is one record.
-func (d device) ZeroIsFast(int64, int64, bool) bool { return true }
-
-// prefetchBytesMax bounds what one Prefetch reads, prefetchPieceBytes what it
-// holds.
-const (
-	prefetchBytesMax   = 32 << 20
-	prefetchPieceBytes = 1 << 20
-)
-
-// Prefetch implements nbd.Prefetcher: it reads the range's beginning into the RAM
-// cache.
-func (d device) Prefetch(ctx context.Context, off, n int64) error {
-	return prefetch(ctx, off, n, d.ReadAt)
-}
-
-func prefetch(ctx context.Context, off, n int64, read func(context.Context, []byte, int64) error) error {
-	n = min(n, prefetchBytesMax)
-	buf := make([]byte, min(n, prefetchPieceBytes))
-	for n > 0 {
-		k := min(n, int64(len(buf)))
-		if err := read(ctx, buf[:k], off); err != nil {
-			return err
-		}
-		off, n = off+k, n-k
-	}
-	return nil
 }
 
 func nbdError(err error) error {

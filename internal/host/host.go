@@ -15,6 +15,7 @@ import (
 	"plinth/flashcache"
 	"plinth/internal/chunk"
 	"plinth/internal/disk"
+	"plinth/internal/gate"
 	"plinth/internal/id"
 	"plinth/internal/keyring"
 	"plinth/internal/object"
@@ -37,6 +38,11 @@ type Host struct {
 	flash    *flashcache.Cache
 	flashErr error
 	ram      *ramcache.Cache
+
+	// budget is the process's CPU time; destages and sweeps are the background's
+	// parts in it.
+	budget           *gate.Budget
+	destages, sweeps *gate.Flow
 
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
@@ -72,6 +78,7 @@ type Host struct {
 	byName  map[string]*export
 	byID    map[id.Disk]*export // those being removed too
 	closing bool
+	cpuMode string // of the budget; empty: a number of cores
 	// clones are the disks with a base, those being removed too; leftover are
 	// removed disks whose space is not given back. Changed under recordMu too.
 	clones   map[id.Disk]*cloneState
@@ -84,6 +91,7 @@ type Host struct {
 type export struct {
 	rec  DiskRecord // as it was when the disk was opened
 	disk *disk.Disk
+	door *gate.Door // of its clients and those of its snapshots
 	err  error
 
 	// Guarded by Host.mu:
@@ -125,6 +133,10 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if opts.Dir == "" {
 		return nil, fmt.Errorf("%w: the agent needs a directory", ErrInvalid)
 	}
+	cores, err := opts.CPU.Number()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
@@ -132,10 +144,12 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
+	h.openBudget(cores)
 	h.life, h.cancel = context.WithCancel(context.Background())
 	if err := h.openSession(ctx, root, st); err != nil {
 		h.cancel()
 		h.closeFlash()
+		h.budget.Close()
 		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.ram.Close())
 	}
 	if err := h.openDisks(ctx); err != nil {
@@ -177,7 +191,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
 		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher, RAM: h.ram,
-		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply,
+		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply, Pace: h.destages.Pace,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
 		},
@@ -219,7 +233,7 @@ func (h *Host) openDisks(ctx context.Context) error {
 // add opens a disk and makes it known, with its error if it does not open, and its
 // snapshots. under is what a clone reads that has no checkpoint yet.
 func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow, under *disk.Image) *export {
-	e := &export{rec: rec, now: rec, quietFrom: time.Now(), snaps: make(map[string]*snapshot, len(rows))}
+	e := &export{rec: rec, now: rec, door: gate.NewDoor(h.budget, rec.limits()), quietFrom: time.Now(), snaps: make(map[string]*snapshot, len(rows))}
 	if e.disk, e.err = h.openDisk(ctx, rec, under); e.err != nil {
 		h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
 	}
@@ -310,6 +324,7 @@ func (h *Host) Close() error {
 		return nil
 	}
 	h.cancel()
+	h.budget.Close()
 	h.pool.Space.Close()
 	h.changing <- struct{}{} // nothing is opened or removed any more, no work begins
 	defer h.endChange()

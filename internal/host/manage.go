@@ -254,6 +254,7 @@ func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) erro
 		h.mu.Unlock()
 		return fmt.Errorf("remove disk %q: %w", name, err)
 	}
+	e.door.Close()
 	if e.disk != nil {
 		if err := e.disk.Close(); err != nil {
 			h.log.Warn("closing a removed disk's map failed", "disk", name, "err", err)

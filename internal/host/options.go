@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"plinth/internal/gate"
 	"plinth/internal/ramcache"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
 	AcceptLostLog bool
+	// CPU is how much of the machine the process may use. Default: all.
+	CPU gate.CPU
 	// CacheBytes is the maps' shared block cache. Default: 256 MiB.
 	CacheBytes int64
 	// FlashPath is the flash cache's file, on FS, or its raw device. Default: none.

@@ -16,9 +16,19 @@ type paceState struct {
 	share      reclaim.Share
 }
 
-// pacer returns what the background's copies wait for.
-func (h *Host) pacer() *reclaim.Pacer {
-	return &reclaim.Pacer{Rate: h.rate}
+// paceMove returns what copies wait for: CPU time, and those of the background
+// their rate.
+func (h *Host) paceMove(background bool) func(context.Context, int64) error {
+	step := h.sweeps.Pace()
+	pacer := reclaim.Pacer{Rate: h.rate}
+	return func(ctx context.Context, bytes int64) error {
+		if background {
+			if err := pacer.Wait(ctx, bytes); err != nil {
+				return err
+			}
+		}
+		return step(ctx)
+	}
 }
 
 // rate returns how fast chunks may be moved now.
@@ -43,7 +53,14 @@ func (h *Host) rate() int64 {
 	})
 }
 
-// pacePass makes a pass of the background leave half of the time to others.
-func (h *Host) pacePass(ctx context.Context, _ int) error {
-	return h.cleaner.pace.share.Wait(ctx, !h.cleaner.paced || h.cleaner.hurry.Load() > 0)
+// pacePass returns what makes a pass keep to its share of the CPU time, and one of
+// the background leave half of the time to others.
+func (h *Host) pacePass() func(context.Context, int) error {
+	step := h.sweeps.Pace()
+	return func(ctx context.Context, _ int) error {
+		if err := h.cleaner.pace.share.Wait(ctx, !h.cleaner.paced || h.cleaner.hurry.Load() > 0); err != nil {
+			return err
+		}
+		return step(ctx)
+	}
 }

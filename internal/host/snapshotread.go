@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"plinth/internal/disk"
+	"plinth/internal/gate"
 	"plinth/nbd"
 )
 
@@ -55,7 +56,7 @@ func (x Exports) snapshot(t target) (nbd.Export, []*snapshot, error) {
 	}
 	return nbd.Export{
 		Name: t.String(), Description: fmt.Sprintf("plinth snapshot %d of disk %d of pool %v", s.rec.ID, e.rec.ID, x.Host.keys.ID()),
-		Device: &snapshotDevice{disk: e.disk, bytes: s.rec.Bytes, bitmap: t.since}, ReadOnly: true, MultiConn: true,
+		Device: &snapshotDevice{disk: e.disk, door: e.door, bytes: s.rec.Bytes, bitmap: t.since}, ReadOnly: true, MultiConn: true,
 		PreferredBlockSize: e.rec.Chunk,
 	}, used, nil
 }
@@ -93,6 +94,7 @@ func (h *Host) connect(all []*snapshot, n int) {
 // snapshotDevice is a snapshot as NBD sees it.
 type snapshotDevice struct {
 	disk   *disk.Disk
+	door   *gate.Door // the disk's
 	bytes  int64
 	bitmap string
 
@@ -120,11 +122,16 @@ func (d *snapshotDevice) close() {
 func (d *snapshotDevice) Size() int64 { return d.bytes }
 
 func (d *snapshotDevice) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Read, Bytes: int64(len(p))}); err != nil {
+		return err
+	}
 	return d.image.ReadAt(ctx, p, off)
 }
 
 // TryReadAt implements nbd.TryReader.
-func (d *snapshotDevice) TryReadAt(p []byte, off int64) bool { return d.image.TryReadAt(p, off) }
+func (d *snapshotDevice) TryReadAt(p []byte, off int64) bool {
+	return tryRead(d.door, p, off, d.image.TryReadAt)
+}
 
 func (d *snapshotDevice) WriteAt(context.Context, []byte, int64, bool) error { return nbd.ErrReadOnly }
 func (d *snapshotDevice) Trim(context.Context, int64, int64, bool) error     { return nbd.ErrReadOnly }
@@ -135,6 +142,9 @@ func (d *snapshotDevice) Flush(context.Context) error { return nil }
 
 // Extents implements nbd.Extenter.
 func (d *snapshotDevice) Extents(ctx context.Context, off, n int64, each func(nbd.Extent) bool) error {
+	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Other}); err != nil {
+		return err
+	}
 	return d.image.Extents(ctx, off, n, func(n int64, data bool) bool {
 		return each(nbd.Extent{N: n, Hole: !data, Zero: !data})
 	})
@@ -150,6 +160,9 @@ func (d *snapshotDevice) Bitmap() string { return d.bitmap }
 
 // Changes implements nbd.Changer.
 func (d *snapshotDevice) Changes(ctx context.Context, off, n int64, each func(int64, bool) bool) error {
+	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Other}); err != nil {
+		return err
+	}
 	return d.image.Changes(ctx, d.since, off, n, each)
 }
 

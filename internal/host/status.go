@@ -7,6 +7,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/disk"
+	"plinth/internal/gate"
 	"plinth/internal/id"
 	"plinth/internal/ramcache"
 )
@@ -35,6 +36,9 @@ type DiskInfo struct {
 	SharedBytes    int64      `json:"shared_bytes"`
 	SpaceAt        *time.Time `json:"space_at,omitempty"`
 	Snapshots      int        `json:"snapshots"`
+	// Limits bound what clients may do; Waits is what they have waited for.
+	Limits gate.Limits `json:"limits"`
+	Waits  gate.Waits  `json:"waits"`
 	// CloneOf is the number of the disk that a clone still depends on: its space
 	// is given back only when the clone has passed. 0: it depends on none.
 	CloneOf id.Disk `json:"clone_of,omitempty"`
@@ -51,6 +55,7 @@ type Status struct {
 	Disks    []DiskInfo        `json:"disks"`
 	Node     datanode.Status   `json:"node"`
 	Space    SpaceStatus       `json:"space"`
+	CPU      CPUStatus         `json:"cpu"`
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
 	// Flash is nil where no flash cache is asked for.
@@ -84,6 +89,7 @@ func (h *Host) info(e *export) *DiskInfo {
 		Name: e.now.Name, ID: e.rec.ID, Bytes: e.rec.Bytes, Chunk: e.rec.Chunk, Cipher: e.rec.Cipher,
 		Stable: e.rec.Stable, Created: e.rec.Created, State: "ok", Clients: e.clients, LogicalBytes: e.logical,
 		ExclusiveBytes: e.stored.exclusive, SharedBytes: e.stored.shared,
+		Limits: e.now.limits(), Waits: e.door.Waits(),
 		Snapshots: len(e.snaps), IndependentSeconds: e.independent.Seconds(),
 	}
 	if at := e.passedAt; !at.IsZero() {
@@ -131,7 +137,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{
-		PoolID: h.keys.ID().String(), Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node,
+		PoolID: h.keys.ID().String(), Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
 		Repairs: map[string]uint64{
 			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
 		},

@@ -156,7 +156,7 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 		}
 		before := changes(e.disk)
 		report, err := e.disk.Pass(ctx, disk.PassOptions{
-			Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass,
+			Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass(),
 		})
 		if err != nil {
 			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile

@@ -88,7 +88,7 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 	if err != nil {
 		return nil, err
 	}
-	v := &verify{h: h, opts: opts, newer: newer, kept: make(map[id.Disk]map[id.Segment]bool)}
+	v := &verify{h: h, opts: opts, pace: h.sweeps.Pace(), newer: newer, kept: make(map[id.Disk]map[id.Segment]bool)}
 	defer v.close()
 	h.refreshHealth(ctx)
 	for _, e := range h.exports() {
@@ -128,6 +128,7 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 type verify struct {
 	h     *Host
 	opts  VerifyOptions
+	pace  func(context.Context) error // before a segment
 	views []*disk.View
 	// newer is above the number of every segment that was begun before the
 	// verify. Opening the views waits for the rounds and checkpoints that had
@@ -211,6 +212,9 @@ func (v *verify) checkObjects(ctx context.Context) error {
 			delete(v.objects, s) // nothing to read
 			continue
 		}
+		if err := v.pace(ctx); err != nil {
+			return err
+		}
 		report, err := v.h.pool.Stripes.Check(ctx, s, v.opts.Repair)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -277,6 +281,9 @@ func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) e
 		return err
 	}
 	for i := range reply.Segments {
+		if err := v.pace(ctx); err != nil {
+			return err
+		}
 		if err := v.segment(ctx, &reply.Segments[i], needs[reply.Segments[i].Segment]); err != nil {
 			return err
 		}
