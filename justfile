@@ -80,3 +80,7 @@ snapshots BIG="false":
 # fill a pool and write over it while snapshots come and go, beside a greedy cleaner's simulation: just fill 90 false
 fill LIVE="80" SKEWED="false" TIMES="5" MIB="256" MAX="0" RATIO="1.3":
     go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-live {{LIVE}} -fill-skewed={{SKEWED}} -fill-times {{TIMES}} -fill-mib {{MIB}} -fill-max {{MAX}} -fill-ratio {{RATIO}}
+
+# hit ratios of the flash cache beside other ways to evict: just eviction; TRACE has lines of a read's byte offset and length, as awk makes them of blktrace
+eviction CHUNKS="8000" READS="400000" TRACE="":
+    go test -count=1 -v -run '^TestSimEviction$' ./flashcache -sim-all -sim-chunks {{CHUNKS}} -sim-reads {{READS}} -sim-trace '{{TRACE}}'

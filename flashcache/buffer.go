@@ -130,6 +130,7 @@ func (c *Cache) begin(b *buffer, q queue) {
 	b.region.Store(int64(c.free[0]))
 	c.free = c.free[1:]
 	c.open[q] = b
+	wake(c.wake) // to evict another region
 }
 
 // fill writes a record's sealed chunk and fingerprint to where room was reserved.

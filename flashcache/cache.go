@@ -18,6 +18,8 @@ type Cache struct {
 	index *index
 	log   *slog.Logger
 	fresh bool // was made by this Open: nothing is in it
+	// settings do not change; tests set them before the first Put.
+	settings settings
 
 	// off is set when the device failed, and by Close.
 	off     atomic.Bool
@@ -103,11 +105,11 @@ func (c *Cache) Put(fp id.Fingerprint, sealed []byte) {
 		return
 	}
 	q := small
-	if ghost {
+	if ghost || c.settings.smallPercent == 0 {
 		q = main
 	}
 	e := entry{fp, len(sealed) / id.Unit}
-	b, at, ok := c.reserve(q, e, spareBuffers, e.credit())
+	b, at, ok := c.reserve(q, e, spareBuffers, e.credit(c.settings.writePercent))
 	if !ok {
 		c.counts.dropped.Add(1)
 		return

@@ -138,6 +138,7 @@ func TestEviction(t *testing.T) {
 			c.mustPut(t, h)
 		}
 	}
+	await(t, "evictions", c.settled)
 	there := 0
 	for i := range chunks {
 		if c.got(t, i) {

@@ -26,7 +26,7 @@
 // An entry of the index is 12 bytes: 32 + 9 bits of the fingerprint, beside 6 to 17
 // that choose the shard; 40 bits of a place in units of 16 bytes (16 TiB); 13
 // of a length in such units; 2 that count how often it was got. Tables are between
-// 82 and 90 % full, and beside every second cell there is a ghost of 2 bytes:
+// 82 and 90 % full, and beside every cell there is a ghost of a byte:
 // (12 + 1) / 0.82 = 15.9 bytes for a cached chunk at most. Beside it come 128
 // bytes per shard (one for 128 MiB of the device, 64 at least), 8 to 16 per region,
 // and four regions as buffers, 32 MiB at most.

@@ -84,6 +84,19 @@ func (c *Cache) mustPut(t testing.TB, i int) {
 	})
 }
 
+// settled reports whether nothing waits to be written or evicted.
+func (c *Cache) settled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open := 0
+	for _, b := range c.open {
+		if b != nil {
+			open++
+		}
+	}
+	return len(c.idle)+open == buffersCount && len(c.free) >= freeRegions
+}
+
 // got reports whether the cache has chunk i. Other bytes than the chunk's end the
 // test.
 func (c *Cache) got(t testing.TB, i int) bool {

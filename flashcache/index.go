@@ -22,7 +22,7 @@ const (
 
 	// What the index takes in RAM, for Stats.
 	cellBytes        = 12
-	ghostBytes       = 2
+	ghostBytes       = 1
 	shardHeaderBytes = 128
 )
 
@@ -91,7 +91,7 @@ func newIndex(g geometry) *index {
 type shard struct {
 	mu sync.Mutex
 	table
-	ghosts []uint16
+	ghosts []uint8
 
 	hits, misses int64
 	_            [32]byte // two shards do not share a cache line
@@ -248,10 +248,11 @@ func (s *shard) fit() {
 
 // refit gives the ghosts room in proportion to the table; those that there were
 // are forgotten.
-func (s *shard) refit() { s.ghosts = make([]uint16, len(s.cells)/2) }
+func (s *shard) refit() { s.ghosts = make([]uint8, len(s.cells)) }
 
-// A ghost is 16 bits of a fingerprint at a place that others of its bits choose:
-// one that comes later takes the place of one that was there.
+// A ghost is 8 bits of a fingerprint at a place that others of its bits choose: one
+// that comes later takes the place of one that was there, and one chunk of 255 is
+// taken for a ghost that is none. More ghosts are worth more than better ones.
 
 func (s *shard) isGhost(k key) bool {
 	return len(s.ghosts) > 0 && s.ghosts[k.ghostAt(len(s.ghosts))] == k.ghostTag()
@@ -266,4 +267,4 @@ func (s *shard) addGhost(k key) {
 func (k key) ghostAt(n int) int { return int(uint64(uint32(k.ghost>>16)) * uint64(n) >> 32) }
 
 // ghostTag is never 0, which is no ghost.
-func (k key) ghostTag() uint16 { return uint16(k.ghost>>48) | 1 }
+func (k key) ghostTag() uint8 { return uint8(max(k.ghost>>56, 1)) }

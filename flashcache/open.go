@@ -23,7 +23,7 @@ func Open(path string, opts Options) (_ *Cache, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open flash cache %s: %w", path, err)
 	}
-	c := &Cache{dev: dev, log: opts.Logger, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	c := &Cache{dev: dev, log: opts.Logger, settings: settingsDefault, wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	if err := c.openSuper(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("open flash cache %s: %w", path, err), dev.close())
 	}

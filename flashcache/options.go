@@ -21,9 +21,10 @@ const (
 	SizeMax = 1 << (placeBits + 4)
 
 	// regionBytesMax makes one write large enough for any drive and keeps buffers
-	// at 32 MiB; regionBytesMin keeps a small cache's footers below 1 % of it.
+	// at 32 MiB; regionBytesMin bounds the syncs of a small cache and lets a burst of
+	// 4 MiB into its buffers.
 	regionBytesMax = 8 << 20
-	regionBytesMin = 256 << 10
+	regionBytesMin = 1 << 20
 	// regionsMin is the least with which a hot region's neighbours are not
 	// evicted for it: buffers, free regions and two queues.
 	regionsMin = 32
@@ -42,7 +43,7 @@ type Options struct {
 	// was made with empties it.
 	Size int64
 	// RegionBytes is the unit of writing and eviction, a multiple of 4 KiB. Default:
-	// a 128th of Size, as a power of two from 256 KiB to 8 MiB. Four regions are
+	// a 128th of Size, as a power of two from 1 to 8 MiB. Four regions are
 	// buffered in RAM.
 	RegionBytes int
 	// Pool and Domain say whose chunks these are. A file of another pool or dedupe

@@ -12,14 +12,23 @@ const (
 	// freeRegions are evicted ahead, one for each queue, so that a buffer can be
 	// opened at any time.
 	freeRegions = 2
-	// amplificationPercent bounds what is written for what Put takes: reinsertion
-	// gets what headers leave of it, a percent less for unfilled regions.
-	amplificationPercent = 119
 	// creditRegions bounds how much reinsertion can be saved up for.
 	creditRegions = 64
-	// smallPercent of the regions are small's when the cache is full.
-	smallPercent = 10
 )
+
+// settings are what was chosen by measuring (docs/design/flashcache.md).
+type settings struct {
+	// smallPercent of the regions are small's when the cache is full; with 0 all is
+	// main.
+	smallPercent int
+	// writePercent bounds what is written for what Put takes: reinsertion gets what
+	// headers leave of it.
+	writePercent int64
+	ghosts       bool
+}
+
+// A percent of the 120 is left for regions that are written before they are full.
+var settingsDefault = settings{smallPercent: 10, writePercent: 119, ghosts: true}
 
 // scratch is what an eviction works with.
 type scratch struct {
@@ -131,7 +140,7 @@ func (c *Cache) wantsFree() bool {
 // share.
 func (c *Cache) evict() bool {
 	q := main
-	if len(c.queues[small])*100 > c.super.regions()*smallPercent || len(c.queues[main]) == 0 {
+	if len(c.queues[small])*100 > c.super.regions()*c.settings.smallPercent || len(c.queues[main]) == 0 {
 		q = small
 	}
 	if len(c.queues[q]) == 0 {
@@ -181,7 +190,7 @@ func (c *Cache) empty(region int, q queue) bool {
 			}
 		}
 		k := makeKey(&r.fp)
-		if c.index.remove(k, r.at, q == small || freq > 0) {
+		if c.index.remove(k, r.at, c.settings.ghosts && (q == small || freq > 0)) {
 			c.counts.evicted.Add(1)
 		}
 	}
@@ -258,8 +267,8 @@ func (c *Cache) reinsert(r *record, freq int) (bool, error) {
 
 // credit is what a chunk that Put takes allows to reinsert: what its own record
 // leaves of the amplification.
-func (e *entry) credit() int64 {
-	return int64(e.units)*id.Unit*amplificationPercent/100 - e.cost()
+func (e *entry) credit(writePercent int64) int64 {
+	return int64(e.units)*id.Unit*writePercent/100 - e.cost()
 }
 
 // cost is what a record takes from a region.

@@ -27,7 +27,7 @@ func newHost(t testing.TB) *host.Host {
 	site, err := standalone.Open(context.Background(), standalone.Options{
 		Dir: "data", FS: vfs.NewMem(), RootKey: filepath.Join(t.TempDir(), "root.key"), Logger: quiet,
 		Node: shelf.Options{Spindles: 2, LogBytes: 8 << 20, SpindleBytes: 16 << 20},
-		Host: host.Options{FlashPath: "flash", FlashBytes: 16 << 20},
+		Host: host.Options{FlashPath: "flash", FlashBytes: 40 << 20},
 	})
 	if err != nil {
 		t.Fatal(err)
