@@ -81,6 +81,11 @@ type ReadFragmentsRequest struct {
 	Ranges  []FragmentRange
 	Verify  bool
 	Discard bool
+	// Into is memory that the answers may lie in, one behind the other, if it has
+	// room for all of them and Verify is not set. It is the caller's, who does not
+	// use it during the call and then owns what the answers have of it. A node on
+	// another machine never sees it.
+	Into []byte
 }
 
 // FragmentData answers one range.

@@ -57,7 +57,9 @@ func (c *codec) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmen
 }
 
 func (c *codec) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
-	return ask(ctx, c, r, c.node.ReadFragments)
+	far := *r
+	far.Into = nil
+	return ask(ctx, c, &far, c.node.ReadFragments)
 }
 
 func (c *codec) ListFragments(ctx context.Context, r *datanode.ListFragmentsRequest) (*datanode.ListFragmentsReply, error) {

@@ -106,6 +106,24 @@ var fragmentRules = []rule{
 			}
 		}
 	}},
+	{"answers are the same in memory that the caller lends, and in too little of it", func(e *env) {
+		s := e.make(sampleBirths...)
+		e.write(s)
+		a, b, absent := s.reading(1), s.reading(2), s.reading(1)
+		a.Offset, a.Length, b.Length = 7, 100, 5000
+		absent.Segment++
+		for _, n := range []int{0, 1, 5100, 1 << 20} {
+			reply, err := e.node.ReadFragments(e.ctx(), &datanode.ReadFragmentsRequest{
+				Ranges: []datanode.FragmentRange{a, absent, b}, Into: make([]byte, n),
+			})
+			e.ok(err)
+			for i, want := range [][]byte{s.fragments[1].Data[7:107], nil, s.fragments[2].Data[:5000]} {
+				if got := reply.Results[i]; (got.Err == nil) != (want != nil) || !bytes.Equal(got.Data, want) {
+					e.Fatalf("range %d, %d bytes lent: error %v, %d bytes", i, n, got.Err, len(got.Data))
+				}
+			}
+		}
+	}},
 	{"a verified read of length 0 goes to the end, a scrub returns no data", func(e *env) {
 		s := e.make(sampleBirths...)
 		e.write(s)

@@ -70,8 +70,9 @@ func (sp *spindle) header(f *fragment) (*header, error) {
 	return h, nil
 }
 
-// read answers one range.
-func (sp *spindle) read(r *datanode.FragmentRange, verify, discard bool) (d datanode.FragmentData) {
+// read answers one range, in the memory into if that is not nil: then it has the
+// range's length, and verify is false.
+func (sp *spindle) read(r *datanode.FragmentRange, into []byte, verify, discard bool) (d datanode.FragmentData) {
 	f, failed := sp.pin(name{r.Segment, r.Index})
 	if failed != nil {
 		return datanode.FragmentData{Err: failed}
@@ -95,7 +96,9 @@ func (sp *spindle) read(r *datanode.FragmentRange, verify, discard bool) (d data
 		defer buffers.Put(b)
 		data = *b
 	} else {
-		data = make([]byte, length)
+		if data = into; data == nil {
+			data = make([]byte, length)
+		}
 		d.Data = data
 	}
 	if err := f.readAt(data, int64(headerBlocks(f.bytes))*blockBytes+int64(r.Offset)); err != nil {

@@ -159,6 +159,7 @@ type rig struct {
 	g      Geometry
 	node   *memory
 	store  *Store
+	memory Memory
 	number uint64
 }
 

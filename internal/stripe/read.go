@@ -28,6 +28,20 @@ type Data struct {
 	Err   error
 }
 
+// Memory is what a read works in. Its owner uses it for one read after the other;
+// the zero value is right.
+type Memory struct {
+	out     []Data
+	order   []int
+	reads   []read
+	request datanode.ReadFragmentsRequest
+	bytes   []byte
+}
+
+// memoryBytesMax bounds the data that a Memory keeps room for: larger reads are
+// rare, and many are in flight.
+const memoryBytesMax = 2 << 20
+
 // Read reads ranges with one call to the node (more beyond 1,024 ranges or 64
 // MiB), neighbours in one fragment together. Ranges that the node cannot give are computed from k other
 // fragments, read under their checksums. What comes from the fragment itself is
@@ -38,27 +52,40 @@ type Data struct {
 // ErrSpindle or ErrCorrupt if fewer than k are readable, ErrInvalid,
 // ErrStaleLayout for a layout that is not known, and those of a whole call.
 func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
-	out := make([]Data, len(ranges))
-	reads := s.plan(ranges, out)
-	for len(reads) > 0 {
+	return s.ReadIn(ctx, &Memory{}, ranges)
+}
+
+// ReadIn is Read in the caller's memory: the answers are valid until it is used
+// again.
+func (s *Store) ReadIn(ctx context.Context, m *Memory, ranges []Range) []Data {
+	m.out = slices.Grow(m.out[:0], len(ranges))[:len(ranges)]
+	clear(m.out)
+	s.plan(m, ranges)
+	for reads := m.reads; len(reads) > 0; {
 		n, bytes := 0, 0
 		for n < len(reads) && n < callRangesMax && (n == 0 || bytes+int(reads[n].Length) <= callBytesMax) {
 			bytes += int(reads[n].Length)
 			n++
 		}
-		s.recover(ctx, s.readDirectly(ctx, reads[:n], ranges, out), ranges, out)
+		s.recover(ctx, s.readDirectly(ctx, m, reads[:n], bytes, ranges), ranges, m.out)
 		reads = reads[n:]
 	}
-	return out
+	return m.out
 }
 
-// readDirectly answers reads in one call, and returns those to reconstruct.
-func (s *Store) readDirectly(ctx context.Context, reads []read, ranges []Range, out []Data) (failed []*recovery) {
-	request := &datanode.ReadFragmentsRequest{Ranges: make([]datanode.FragmentRange, len(reads))}
-	for i, r := range reads {
-		request.Ranges[i] = datanode.FragmentRange{
+// readDirectly answers reads of so many bytes in one call, and returns those to
+// reconstruct.
+func (s *Store) readDirectly(ctx context.Context, m *Memory, reads []read, bytes int, ranges []Range) (failed []*recovery) {
+	out, request := m.out, &m.request
+	request.Ranges = request.Ranges[:0]
+	for _, r := range reads {
+		request.Ranges = append(request.Ranges, datanode.FragmentRange{
 			Spindle: r.list[r.Index], Segment: r.Segment, Index: r.Index, Offset: r.Offset, Length: r.Length,
-		}
+		})
+	}
+	if request.Into = nil; len(reads) == len(m.reads) && bytes <= memoryBytesMax { // or else calls share it
+		m.bytes = slices.Grow(m.bytes[:0], bytes)[:bytes]
+		request.Into = m.bytes
 	}
 	reply, err := s.node.ReadFragments(ctx, request)
 	if err == nil {
@@ -105,9 +132,9 @@ func (r *read) fail(out []Data, err error) {
 	}
 }
 
-// plan joins neighbours. Ranges that cannot be read get their error in out.
-func (s *Store) plan(ranges []Range, out []Data) []read {
-	order := make([]int, 0, len(ranges))
+// plan joins neighbours. Ranges that cannot be read get their error in m.out.
+func (s *Store) plan(m *Memory, ranges []Range) {
+	out, order := m.out, m.order[:0]
 	for i, r := range ranges {
 		if _, err := s.list(r.Segment); err != nil {
 			out[i].Err = err
@@ -120,7 +147,7 @@ func (s *Store) plan(ranges []Range, out []Data) []read {
 	if len(order) > 1 {
 		slices.SortFunc(order, func(a, b int) int { return compare(ranges[a], ranges[b]) })
 	}
-	reads := make([]read, 0, len(order))
+	reads := m.reads[:0]
 	for at, i := range order {
 		r := ranges[i]
 		if n := len(reads) - 1; n >= 0 {
@@ -133,7 +160,7 @@ func (s *Store) plan(ranges []Range, out []Data) []read {
 		}
 		reads = append(reads, read{Range: r, list: s.layouts.Lists[r.Segment.Layout()], members: order[at : at+1]})
 	}
-	return reads
+	m.order, m.reads = order, reads
 }
 
 func compare(a, b Range) int {

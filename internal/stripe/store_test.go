@@ -23,7 +23,8 @@ func pack(t testing.TB, rng *rand.Rand, g Geometry, bytes int) (*Segment, [][]by
 	return s, chunks
 }
 
-// readsBack fails the test unless each chunk reads as it was packed.
+// readsBack fails the test unless each chunk reads as it was packed, in memory that
+// other reads have used before.
 func (r *rig) readsBack(s *Segment, chunks [][]byte) {
 	r.Helper()
 	order := rand.Perm(len(chunks))
@@ -31,7 +32,7 @@ func (r *rig) readsBack(s *Segment, chunks [][]byte) {
 	for _, slot := range order {
 		ranges = append(ranges, r.g.Locate(s.Ref(id.Slot(slot))))
 	}
-	for i, d := range r.store.Read(r.Context(), ranges) {
+	for i, d := range r.store.ReadIn(r.Context(), &r.memory, ranges) {
 		if want := chunks[order[i]]; d.Err != nil || !bytes.Equal(d.Bytes, want) {
 			r.Fatalf("%s: %s: error %v, %d bytes of %d", r.g, ranges[i], d.Err, len(d.Bytes), len(want))
 		}
