@@ -24,12 +24,20 @@ import (
 // in the buffer or in segments, whose space is there for many times as much.
 const diskBytes = 256 << 20
 
+// cold is a size of the RAM cache: none, so that reads go to segments; warm is one
+// that has the whole disk.
+const (
+	cold = -1
+	warm = 2 * diskBytes
+)
+
 // site is a pool of 8+2 in a temporary directory, with one disk.
-func site(b *testing.B) (*standalone.Site, nbd.Device) {
+func site(b *testing.B, ramBytes int64) (*standalone.Site, nbd.Device) {
 	b.Helper()
 	s, err := standalone.Open(b.Context(), standalone.Options{
 		Dir:    b.TempDir(),
 		Node:   shelf.Options{LogBytes: 1 << 30, SpindleBytes: 4 << 30},
+		Host:   host.Options{RAMCacheBytes: ramBytes},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -66,24 +74,43 @@ func fill(b *testing.B, s *standalone.Site, d bench.Target) {
 // BenchmarkDestage writes a disk of new data at 1 MiB and destages it: bytes
 // are the guest's, time ends when they are in segments.
 func BenchmarkDestage(b *testing.B) {
-	s, d := site(b)
+	s, d := site(b, cold)
 	b.SetBytes(diskBytes)
 	for b.Loop() {
 		fill(b, s, d)
 	}
 }
 
-// BenchmarkColdRead reads single chunks from segments, through the map.
-func BenchmarkColdRead(b *testing.B) {
-	s, d := site(b)
-	fill(b, s, d)
-	p := make([]byte, 4096)
-	rng := rand.New(rand.NewPCG(1, 2))
-	b.SetBytes(4096)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := d.ReadAt(b.Context(), p, rng.Int64N(diskBytes/4096)*4096); err != nil {
-			b.Fatal(err)
+// BenchmarkRead reads at random places: from segments, through the map, and from
+// the RAM cache; all of it has been read before.
+func BenchmarkRead(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		ram  int64
+	}{{"cold", cold}, {"warm", warm}} {
+		s, d := site(b, c.ram)
+		fill(b, s, d)
+		for _, bytes := range []int64{4 << 10, 128 << 10, 1 << 20} {
+			b.Run(fmt.Sprintf("%s/bytes=%d", c.name, bytes), func(b *testing.B) {
+				p := make([]byte, bytes)
+				for off := int64(0); off < diskBytes; off += bytes {
+					if err := d.ReadAt(b.Context(), p, off); err != nil {
+						b.Fatal(err)
+					}
+				}
+				rng := rand.New(rand.NewPCG(1, 2))
+				b.SetBytes(bytes)
+				b.ReportAllocs()
+				for b.Loop() {
+					off := rng.Int64N(diskBytes/bytes) * bytes
+					if t, ok := d.(nbd.TryReader); ok && t.TryReadAt(p, off) {
+						continue
+					}
+					if err := d.ReadAt(b.Context(), p, off); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
 		}
 	}
 }
@@ -91,7 +118,7 @@ func BenchmarkColdRead(b *testing.B) {
 // BenchmarkPath is the whole path: our client, NBD over a unix socket, disk, log
 // or segments, in one process. Writes are destaged meanwhile.
 func BenchmarkPath(b *testing.B) {
-	s, d := site(b)
+	s, d := site(b, cold)
 	fill(b, s, d)
 	dir, err := os.MkdirTemp("", "p")
 	if err != nil {

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"plinth/blockmap"
 	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/ramcache"
+	"plinth/internal/stripe"
 )
 
 // lookupsMax bounds how often a read follows the map again because what it
@@ -48,7 +53,7 @@ func (d *Disk) holdBelow() (s source, done func()) {
 // fillMapped fills from RAM, or else follows the map. A segment that has gone since
 // it was looked up is looked up again. Fills are in order of LBA; they change.
 func (d *Disk) fillMapped(ctx context.Context, s source, r *reader, fills []fill) error {
-	fills = d.fillCached(s.memo, r, fills)
+	fills = d.fillCached(s.memo, fills)
 	var last error
 	for range lookupsMax {
 		if len(fills) == 0 {
@@ -69,23 +74,24 @@ func gone(err error) bool {
 }
 
 // fillCached fills what can be without the map, and returns the rest.
-func (d *Disk) fillCached(memo *ramcache.Memo, r *reader, fills []fill) []fill {
+func (d *Disk) fillCached(memo *ramcache.Memo, fills []fill) []fill {
 	rest := fills[:0]
 	for i := range fills {
 		f := &fills[i]
-		fp, ok := memo.Get(f.lba)
-		if ok && d.fillContent(r, f, &fp) {
-			continue
+		if f.fp, f.named = memo.Get(f.lba); !f.named || !d.fillPages(f, &f.fp) {
+			rest = append(rest, *f)
 		}
-		f.missed = ok
-		rest = append(rest, *f)
+	}
+	if !d.fillFlash(rest) {
+		return rest
+	}
+	fills, rest = rest, rest[:0]
+	for i := range fills {
+		if !fills[i].done {
+			rest = append(rest, fills[i])
+		}
 	}
 	return rest
-}
-
-// fillContent fills with the chunk of that name from RAM or flash; zeros have none.
-func (d *Disk) fillContent(r *reader, f *fill, fp *id.Fingerprint) bool {
-	return d.fillPages(f, fp) || d.fillFlash(r, f, fp)
 }
 
 // fillRAM fills from RAM what is below the write buffer.
@@ -94,25 +100,49 @@ func (d *Disk) fillRAM(memo *ramcache.Memo, f *fill) bool {
 	return ok && d.fillPages(f, &fp)
 }
 
-// fillFlash fills from the host's flash. What does not open there is given up: the
-// spindles have it.
-func (d *Disk) fillFlash(r *reader, f *fill, fp *id.Fingerprint) bool {
+// fillFlash fills those that are named from the host's flash; false: none was.
+func (d *Disk) fillFlash(fills []fill) bool {
 	if d.pool.Flash == nil {
 		return false
 	}
-	sealed, ok := d.pool.Flash.Get(*fp, r.sealed[:0])
-	r.sealed = sealed
+	var found atomic.Int64
+	opening(len(fills), func(first, end int) {
+		buf := sealedPool.Get().(*[]byte)
+		defer sealedPool.Put(buf)
+		n := int64(0)
+		for i := first; i < end; i++ {
+			if f := &fills[i]; f.named && !f.done {
+				if f.done = d.fromFlash(f, buf); f.done {
+					n++
+				}
+				f.named, f.missed = false, !f.done
+			}
+		}
+		found.Add(n)
+	})
+	if found.Load() == 0 {
+		return false
+	}
+	d.stats.flashReads.Add(found.Load())
+	return true
+}
+
+// fromFlash fills one. What does not open there is given up: the spindles have it.
+func (d *Disk) fromFlash(f *fill, buf *[]byte) bool {
+	sealed, ok := d.pool.Flash.Get(f.fp, (*buf)[:0])
+	*buf = sealed
 	if !ok {
 		return false
 	}
-	if err := d.open(f, sealed, fp, true); err != nil {
-		d.pool.Logger.Warn("a cached chunk does not open", "fingerprint", fp, "err", err)
-		d.pool.Flash.Discard(*fp)
+	if err := d.open(f, sealed, &f.fp, true); err != nil {
+		d.pool.Logger.Debug("a cached chunk does not open", "fingerprint", f.fp.String(), "err", err)
+		d.pool.Flash.Discard(f.fp)
 		return false
 	}
-	d.stats.flashReads.Add(1)
 	return true
 }
+
+var sealedPool = sync.Pool{New: func() any { return new([]byte) }}
 
 // fillPages fills from a chunk's pages in RAM.
 func (d *Disk) fillPages(f *fill, fp *id.Fingerprint) bool {
@@ -160,11 +190,21 @@ func (d *Disk) lookupMap(s source, r *reader, fills []fill) error {
 func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill, error) {
 	r.ranges, r.want = r.ranges[:0], r.want[:0]
 	for i := range fills {
-		switch f, e := &fills[i], &r.entries[i]; {
+		f, e := &fills[i], &r.entries[i]
+		asked := f.missed && f.fp == e.Fingerprint
+		switch {
 		case e.Ref == id.Ref{}:
 			f.put(nil)
-		case f.missed || !d.fillContent(r, f, &e.Fingerprint):
-			r.ranges = append(r.ranges, d.pool.Geometry.Locate(e.Ref))
+			f.done = true
+		case !asked:
+			f.done = d.fillPages(f, &e.Fingerprint)
+		}
+		f.fp, f.named = e.Fingerprint, !asked && !f.done
+	}
+	d.fillFlash(fills)
+	for i := range fills {
+		if !fills[i].done {
+			r.ranges = append(r.ranges, d.pool.Geometry.Locate(r.entries[i].Ref))
 			r.want = append(r.want, i)
 		}
 	}
@@ -172,23 +212,20 @@ func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill
 		return nil, nil
 	}
 	d.stats.chunkReads.Add(int64(len(r.ranges)))
+	r.errs = slices.Grow(r.errs[:0], len(r.ranges))[:len(r.ranges)]
+	defer clear(r.errs)
+	data := d.pool.Stripes.ReadIn(ctx, &r.stripes, r.ranges)
+	opening(len(data), func(first, end int) {
+		for j := first; j < end; j++ {
+			i := r.want[j]
+			r.errs[j] = d.fillStored(ctx, &fills[i], r.ranges[j], data[j], &r.entries[i].Fingerprint)
+		}
+	})
 	left := fills[:0] // not before they are done with
 	var last error
-	for j, data := range d.pool.Stripes.Read(ctx, r.ranges) {
+	for j, err := range r.errs {
 		i := r.want[j]
 		f, e := &fills[i], &r.entries[i]
-		err := data.Err
-		if err == nil {
-			err = d.openStored(f, data.Bytes, &e.Fingerprint)
-			if err != nil {
-				d.stats.chunksBad.Add(1)
-			}
-		}
-		if err != nil && !gone(err) && ctx.Err() == nil {
-			_, err = d.pool.Stripes.Reconstruct(ctx, r.ranges[j], func(p []byte) error {
-				return d.openStored(f, p, &e.Fingerprint)
-			})
-		}
 		switch {
 		case err == nil:
 		case gone(err):
@@ -199,6 +236,37 @@ func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill
 		}
 	}
 	return left, last
+}
+
+// openingChunksMin is how many chunks to open are worth a goroutine: some 100 µs.
+const openingChunksMin = 64
+
+// opening runs open for the parts of n chunks, on as many processors as are worth
+// it.
+func opening(n int, open func(first, end int)) {
+	parts := max(1, min(runtime.GOMAXPROCS(0), n/openingChunksMin))
+	var wg sync.WaitGroup
+	for i := range parts - 1 {
+		wg.Go(func() { open(n*i/parts, n*(i+1)/parts) })
+	}
+	open(n*(parts-1)/parts, n)
+	wg.Wait()
+}
+
+// fillStored opens what was read of a segment, or else what can be computed from
+// other fragments.
+func (d *Disk) fillStored(ctx context.Context, f *fill, at stripe.Range, data stripe.Data, fp *id.Fingerprint) error {
+	err := data.Err
+	if err == nil {
+		if err = d.openStored(f, data.Bytes, fp); err == nil {
+			return nil
+		}
+		d.stats.chunksBad.Add(1)
+	}
+	if !gone(err) && ctx.Err() == nil {
+		_, err = d.pool.Stripes.Reconstruct(ctx, at, func(p []byte) error { return d.openStored(f, p, fp) })
+	}
+	return err
 }
 
 // openStored opens a chunk of a segment, and has RAM and flash keep it.

@@ -87,7 +87,10 @@ type fill struct {
 	runs   extents // the wanted bytes, in the chunk; nil: all of dst
 	sealed []byte  // where the write buffer has it
 	done   bool    // nothing is wanted
-	missed bool    // neither RAM nor flash had what the memo named
+	// fp names the chunk in flash, if named; missed: flash had nothing of that name.
+	fp     id.Fingerprint
+	named  bool
+	missed bool
 }
 
 // whole reports whether all of the chunk goes to dst.
@@ -124,8 +127,9 @@ type reader struct {
 	buffered, mapped []fill
 	entries          []blockmap.Entry
 	ranges           []stripe.Range
-	want             []int  // by range: the fill
-	sealed           []byte // of a chunk in flash
+	want             []int   // by range: the fill
+	errs             []error // by range
+	stripes          stripe.Memory
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}

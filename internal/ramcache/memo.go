@@ -95,7 +95,9 @@ type tableLock struct {
 }
 
 const (
-	setEntries = 4
+	// setEntries is how many entries a key may have: with half of the table in use
+	// a set of 4 has no room for 4 % of the keys, one of 8 for 1 %.
+	setEntries = 8
 	setBytes   = int(unsafe.Sizeof(set{}))
 )
 
