@@ -32,7 +32,6 @@ type Budget struct {
 
 	mu      sync.Mutex
 	state   state
-	flows   map[*Flow]struct{}
 	waiters waiters
 	closed  bool
 	figures figures
@@ -60,7 +59,6 @@ func Open(cores float64) *Budget {
 func open(cores, machine float64, clock func() time.Duration) *Budget {
 	b := &Budget{
 		clock: clock, machine: machine, poke: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		flows: make(map[*Flow]struct{}),
 	}
 	now, used := time.Now(), clock()
 	b.state = state{cores: min(cores, machine), at: now, used: used, scale: 1}
@@ -158,7 +156,7 @@ func (b *Budget) look(now time.Time) {
 	for _, f := range b.state.waiting {
 		waiting += f.line.n
 	}
-	b.state.look(now, b.clock(), b.flows)
+	b.state.look(now, b.clock())
 	b.figures.add(now, b.state.used, float64(waiting)*elapsed.Seconds())
 }
 

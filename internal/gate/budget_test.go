@@ -277,6 +277,8 @@ func TestCloseLetsPass(t *testing.T) {
 			t.Error("a closed budget holds back")
 		}
 		b.SetCores(1)
-		f.Close()
+		if err := f.Enter(t.Context(), 1e12); err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -11,18 +11,15 @@ type Door struct {
 	flow    *Flow
 }
 
-// NewDoor returns a door to a budget, with a disk's limits. Close ends it.
+// NewDoor returns a door to a budget, with a disk's limits.
 func NewDoor(b *Budget, limits Limits) *Door {
 	d := &Door{flow: b.Flow()}
 	d.limiter.set(limits)
 	return d
 }
 
-// Close ends the door's part in the budget. What waits goes on.
-func (d *Door) Close() {
-	d.flow.Close()
-	d.limiter.set(Limits{})
-}
+// Close ends the limits: what waits for them goes on.
+func (d *Door) Close() { d.limiter.set(Limits{}) }
 
 // SetLimits changes the limits, for what waits too.
 func (d *Door) SetLimits(limits Limits) { d.limiter.set(limits) }

@@ -19,31 +19,28 @@ type Flow struct {
 	tag    float64   // virtual time at which the head of its line begins
 	at     int       // in the heap
 	last   time.Time // that something passed
+	listed bool      // among the active
 	line   line
 	waits  int64
 	waited time.Duration
 }
 
-// Flow returns a flow of the budget: one share. Close ends it.
-func (b *Budget) Flow() *Flow { return b.add(&Flow{weight: 1}) }
+// Flow returns a flow of the budget: one share. One without work costs nothing.
+func (b *Budget) Flow() *Flow {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &Flow{budget: b, weight: 1, finish: b.state.virtual}
+}
 
 // Background returns a flow whose weight is that of so many disks for each disk
 // that is active: 1 is half of all.
-func (b *Budget) Background(share float64) *Flow { return b.add(&Flow{weight: 1, share: share}) }
-
-func (b *Budget) add(f *Flow) *Flow {
+func (b *Budget) Background(share float64) *Flow {
+	f := b.Flow()
+	f.share = share
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f.budget, f.finish = b, b.state.virtual
-	b.flows[f] = struct{}{}
+	b.state.backgrounds = append(b.state.backgrounds, f)
 	return f
-}
-
-// Close takes the flow from its budget. What waits in it passes in its turn.
-func (f *Flow) Close() {
-	f.budget.mu.Lock()
-	defer f.budget.mu.Unlock()
-	delete(f.budget.flows, f)
 }
 
 // TryEnter lets work pass at once or returns false. It takes no time.
@@ -67,7 +64,12 @@ func (f *Flow) pass(cost float64) bool {
 	if b.short.Load() {
 		return false
 	}
-	if f.passed.Add(int64(cost)) > b.passedMax.Load() && b.mu.TryLock() { // or else somebody looks
+	switch passed := f.passed.Add(int64(cost)); {
+	case passed == int64(cost): // since the last look it is the first
+		b.mu.Lock()
+		b.state.list(f)
+		b.mu.Unlock()
+	case passed > b.passedMax.Load() && b.mu.TryLock(): // or else somebody looks
 		b.lookAgain(time.Now())
 		b.mu.Unlock()
 	}

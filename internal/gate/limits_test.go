@@ -291,3 +291,22 @@ func BenchmarkEnter(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLook is what a look at the clock takes with 1,000 disks, of which 100 are active.
+func BenchmarkLook(b *testing.B) {
+	budget := open(1, machineCores, processTime)
+	defer budget.Close()
+	flows := make([]*Flow, 1000)
+	for i := range flows {
+		flows[i] = budget.Flow()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, f := range flows[:100] {
+			f.TryEnter(1)
+		}
+		budget.mu.Lock()
+		budget.look(time.Now())
+		budget.mu.Unlock()
+	}
+}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 )
 
@@ -45,8 +46,11 @@ type state struct {
 
 	virtual float64 // start of what passed last, or promised by time
 	weights float64 // of the active flows
-	waiting flowHeap
-	short   bool
+	// active are the flows that had work lately, and those that may have had.
+	active      []*Flow
+	backgrounds []*Flow
+	waiting     flowHeap
+	short       bool
 
 	scale             float64 // measured over estimated cost
 	sampled, expected float64 // measured and estimated since the last look at it
@@ -76,6 +80,7 @@ func (s *state) pass(f *Flow, start, cost float64) {
 	cost *= s.scale
 	f.finish = start + cost/f.weight
 	f.last = s.at
+	s.list(f)
 	s.virtual = max(s.virtual, start)
 	s.recent += cost
 }
@@ -83,6 +88,7 @@ func (s *state) pass(f *Flow, start, cost float64) {
 // wait adds to a flow's line.
 func (s *state) wait(f *Flow, w *waiter) {
 	f.line.push(w)
+	s.list(f)
 	if f.line.n == 1 {
 		f.tag = s.start(f)
 		heap.Push(&s.waiting, f)
@@ -119,14 +125,22 @@ func (s *state) next() (*Flow, *waiter) {
 	return f, w
 }
 
+// list makes a flow an active one.
+func (s *state) list(f *Flow) {
+	if !f.listed {
+		f.listed = true
+		s.active = append(s.active, f)
+	}
+}
+
 // look takes in the time and the CPU time used until then.
-func (s *state) look(now time.Time, used time.Duration, flows map[*Flow]struct{}) {
+func (s *state) look(now time.Time, used time.Duration) {
 	elapsed, spent := float64(now.Sub(s.at)), float64(used-s.used)
 	s.at, s.used = now, used
 	s.balance = min(s.balance+elapsed*s.cores-spent, float64(burstTime)*s.cores)
 	s.balance = max(s.balance, -float64(debtTimeMax)*s.cores)
 	s.before, s.recent = s.recent, 0
-	s.count(now, flows)
+	s.count(now)
 	if s.weights > 0 {
 		promised := elapsed * s.cores / s.weights
 		if s.short {
@@ -143,12 +157,12 @@ func (s *state) look(now time.Time, used time.Duration, flows map[*Flow]struct{}
 	s.short = s.left() <= enough || len(s.waiting) > 0
 }
 
-// count charges flows for what passed while there was enough, and sums up the
-// weights of those that are active.
-func (s *state) count(now time.Time, flows map[*Flow]struct{}) {
+// count charges flows for what passed while there was enough, sums up the weights
+// of those that are active, and lets go of those that are no more.
+func (s *state) count(now time.Time) {
 	disks := 0.
 	s.weights = 0
-	for f := range flows {
+	s.active = slices.DeleteFunc(s.active, func(f *Flow) bool {
 		if cost := float64(f.passed.Swap(0)); cost != 0 {
 			s.expected += cost
 			f.finish = s.start(f) + cost*s.scale/f.weight
@@ -158,17 +172,17 @@ func (s *state) count(now time.Time, flows map[*Flow]struct{}) {
 			f.last = now
 		}
 		if f.line.n == 0 && now.Sub(f.last) > activeTime {
-			continue
+			f.listed = false
+			return true
 		}
 		s.weights += f.weight
 		if f.share == 0 {
 			disks++
 		}
-	}
-	for f := range flows {
-		if f.share > 0 {
-			f.weight = max(f.share*disks, 1)
-		}
+		return false
+	})
+	for _, f := range s.backgrounds {
+		f.weight = max(f.share*disks, 1)
 	}
 }
 
