@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -118,6 +119,41 @@ func TestLightFlowDoesNotWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor does it while rounds of the background run the budget into debt, when its
+// promised part is less than it uses.
+func TestLightFlowDoesNotWaitForDebts(t *testing.T) {
+	budget(t, 1, func(t *testing.T, m *machine, b *Budget) {
+		light := &client{flow: b.Flow(), depth: 2, cost: 40 * time.Microsecond, pause: 19 * 40 * time.Microsecond, after: time.Now().Add(time.Second)}
+		clients := []*client{light}
+		for range 3 {
+			clients = append(clients, &client{flow: b.Flow(), depth: 32, cost: 40 * time.Microsecond})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		m.tasks.Go(func() {
+			pace := b.Background(1).Pace()
+			for ctx.Err() == nil {
+				time.Sleep(time.Second)
+				for range 3 {
+					var writers sync.WaitGroup
+					for range 3 {
+						writers.Go(func() { m.work(40 * time.Millisecond) })
+					}
+					writers.Wait()
+					_ = pace(ctx)
+				}
+			}
+		})
+		load(t, m, 6*time.Second, clients...)
+		cancel()
+		if longest := time.Duration(light.longest.Load()); longest > 100*time.Microsecond {
+			t.Errorf("waited up to %v", longest)
+		}
+		if longest := time.Duration(clients[1].longest.Load()); longest < 20*time.Millisecond {
+			t.Errorf("others waited up to %v only: there was no debt", longest)
+		}
+	})
 }
 
 // The background has as much as all disks, if it asks for it, and what it leaves

@@ -14,8 +14,10 @@ const (
 	// be held back, such as a replay at the start, slows the rest for no longer.
 	debtTimeMax = 2 * time.Second
 	// creditMax is how far a flow may be behind the others, in CPU time per weight:
-	// what it may use at once after a pause.
-	creditMax = 5 * time.Millisecond
+	// what it may use at once after a pause. A round of destaging runs the budget into
+	// debt for some 100 ms, in which flows go by what is promised alone: this much
+	// keeps one at a tenth of the budget from waiting meanwhile.
+	creditMax = 20 * time.Millisecond
 	// leadMax is how far ahead a flow may be for what it used while there was enough
 	// for all.
 	leadMax = 5 * time.Millisecond
