@@ -20,6 +20,12 @@ import (
 // Errors: ErrInvalid, ErrCorrupt, ErrUnsupported, those of Objects and of the
 // file system.
 func Attach(ctx context.Context, manifest []byte, opts Options) (*Map, error) {
+	return attach(ctx, manifest, 0, opts)
+}
+
+// attach is Attach with the rows of all snapshots, or of one: a clone, which drops
+// them, need not read thousands.
+func attach(ctx context.Context, manifest []byte, only id.Snapshot, opts Options) (*Map, error) {
 	f, err := parseManifest(manifest)
 	if err != nil {
 		return nil, fmt.Errorf("attach map: %w", err)
@@ -29,7 +35,7 @@ func Attach(ctx context.Context, manifest []byte, opts Options) (*Map, error) {
 		return nil, fmt.Errorf("attach map: %w", err)
 	}
 	stop := context.AfterFunc(ctx, m.cancel)
-	err = m.attach(f)
+	err = m.attach(f, only)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -42,7 +48,7 @@ func Attach(ctx context.Context, manifest []byte, opts Options) (*Map, error) {
 	return m, nil
 }
 
-func (m *Map) attach(f *manifest) error {
+func (m *Map) attach(f *manifest, only id.Snapshot) error {
 	for _, file := range f.files {
 		if err := writeFile(m.opts.FS, m.fs.PathJoin(m.dbDir, file.name), file.bytes); err != nil {
 			return err
@@ -73,7 +79,7 @@ func (m *Map) attach(f *manifest) error {
 	if err != nil {
 		return err
 	}
-	kept, err := readMarks(m.db)
+	kept, err := readMarks(m.db, only)
 	if err != nil {
 		return err
 	}
@@ -96,7 +102,7 @@ func AttachClone(ctx context.Context, manifest []byte, s id.Snapshot, state []by
 	if len(state) > StateBytesMax {
 		return nil, fmt.Errorf("%w: a state of %d bytes", ErrInvalid, len(state))
 	}
-	m, err := Attach(ctx, manifest, opts)
+	m, err := attach(ctx, manifest, s, opts)
 	if err != nil {
 		return nil, err
 	}

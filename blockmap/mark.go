@@ -163,10 +163,14 @@ func parseMark(key, value []byte) (mark, error) {
 	return k, nil
 }
 
-// readMarks returns the rows of snapshots.
-func readMarks(db pebble.Reader) (out marks, err error) {
-	lower, upper := markKey(0), trimPrefixKey()
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower[:], UpperBound: upper[:]})
+// readMarks returns the rows of snapshots, or of one if only is not 0.
+func readMarks(db pebble.Reader, only id.Snapshot) (out marks, err error) {
+	lower, end := markKey(only), trimPrefixKey()
+	upper := end[:]
+	if only != 0 {
+		upper = append(lower[:keyBytes:keyBytes], 0) // right behind it
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lower[:], UpperBound: upper})
 	if err != nil {
 		return nil, err
 	}

@@ -272,3 +272,33 @@ func TestMarkErrors(t *testing.T) {
 		t.Errorf("a clone with a long state: %v", err)
 	}
 }
+
+// TestCloneReadsOneSnapshot: beginning a clone does not read what describes
+// thousands of other snapshots.
+func TestCloneReadsOneSnapshot(t *testing.T) {
+	const snapshots = 5000 // in some 50 blocks
+	store := newStore()
+	m := mustCreate(t, testOptions(t, store))
+	for s := range id.Snapshot(snapshots) {
+		mustApply(t, m, &Batch{Gen: m.NextGen(false), Mark: Mark{Snapshot: s + 1}}, "")
+	}
+	c := mustCheckpoint(t, m)
+	reads := func(attach func() (*Map, error)) int {
+		t.Helper()
+		before := store.reads
+		a, err := attach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, a)
+		return store.reads - before
+	}
+	all := reads(func() (*Map, error) { return Attach(t.Context(), c.Manifest, testOptions(t, store)) })
+	one := reads(func() (*Map, error) {
+		return AttachClone(t.Context(), c.Manifest, snapshots/2, nil, testOptions(t, store))
+	})
+	if one > all/2 {
+		t.Errorf("a clone takes %d reads, the map %d", one, all)
+	}
+	t.Logf("%d reads for a clone, %d for the map", one, all)
+}
