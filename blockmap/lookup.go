@@ -202,8 +202,11 @@ func (c *cursor) hidden(lba id.LBA, gen id.Gen) bool {
 
 // fill sets the entries of out, which is zero, and closes the cursor.
 func (c *cursor) fill(out []Entry) error {
-	for c.next() {
+	for last := id.LBA(len(out) - 1); c.next(); {
 		out[c.lba-c.first] = c.entry
+		if c.lba-c.first == last {
+			break // or else its older versions are stepped over
+		}
 	}
 	return c.close()
 }
