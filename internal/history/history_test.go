@@ -18,6 +18,7 @@ var (
 	histories  = flag.Int("histories", 500, "random histories of TestSimHistories")
 	firstSeed  = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
 	historyDir = flag.String("history-dir", "", "where the run is kept, to go on; empty: nowhere")
+	most       = flag.Int("history-most", 0, "how many of them this process goes through at most, as what an opening leaves that met a crash stays in memory, 3 MB a history; 0: all")
 	opsWanted  = flag.Int("history-ops", 200, "operations of each")
 	verbose    = flag.Bool("history-log", false, "with -v: what data node and host log")
 )

@@ -94,11 +94,15 @@ func TestSimHistories(t *testing.T) {
 	r := &run{clock: startClock(t)}
 	r.resume(t, *historyDir, *firstSeed)
 	t.Logf("seeds from %d, %d histories done", r.Seed, r.Done)
+	wanted := *histories
+	if *most > 0 {
+		wanted = min(wanted, r.Done+*most)
+	}
 	var all sync.WaitGroup
 	for range atOnce {
 		all.Go(func() {
 			for {
-				n, ok := r.next(*histories)
+				n, ok := r.next(wanted)
 				if !ok {
 					return
 				}
