@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"plinth/blockmap"
 	"plinth/datanode"
 	"plinth/datanode/shelf"
@@ -50,20 +52,20 @@ type logPlace struct {
 // newHouse makes a data node; wrap, if set, is what disks reach it through.
 func newHouse(t testing.TB, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
-	return newHouseOf(t, 32<<20, wrap)
+	return newHouseOf(t, crashfs.New(), "/node", 32<<20, wrap)
 }
 
-// newHouseOf is newHouse with spindles of so many bytes.
-func newHouseOf(t testing.TB, spindleBytes int64, wrap func(datanode.Node) datanode.Node) *house {
+// newHouseOf is newHouse in a directory, with spindles of so many bytes.
+func newHouseOf(t testing.TB, fs vfs.FS, dir string, spindleBytes int64, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
 	opts := shelf.Options{
 		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: spindleBytes,
-		IndexCacheBytes: 1 << 20, FS: crashfs.New(), Logger: slog.New(slog.DiscardHandler),
+		IndexCacheBytes: 1 << 20, FS: fs, Logger: slog.New(slog.DiscardHandler),
 	}
-	if err := shelf.Create("/node", opts); err != nil {
+	if err := shelf.Create(dir, opts); err != nil {
 		t.Fatal(err)
 	}
-	s, err := shelf.Open(t.Context(), "/node", opts)
+	s, err := shelf.Open(t.Context(), dir, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,11 @@ package disk
 
 import (
 	"context"
+	"encoding/binary"
 	"flag"
 	"fmt"
+	"iter"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -16,6 +19,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
+	"plinth/internal/vfsx/crashfs"
 )
 
 var (
@@ -24,6 +28,7 @@ var (
 	costSnapshots = flag.Int("cost-snapshots", 40, "TestSnapshotCost: snapshots that one of the disks has")
 	costMarks     = flag.Int("cost-marks", 20, "TestSnapshotCost: snapshots that are timed")
 	costReads     = flag.Int("cost-reads", 100, "TestSnapshotCost: reads that are timed")
+	costFiles     = flag.Bool("cost-files", false, "TestSnapshotCost: log, spindles and index in files, not in memory")
 	costStrict    = flag.Bool("cost-strict", false, "TestSnapshotCost: fail where a figure is out of its bounds")
 )
 
@@ -76,8 +81,15 @@ func TestSnapshotCost(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := &costs{rng: rand.New(rand.NewPCG(seed, 3))}
-	spindle := int64(32<<20) + int64(*costChunks)*int64(64+*costSnapshots/10)
-	c.house = newHouseOf(t, spindle/(1<<20)<<20, func(n datanode.Node) datanode.Node {
+	// A version takes up to 36 bytes in a table, half as much again in a stripe, a
+	// quarter of it on each spindle; there is room for three copies.
+	spindle := int64(64<<20) + int64(*costChunks)*int64(1+*costSnapshots/1000)*50
+	var files vfs.FS = crashfs.New()
+	dir := "/node"
+	if *costFiles {
+		files, dir = vfs.Default, t.TempDir()
+	}
+	c.house = newHouseOf(t, files, dir, spindle/(1<<20)<<20, func(n datanode.Node) datanode.Node {
 		c.node = &outside{Node: n}
 		return c.node
 	})
@@ -89,11 +101,12 @@ func TestSnapshotCost(t *testing.T) {
 	c.make(c.plain, false)
 	c.make(c.snaps, true)
 	t.Logf("%d chunks of %.3g TiB, %d snapshots with %d overwrites each, made in %.0f s", *costChunks, *costTiB, *costSnapshots, *costChunks/1000+1, time.Since(began).Seconds())
-	for range 2 { // let Pebble come to rest, and what is read often be in memory
+	for n := range 2 { // let Pebble come to rest, and what is read often be in memory
 		for _, d := range []*Disk{c.plain, c.snaps} {
 			c.ok(d.Checkpoint(t.Context()))
 			c.ok(d.m.Scan(t.Context(), func(id.LBA, blockmap.Entry) error { return nil }))
 		}
+		t.Logf("checkpoint and scan %d after %.0f s: %+v", n+1, time.Since(began).Seconds(), c.snaps.m.Stats())
 	}
 	c.reads()
 	c.firstWrites()
@@ -119,14 +132,37 @@ func (c *costs) lba(i int) id.LBA {
 	return id.LBA(int64(i/run)*max(stride, run) + int64(i%run))
 }
 
+// costRow is a version in a map.
+type costRow struct {
+	LBA   id.LBA
+	Gen   id.Gen
+	Entry blockmap.Entry
+}
+
+// loadRows puts versions into a map at once, in the order of its keys. Nil: this
+// build (without -tags synthetic) has no way but Apply.
+var loadRows func(m *blockmap.Map, rows iter.Seq[costRow]) error
+
+const (
+	// overwritten is the share of the chunks, one in so many, that is overwritten
+	// before each snapshot; and one chunk that is always the same.
+	overwritten = 1000
+	// appliedShare of the snapshots, one in so many, come by Apply where the others
+	// are loaded: so there are newer tables above older ones, as in a map in use.
+	appliedShare = 50
+)
+
 // make fills a map: everything once, then a thousandth at random and one chunk that
-// is always the same, again and again.
+// is always the same, again and again. Where versions are loaded, those that no
+// snapshot sees are left out.
 func (c *costs) make(d *Disk, keep bool) {
 	c.Helper()
 	const real = 512
 	p := make([]byte, 4096)
 	for i := range real {
-		copy(p, fmt.Sprint("chunk ", i, " of all"))
+		for k := 0; k < len(p); k += 8 { // what compresses well takes long to open
+			binary.LittleEndian.PutUint64(p[k:], c.rng.Uint64())
+		}
 		c.ok(d.WriteAt(c.Context(), p, int64(c.lba(i))*4096, false))
 	}
 	c.ok(c.round(d))
@@ -136,31 +172,64 @@ func (c *costs) make(d *Disk, keep bool) {
 	}
 	state := d.state.marshal()
 	var updates []blockmap.Update
-	apply := func(mark blockmap.Mark) {
-		c.ok(d.m.Apply(&blockmap.Batch{Gen: d.m.NextGen(false), Updates: updates, Mark: mark}, state))
+	apply := func(mark blockmap.Mark) id.Gen {
+		gen := d.m.NextGen(false)
+		c.ok(d.m.Apply(&blockmap.Batch{Gen: gen, Updates: updates, Mark: mark}, state))
 		updates = updates[:0]
+		return gen
+	}
+	mark := func(s int) (m blockmap.Mark) {
+		if keep {
+			m = blockmap.Mark{Snapshot: id.Snapshot(s + 1), Bytes: d.Size()}
+		}
+		return m
 	}
 	put := func(i int) {
 		updates = append(updates, blockmap.Update{LBA: c.lba(i), Entry: c.refs[c.rng.IntN(real)]})
 	}
-	for i := range *costChunks {
-		if put(i); len(updates) == blockmap.UpdatesMax/4 {
-			apply(blockmap.Mark{})
+	loaded := 0
+	if loadRows != nil {
+		gens := []id.Gen{d.m.Gen()}
+		if loaded = *costSnapshots - *costSnapshots/appliedShare; keep {
+			gens = gens[:0]
+			for s := range loaded {
+				gens = append(gens, apply(mark(s)))
+			}
 		}
+		c.ok(loadRows(d.m, c.versions(gens)))
+	} else {
+		for i := range *costChunks {
+			if put(i); len(updates) == blockmap.UpdatesMax/4 {
+				apply(blockmap.Mark{})
+			}
+		}
+		apply(blockmap.Mark{})
 	}
-	apply(blockmap.Mark{})
-	for s := range *costSnapshots {
+	for s := loaded; s < *costSnapshots; s++ {
 		put(0)
-		for range *costChunks / 1000 {
+		for range *costChunks / overwritten {
 			put(c.rng.IntN(*costChunks))
 		}
-		var mark blockmap.Mark
-		if keep {
-			mark = blockmap.Mark{Snapshot: id.Snapshot(s + 1), Bytes: d.Size()}
-		}
-		apply(mark)
+		apply(mark(s))
 	}
 	c.last = max(c.last, id.Snapshot(*costSnapshots))
+}
+
+// versions yields all chunks in the first generation, and for each later one the
+// first chunk and others at random, in the order of keys.
+func (c *costs) versions(gens []id.Gen) iter.Seq[costRow] {
+	return func(yield func(costRow) bool) {
+		for i := range *costChunks {
+			for g := len(gens) - 1; g >= 0; g-- {
+				if i > 0 { // the gaps between events that are independent
+					g = max(0, g-int(math.Log(1-c.rng.Float64())/math.Log(1-1./overwritten)))
+				}
+				if !yield(costRow{c.lba(i), gens[g], c.refs[c.rng.IntN(len(c.refs))]}) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // times collects durations.
