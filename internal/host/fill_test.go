@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +28,7 @@ var (
 	fillSnaps  = flag.Int("fill-snaps", 100, "snapshots while everything is written over once")
 	fillMax    = flag.Float64("fill-max", 0, "the greatest amplification; 0: none")
 	fillRatio  = flag.Float64("fill-ratio", 0, "the same, in times of the greedy cleaner's")
+	fillRise   = flag.Float64("fill-rise", 0, "the greatest p99 of writes beside reclaim, in times of that without; 0: none")
 )
 
 const (
@@ -45,6 +48,8 @@ type fill struct {
 	taken  int
 	begun  time.Time
 	paid   int64 // bytes
+	// cleaning: a segment is being emptied, or has been and waits to be freed.
+	cleaning atomic.Bool
 }
 
 // newFill makes the pool, and the disk as large as it may be: what is kept for
@@ -127,6 +132,27 @@ func (f *fill) describe() string {
 	return out
 }
 
+// watch keeps f.cleaning until done is closed.
+func (f *fill) watch(done chan struct{}) {
+	ticker := time.NewTicker(20 * time.Millisecond) // a cycle takes some times as long
+	defer ticker.Stop()
+	for {
+		reply, err := f.Node.Usage(f.Context(), &datanode.UsageRequest{})
+		if err != nil {
+			f.Error(err)
+			return
+		}
+		f.cleaning.Store(slices.ContainsFunc(reply.Segments, func(u datanode.SegmentUse) bool {
+			return u.State == datanode.StateCondemned || u.State == datanode.StateForwarded
+		}))
+		select {
+		case <-ticker.C:
+		case <-done:
+			return
+		}
+	}
+}
+
 // snapshot makes a snapshot and removes the oldest beyond those that are kept.
 func (f *fill) snapshot() {
 	f.Helper()
@@ -166,7 +192,10 @@ func TestSimFill(t *testing.T) {
 			every = max(f.lbas / *fillSnaps, 1)
 		}
 		var user, moved int64
-		var calm, busy []time.Duration
+		var calm, busy []time.Duration // without a cycle under way, and beside one
+		done := make(chan struct{})
+		var watching sync.WaitGroup
+		watching.Go(func() { f.watch(done) })
 		f.begun, f.paid = time.Now(), 0
 		for i := range total {
 			if i == total/2 {
@@ -182,19 +211,26 @@ func TestSimFill(t *testing.T) {
 			} else if *fillSkewed {
 				lba = hot + f.rng.IntN(f.lbas-hot)
 			}
-			if took := f.write(d, lba); f.Host.Reclaimed().Cycles == 0 {
-				calm = append(calm, took)
-			} else {
+			if took := f.write(d, lba); f.cleaning.Load() {
 				busy = append(busy, took)
+			} else {
+				calm = append(calm, took)
 			}
 		}
 		took := time.Since(f.begun)
+		close(done)
+		watching.Wait()
 		nowUser, nowMoved := f.stored()
 		amplification := float64(nowUser-user+nowMoved-moved) / float64(nowUser-user)
 		t.Logf("%d writes in %v, %.1f MiB/s, %d cycles", total, took.Round(time.Second),
 			float64(total)*chunkBytes/(1<<20)/took.Seconds(), f.Host.Reclaimed().Cycles)
 		t.Logf("amplification %.2f, greedy %.2f: %.2f times", amplification, f.greedy.Amplification(), amplification/f.greedy.Amplification())
-		t.Logf("writes before reclaim: %s; with it: %s", quantiles(calm), quantiles(busy))
+		t.Logf("writes without reclaim: %s; beside it: %s", quantiles(calm), quantiles(busy))
+		if len(calm) == 0 || len(busy) == 0 {
+			t.Errorf("%d writes without reclaim, %d beside it: both are wanted", len(calm), len(busy))
+		} else if rise := float64(quantile(busy, 0.99)) / float64(quantile(calm, 0.99)); *fillRise > 0 && rise > *fillRise {
+			t.Errorf("beside reclaim p99 is %.2f times that without, want at most %.2f", rise, *fillRise)
+		}
 		for _, most := range []float64{*fillMax, *fillRatio * f.greedy.Amplification()} {
 			if most > 0 && amplification > most {
 				t.Errorf("amplification %.2f, want at most %.2f", amplification, most)
@@ -206,11 +242,15 @@ func TestSimFill(t *testing.T) {
 	f.strict()
 }
 
+// quantiles sorts d.
 func quantiles(d []time.Duration) string {
 	if len(d) == 0 {
 		return "none"
 	}
 	slices.Sort(d)
-	at := func(q float64) time.Duration { return d[int(q*float64(len(d)-1))] }
-	return fmt.Sprintf("p50 %v, p99 %v, p99.9 %v, max %v", at(0.5), at(0.99), at(0.999), at(1))
+	return fmt.Sprintf("%d, p50 %v, p99 %v, p99.9 %v, max %v", len(d), quantile(d, 0.5), quantile(d, 0.99), quantile(d, 0.999), quantile(d, 1))
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	return sorted[int(q*float64(len(sorted)-1))]
 }
