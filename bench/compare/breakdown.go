@@ -224,7 +224,7 @@ func (b *Breakdown) WriteText(out io.Writer) error {
 	w.printf("| of no stage | %.2f | %.0f %% |\n", b.Sampled-b.Explained, 100*(b.Sampled-b.Explained)/b.Total)
 	w.printf("| not in the profile | %.2f | %.0f %% |\n", b.Total-b.Sampled, 100*(1-b.Sampled/b.Total))
 	w.printf("| the process, by the kernel's count | %.2f | %.0f %% explained |\n", b.Total, 100*b.Explained/b.Total)
-	if b.DataNode > 0 {
+	if b.Row.Writes && b.DataNode > 0 {
 		w.printf("\nOf this %.2f µs are the data node's own, %.2f with all that Pebble does by itself: a core of a shelf carries %.1f hosts at this load, or %.1f.\n",
 			b.DataNode, b.DataNode+b.Orphans, 1e6/(b.DataNode*b.IOPS), 1e6/((b.DataNode+b.Orphans)*b.IOPS))
 	}

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"plinth/internal/api"
+	"plinth/internal/host"
 )
 
 var soakTime = flag.Duration("soak-time", 10*time.Second, "TestSoak: how long")
@@ -50,6 +53,14 @@ func TestSoak(t *testing.T) {
 	for i := range 4 {
 		s.command(t, "disk", "create", fmt.Sprint("soak", i+1), "512M")
 	}
+	addr, err := api.ParseAddress(s.api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := api.NewClient(addr, api.ClientOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), *soakTime+programTime)
 	defer cancel()
 	args := []string{"--ioengine=nbd", "--thread", "--time_based", "--norandommap", "--size=512m", "--refill_buffers=1", "--buffer_compress_percentage=50",
@@ -75,14 +86,22 @@ func TestSoak(t *testing.T) {
 				t.Fatalf("fio %q: %v", args, err)
 			}
 			judgeSoak(t, memory)
-			s.command(t, "verify")
+			report, err := client.Verify(t.Context(), host.VerifyOptions{})
+			if err != nil || len(report.Findings) > 0 {
+				t.Errorf("verify: %+v, %v", report, err)
+			}
 			s.stop(t)
 			return
 		case <-tick.C:
 			memory = append(memory, resident(t, s.cmd.Process.Pid))
-			disk := fmt.Sprint("soak", 1+rand.IntN(4))
-			s.command(t, "snapshot", "create", disk, "--name", fmt.Sprint("s", len(memory)))
-			s.command(t, "snapshot", "rm", disk+"@"+fmt.Sprint("s", len(memory)))
+			disk, name := fmt.Sprint("soak", 1+rand.IntN(4)), fmt.Sprint("s", len(memory))
+			_, err := client.CreateSnapshots(t.Context(), api.CreateSnapshots{Disks: []string{disk}, CreateSnapshot: api.CreateSnapshot{Name: name}})
+			if err == nil {
+				err = client.RemoveSnapshot(t.Context(), disk, name, true)
+			}
+			if err != nil {
+				t.Fatalf("snapshot %s of %s: %v", name, disk, err)
+			}
 		}
 	}
 }
