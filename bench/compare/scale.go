@@ -60,10 +60,38 @@ func Scale(ctx context.Context, cfg Config) (out *Scaling, err error) {
 	}
 	r.alive[v.Name] = v
 	out = &Scaling{}
+	if err := r.scaleMemory(ctx, v, out); err != nil {
+		return nil, err
+	}
+	disks := v.disks
 	if err := r.scaleSizes(ctx, v, out); err != nil {
 		return nil, err
 	}
-	return out, r.scaleLoads(ctx, v, out)
+	return out, r.scaleLoads(ctx, v, disks, out)
+}
+
+// scaleMemory makes the disks of scaleLoads while the process has done nothing
+// else, whose memory would come and go meanwhile.
+func (r *run) scaleMemory(ctx context.Context, v *serving, out *Scaling) error {
+	most := scaleDisks[len(scaleDisks)-1]
+	before, _, err := v.memory()
+	if err != nil {
+		return err
+	}
+	v.disks = nil
+	for i := range most {
+		if err := v.createDisk(ctx, fmt.Sprint("disk", i), r.scaleBytes()); err != nil {
+			return err
+		}
+	}
+	after, _, err := v.memory()
+	out.DiskBytes = (after - before) / int64(most)
+	return err
+}
+
+// scaleBytes is the size of each of the most disks.
+func (r *run) scaleBytes() int64 {
+	return max(r.DiskBytes/int64(scaleDisks[len(scaleDisks)-1]), 1<<20)
 }
 
 // scaleSizes writes and reads at random all over disks of growing size.
@@ -82,28 +110,9 @@ func (r *run) scaleSizes(ctx context.Context, v *serving, out *Scaling) error {
 	return nil
 }
 
-func (r *run) scaleLoads(ctx context.Context, v *serving, out *Scaling) error {
-	most := scaleDisks[len(scaleDisks)-1]
-	bytes := max(r.DiskBytes/int64(most), 1<<20)
-	if err := v.settle(ctx); err != nil {
-		return err
-	}
-	before, _, err := v.memory()
-	if err != nil {
-		return err
-	}
-	v.disks = nil
-	for i := range most {
-		if err := v.createDisk(ctx, fmt.Sprint("disk", i), bytes); err != nil {
-			return err
-		}
-	}
-	after, _, err := v.memory()
-	if err != nil {
-		return err
-	}
-	out.DiskBytes = (after - before) / int64(most)
-	all := v.disks
+func (r *run) scaleLoads(ctx context.Context, v *serving, all [][]string, out *Scaling) error {
+	bytes := r.scaleBytes()
+	v.disks = all
 	c := r.Config
 	c.DiskBytes = bytes
 	if _, err := v.runFio(ctx, &c, &Row{}, "--rw=write", "--bs=1m", "--iodepth=1"); err != nil {
