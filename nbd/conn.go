@@ -15,7 +15,7 @@ const (
 	readBufferBytes = 256 << 10
 	// socketBufferBytes lets long replies go without waiting for the client at
 	// each piece. More costs more: what lies there leaves the processor's cache.
-	socketBufferBytes = 256 << 10
+	socketBufferBytes = 512 << 10
 	// lingerTime bounds the wait for the client to hang up after our last
 	// word, so that the kernel does not discard it with a reset.
 	lingerTime = time.Second
@@ -24,7 +24,7 @@ const (
 // conn is one accepted connection, owned by the goroutine of run.
 type conn struct {
 	server   *Server
-	net.Conn // as accepted
+	net.Conn // as accepted, a socket if it can be
 
 	// stream is what is read and written: the connection, or TLS on it. Owned
 	// by run.
@@ -83,7 +83,11 @@ func (c *conn) run() {
 // setSocketBuffer enlarges a unix socket's buffer; the other way the client's
 // counts. TCP sizes its own, and would stop to if told.
 func setSocketBuffer(nc net.Conn) {
-	if u, ok := nc.(*net.UnixConn); ok {
+	s, ok := nc.(*socket)
+	if !ok {
+		return
+	}
+	if u, ok := s.Conn.(*net.UnixConn); ok {
 		u.SetWriteBuffer(socketBufferBytes)
 	}
 }

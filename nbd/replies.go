@@ -6,7 +6,7 @@ import (
 )
 
 // replies is a connection's way out. Finished requests are pushed; flush
-// writes what was pushed, gathered into as few writes as it can. Whoever flushes
+// writes what was pushed, gathered into few writes. Whoever flushes
 // first writes for all who push meanwhile: the reader, a worker with a lone
 // reply, which so costs no hand-over, or the writer, which comes when workers
 // have nothing better to do. The queue is bounded by the window.
@@ -27,13 +27,12 @@ type replies struct {
 	// Owned by the goroutine that set writing.
 	batch []*request
 	flat  []byte
-	parts net.Buffers
-	rest  net.Buffers // parts, as WriteTo consumes them
+	parts [][]byte
 }
 
 const (
 	// flatBytes gathers small pieces by copying; a copy of a few KiB costs
-	// less than one more entry of a writev.
+	// less than one more system call.
 	flatBytes    = 128 << 10
 	copyBytesMax = 8 << 10
 	// flushBytes bounds what the reader lets pile up while it answers inline.
@@ -153,11 +152,19 @@ func (q *replies) writeBatch() bool {
 	if cut < len(q.flat) {
 		q.parts = append(q.parts, q.flat[cut:])
 	}
-	if len(q.parts) == 1 {
-		_, err := q.conn.Write(q.parts[0])
-		return err == nil
+	for i, p := range q.parts {
+		if q.send(p, i < len(q.parts)-1) != nil {
+			return false
+		}
 	}
-	q.rest = q.parts
-	_, err := q.rest.WriteTo(q.conn)
-	return err == nil
+	return true
+}
+
+func (q *replies) send(p []byte, more bool) (err error) {
+	if s, ok := q.conn.(*socket); ok {
+		_, err = s.write(p, more)
+	} else {
+		_, err = q.conn.Write(p)
+	}
+	return err
 }

@@ -175,7 +175,7 @@ func (s *Server) removeListener(l net.Listener) {
 
 // start runs a connection, unless there are too many.
 func (s *Server) start(nc net.Conn) {
-	c := &conn{server: s, Conn: nc}
+	c := &conn{server: s, Conn: newSocket(nc)}
 	s.mu.Lock()
 	if s.stopped || len(s.connected) >= s.opts.ConnectionsMax {
 		s.mu.Unlock()
