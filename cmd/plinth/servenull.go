@@ -31,7 +31,7 @@ func serveNullCommand() *cli.Command {
 			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve on"},
 			&cli.GenericFlag{Name: "size", Value: sizeOf(nullBytesDefault), Usage: "bytes of the export"},
 			&cli.BoolFlag{Name: "workers", Usage: "answer from other goroutines, as a device that may wait does"},
-			&cli.DurationFlag{Name: "delay", Usage: "answer from other goroutines after so long"},
+			&cli.DurationFlag{Name: "delay", Usage: "answer from other goroutines after so long, or up to twice that"},
 		),
 		Action: serveNull,
 	}
@@ -52,7 +52,11 @@ func serveNull(c *cli.Context) error {
 	var device nbd.Device = memory.New(size(c, "size"))
 	switch delay := c.Duration("delay"); {
 	case delay > 0:
-		device = delayed{device, &clock{delay: delay}}
+		c, err := newClock(delay)
+		if err != nil {
+			return err
+		}
+		device = delayed{device, c}
 	case c.Bool("workers"):
 		device = delayed{Device: device}
 	}
@@ -91,13 +95,25 @@ func (d delayed) WriteAt(ctx context.Context, p []byte, off int64, fua bool) err
 	return d.Device.WriteAt(ctx, p, off, fua)
 }
 
-// clock wakes all that wait, some time after the first of them came. It sleeps
-// in the kernel: the timers of the runtime are too coarse when it is idle.
+// clock makes all that wait do so for delay at least, and twice that at most: who
+// comes while others wait goes after them. It reads a timerfd, as if the device
+// were behind a network: the timers of the runtime are too coarse when it is idle,
+// and a goroutine that sleeps in the kernel holds up others.
 type clock struct {
 	delay time.Duration
+	timer *os.File
 
-	mu   sync.Mutex
-	tick chan struct{} // closed when those who wait may go; nil: nobody waits
+	mu      sync.Mutex
+	next    chan struct{} // closed when those who came last may go; nil: nobody did
+	running bool
+}
+
+func newClock(delay time.Duration) (*clock, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("timerfd_create", err)
+	}
+	return &clock{delay: delay, timer: os.NewFile(uintptr(fd), "timerfd")}, nil
 }
 
 func (c *clock) wait() {
@@ -105,21 +121,50 @@ func (c *clock) wait() {
 		return
 	}
 	c.mu.Lock()
-	tick := c.tick
-	if tick == nil {
-		tick = make(chan struct{})
-		c.tick = tick
-		go c.sleep(tick)
+	if c.next == nil {
+		c.next = make(chan struct{})
+	}
+	tick := c.next
+	if !c.running {
+		c.running = true
+		go c.run()
 	}
 	c.mu.Unlock()
 	<-tick
 }
 
-func (c *clock) sleep(tick chan struct{}) {
-	pause := unix.NsecToTimespec(c.delay.Nanoseconds())
-	_ = unix.Nanosleep(&pause, nil)
-	c.mu.Lock()
-	c.tick = nil
-	c.mu.Unlock()
-	close(tick)
+// run lets go who waits, until nobody does.
+func (c *clock) run() {
+	for {
+		c.mu.Lock()
+		tick := c.next
+		c.next = nil
+		c.running = tick != nil
+		c.mu.Unlock()
+		if tick == nil {
+			return
+		}
+		if err := c.sleep(); err != nil {
+			panic(err) // a timerfd of our own neither fails nor ends
+		}
+		close(tick)
+	}
+}
+
+func (c *clock) sleep() error {
+	raw, err := c.timer.SyscallConn()
+	if err != nil {
+		return err
+	}
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(c.delay.Nanoseconds())}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = unix.TimerfdSettime(int(fd), 0, &spec, nil) }); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	var expirations [8]byte
+	_, err = c.timer.Read(expirations[:])
+	return err
 }
