@@ -38,8 +38,8 @@
 //
 // All methods may be called at once. An open Budget has one goroutine, which Close
 // ends; from then on all work passes. Where neither limits nor budget are short, a
-// request costs an atomic addition to a counter of its disk's. Lock order:
-// a limiter's mu, then Budget.mu.
+// request costs an atomic addition to a counter of its disk's. Nobody takes a lock
+// while holding another, and nothing is called under one.
 //
 // Errors: the context's, and [ErrInvalid].
 package gate

@@ -181,8 +181,9 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 	if _, err := chunk.ParseSuite(rec.Cipher); err != nil {
 		return nil, err
 	}
-	if limits := rec.limits(); limits.Validate() != nil {
-		return nil, fmt.Errorf("disk record %d: %w", rec.ID, limits.Validate())
+	limits := rec.limits()
+	if err := limits.Validate(); err != nil {
+		return nil, fmt.Errorf("disk record %d: %w", rec.ID, err)
 	}
 	return &rec, chunk.Size(rec.Chunk).Validate()
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"plinth/internal/gate"
 	"plinth/internal/id"
 )
 
@@ -17,7 +18,9 @@ func FuzzRecords(f *testing.F) {
 	rec := DiskRecord{ID: 7, Name: "vm", Bytes: 1 << 20, Chunk: 4096, Cipher: "aes-256-gcm", Created: at}
 	clone := rec
 	clone.Base = &CloneBase{Disk: 3, Snapshot: 9}
-	for _, r := range []DiskRecord{rec, clone} {
+	limited := rec
+	limited.Limits = &gate.Limits{IOPS: 100, WriteBPS: 1 << 20, BurstSeconds: 0.5}
+	for _, r := range []DiskRecord{rec, clone, limited} {
 		b, err := r.marshal()
 		if err != nil {
 			f.Fatal(err)
@@ -30,7 +33,8 @@ func FuzzRecords(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	for _, bad := range []string{`{"version":3}`, `{"version":2,"id":3,"base":{"disk":3,"snapshot":1}}`, `{"version":1,"id":0}`, `[]`} {
+	for _, bad := range []string{`{"version":3}`, `{"version":2,"id":3,"base":{"disk":3,"snapshot":1}}`, `{"version":1,"id":0}`, `[]`,
+		`{"version":1,"id":7,"name":"vm","bytes":4096,"chunk":4096,"cipher":"aes-256-gcm","limits":{"iops":1}}`} {
 		f.Add([]byte(bad))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
