@@ -132,7 +132,7 @@ func TestLightFlowDoesNotWaitForDebts(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		m.tasks.Go(func() {
-			pace := b.Background(1).Pace()
+			pace := b.Background(1).Pace(nil)
 			for ctx.Err() == nil {
 				time.Sleep(time.Second)
 				for range 3 {
@@ -172,7 +172,7 @@ func TestBackgroundHasItsShare(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					var used atomic.Int64
 					m.tasks.Go(func() {
-						pace := back.Pace()
+						pace := back.Pace(nil)
 						for pace(ctx) == nil {
 							m.work(10 * time.Millisecond)
 							used.Add(int64(10 * time.Millisecond))
@@ -287,6 +287,47 @@ func TestEnterEndsWithContext(t *testing.T) {
 		}
 		if n, waited := f.Waits(); n < 2 || waited < 5*time.Millisecond {
 			t.Errorf("%d waits of %v", n, waited)
+		}
+	})
+}
+
+// Work for which somebody waits goes on though the budget is deep in debt, also when
+// it waits already, and pays for what it does.
+func TestHurry(t *testing.T) {
+	budget(t, 0.1, func(t *testing.T, m *machine, b *Budget) {
+		var hurry atomic.Bool
+		back, f := b.Background(1), b.Flow()
+		pace := back.Pace(hurry.Load)
+		m.used.Add(int64(time.Hour))
+		time.Sleep(2 * openTime)
+		for range 5 { // uses up what it may be behind
+			m.work(100 * time.Millisecond)
+			if err := pace(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		m.tasks.Go(func() {
+			time.Sleep(10 * time.Millisecond)
+			hurry.Store(true)
+		})
+		began := time.Now()
+		for range 10 {
+			m.work(time.Second)
+			if err := pace(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began) - 10*time.Second; took > 2*sliceTime {
+			t.Errorf("ten steps of work for which others wait have waited %v", took)
+		}
+		if f.TryEnter(1e9) && f.TryEnter(1) {
+			t.Error("nobody pays for it")
+		}
+		hurry.Store(false)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := pace(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after it, error %v", err)
 		}
 	})
 }

@@ -29,8 +29,8 @@
 //     more: it passes although the budget is short, and the others pay.
 //   - Every flow goes on, whatever the rest of the process uses: half of the budget
 //     is promised to flows by time alone.
-//   - Nothing is held while work waits, so nothing can wait for what waits for it:
-//     who relieves the log or the spindles is a flow like any other.
+//   - A gate holds nothing while work waits, so that nothing waits for it there but
+//     for its turn. Work for which others wait counts and does not wait.
 //   - A request passes its disk's limits in the order in which it came, and none
 //     waits there longer than limitWaitMax.
 //

@@ -133,16 +133,40 @@ func (f *Flow) Waits() (int64, time.Duration) {
 
 // Pace returns a function for background work of one goroutine to call now and
 // then: it returns when work may go on, and takes what it did since the last return
-// for CPU time.
-func (f *Flow) Pace() func(ctx context.Context) error {
+// for CPU time. While hurry, which may be nil, says that somebody waits for this
+// work, it counts and does not wait.
+func (f *Flow) Pace(hurry func() bool) func(ctx context.Context) error {
 	from := time.Now()
 	return func(ctx context.Context) error {
-		err := f.Enter(ctx, float64(min(time.Since(from), stepTimeMax)))
+		err := f.step(ctx, float64(min(time.Since(from), stepTimeMax)), hurry)
 		from = time.Now()
 		return err
 	}
 }
 
-// stepTimeMax is what one step of the background costs at most: longer ones have
-// waited for spindles.
-const stepTimeMax = 50 * time.Millisecond
+func (f *Flow) step(ctx context.Context, cost float64, hurry func() bool) error {
+	if hurry == nil {
+		return f.Enter(ctx, cost)
+	}
+	for ctx.Err() == nil {
+		if hurry() {
+			f.passed.Add(int64(cost))
+			break
+		}
+		slice, cancel := context.WithTimeout(ctx, sliceTime)
+		err := f.Enter(slice, cost)
+		cancel()
+		if err == nil {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+const (
+	// stepTimeMax is what one step of the background costs at most: longer ones have
+	// waited for spindles.
+	stepTimeMax = 50 * time.Millisecond
+	// sliceTime is how long work waits without a look at whether it is to hurry.
+	sliceTime = 50 * time.Millisecond
+)

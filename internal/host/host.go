@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"plinth/blockmap"
@@ -66,8 +67,9 @@ type Host struct {
 
 	// reliefMu guards relief: one at a time serves all who came before it.
 	reliefMu  sync.Mutex
-	relieved  time.Time // when the last one began
-	reliefErr error     // of it
+	relieved  time.Time    // when the last one began
+	reliefErr error        // of it
+	relieving atomic.Int32 // reliefs that are under way or wait for one
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
@@ -191,7 +193,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
 		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher, RAM: h.ram,
-		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply, Pace: h.destages.Pace,
+		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply, Pace: h.paceRound,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
 		},

@@ -19,7 +19,7 @@ type paceState struct {
 // paceMove returns what copies wait for: CPU time, and those of the background
 // their rate.
 func (h *Host) paceMove(background bool) func(context.Context, int64) error {
-	step := h.sweeps.Pace()
+	step := h.paceSweep()
 	pacer := reclaim.Pacer{Rate: h.rate}
 	return func(ctx context.Context, bytes int64) error {
 		if background {
@@ -56,7 +56,7 @@ func (h *Host) rate() int64 {
 // pacePass returns what makes a pass keep to its share of the CPU time, and one of
 // the background leave half of the time to others.
 func (h *Host) pacePass() func(context.Context, int) error {
-	step := h.sweeps.Pace()
+	step := h.paceSweep()
 	return func(ctx context.Context, _ int) error {
 		if err := h.cleaner.pace.share.Wait(ctx, !h.cleaner.paced || h.cleaner.hurry.Load() > 0); err != nil {
 			return err

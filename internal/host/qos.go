@@ -24,6 +24,18 @@ func (h *Host) openBudget(cores float64) {
 	h.destages, h.sweeps = h.budget.Background(destageShare), h.budget.Background(sweepShare)
 }
 
+// paceRound returns what rounds of destaging wait for between their steps: not
+// while writes wait for room in the log or on the spindles, which fail after a
+// while.
+func (h *Host) paceRound() func(context.Context) error {
+	return h.destages.Pace(func() bool { return h.relieving.Load() > 0 })
+}
+
+// paceSweep does so for passes and moves, while writes wait for space.
+func (h *Host) paceSweep() func(context.Context) error {
+	return h.sweeps.Pace(func() bool { return h.cleaner.hurry.Load() > 0 })
+}
+
 // CPUStatus says how much of the machine the process may use, and uses.
 type CPUStatus struct {
 	// Mode is "fast" or "insane", empty for a number of cores.

@@ -88,7 +88,7 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 	if err != nil {
 		return nil, err
 	}
-	v := &verify{h: h, opts: opts, pace: h.sweeps.Pace(), newer: newer, kept: make(map[id.Disk]map[id.Segment]bool)}
+	v := &verify{h: h, opts: opts, pace: h.sweeps.Pace(nil), newer: newer, kept: make(map[id.Disk]map[id.Segment]bool)}
 	defer v.close()
 	h.refreshHealth(ctx)
 	for _, e := range h.exports() {

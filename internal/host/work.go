@@ -148,6 +148,8 @@ func (h *Host) idle(e *export) bool {
 // the next.
 func (h *Host) relieve(ctx context.Context) error {
 	came := time.Now()
+	h.relieving.Add(1)
+	defer h.relieving.Add(-1)
 	h.reliefMu.Lock()
 	defer h.reliefMu.Unlock()
 	if h.life.Err() != nil {
