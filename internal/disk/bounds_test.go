@@ -3,13 +3,17 @@ package disk
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 
 	"plinth/blockmap"
 	"plinth/datanode"
+	"plinth/datanode/shelf"
+	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/logrec"
+	"plinth/internal/vfsx/crashfs"
 )
 
 // TestSimSplitTrim trims a large, mapped run and then cuts it into short runs by
@@ -240,4 +244,46 @@ func (f *fullLog) Append(ctx context.Context, r *datanode.AppendRequest) (*datan
 		return nil, datanode.ErrLogFull
 	}
 	return f.Node.Append(ctx, r)
+}
+
+// TestResultFitsAFullLog gives up, with few operations, much of what a disk has,
+// and fills the smallest log behind them: it has room for the result.
+func TestResultFitsAFullLog(t *testing.T) {
+	h := newHouseOf(t, "/node", shelf.Options{FS: crashfs.New(), LogBytes: shelf.LogBytesMin}, nil)
+	st, err := h.Status(t.Context())
+	h.ok(err)
+	p := h.session()
+	p.LogBytes, p.Space.opts.ChargedBytesMax = st.Log.CapacityBytes, st.Log.CapacityBytes/2
+	p.Space.opts.Relieve = func(context.Context) error { return ErrClosed }
+	d := h.open(p, 1)
+	const run = smallTrimChunksMax * int64(chunk.SizeDefault)
+	runs := int64(2 * zeroUpdatesMax / smallTrimChunksMax)
+	h.ok(d.Resize(t.Context(), runs*run))
+	same := bytes.Repeat([]byte{7}, int(chunk.SizeDefault))
+	portion := bytes.Repeat(same, 256)
+	for off := int64(0); off < runs*run; off += int64(len(portion)) {
+		h.ok(d.WriteAt(t.Context(), portion, off, false))
+		h.ok(h.round(d))
+		if off%run == 0 { // which empties the log of results
+			h.ok(d.Checkpoint(t.Context()))
+		}
+	}
+	h.ok(d.Checkpoint(t.Context()))
+	for i := range runs { // apart, so that each becomes entries of the map
+		h.ok(d.Trim(t.Context(), i*run, run-int64(chunk.SizeDefault), false))
+	}
+	h.ok(d.WriteAt(t.Context(), same, 0, false))
+	for {
+		if err := d.Trim(t.Context(), run, int64(chunk.SizeDefault), false); errors.Is(err, ErrClosed) {
+			break
+		} else {
+			h.ok(err)
+		}
+	}
+	h.ok(h.round(d))
+	got := make([]byte, len(portion))
+	h.ok(d.ReadAt(t.Context(), got, 0))
+	if !bytes.Equal(got[:len(same)], same) || !chunk.IsZero(got[len(same):]) {
+		t.Error("what is read was not written")
+	}
 }

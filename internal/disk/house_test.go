@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/blockmap"
 	"plinth/datanode"
@@ -52,15 +51,15 @@ type logPlace struct {
 // newHouse makes a data node; wrap, if set, is what disks reach it through.
 func newHouse(t testing.TB, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
-	return newHouseOf(t, crashfs.New(), "/node", 32<<20, wrap)
+	return newHouseOf(t, "/node", shelf.Options{FS: crashfs.New()}, wrap)
 }
 
-// newHouseOf is newHouse in a directory, with spindles of so many bytes.
-func newHouseOf(t testing.TB, fs vfs.FS, dir string, spindleBytes int64, wrap func(datanode.Node) datanode.Node) *house {
+// newHouseOf is newHouse in a directory, with a log and spindles of these sizes.
+func newHouseOf(t testing.TB, dir string, size shelf.Options, wrap func(datanode.Node) datanode.Node) *house {
 	t.Helper()
 	opts := shelf.Options{
-		PoolID: [16]byte{7}, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: spindleBytes,
-		IndexCacheBytes: 1 << 20, FS: fs, Logger: slog.New(slog.DiscardHandler),
+		PoolID: [16]byte{7}, Spindles: 4, LogBytes: cmp.Or(size.LogBytes, 16<<20), SpindleBytes: cmp.Or(size.SpindleBytes, 32<<20),
+		IndexCacheBytes: 1 << 20, FS: size.FS, Logger: slog.New(slog.DiscardHandler),
 	}
 	if err := shelf.Create(dir, opts); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,21 @@ const zeroUpdatesMax = blockmap.UpdatesMax / 4
 // A layer's other updates are those of weightMax operations and of one more.
 const _ = uint(blockmap.UpdatesMax - zeroUpdatesMax - weightMax - smallTrimChunksMax)
 
+// resultShare of the log is the most that zero chunks take in a result, if that is
+// more than one record: half of what a log full of operations keeps for results.
+// Other chunks add little, because what is admitted is less than the log. A result
+// that does not fit there would never come to be, nor would another.
+const resultShare = 40
+
+// zeroUpdatesMax is the constant, or less where the log is small: few operations
+// make zeros of many chunks.
+func (p *Pool) zeroUpdatesMax() int {
+	if p.LogBytes == 0 {
+		return zeroUpdatesMax
+	}
+	return int(min(zeroUpdatesMax, max(logrec.UpdatesMax, p.LogBytes/resultShare/logrec.UpdateBytes)))
+}
+
 // mergesPerRead bounds the sealed chunks that are in memory to merge parts with.
 const mergesPerRead = 1024
 
@@ -134,9 +149,9 @@ func (w *work) addZero(lba id.LBA) {
 // resolveZeros turns runs of zero chunks into trims where they are long, and
 // else into updates of those chunks that the map has.
 func (d *Disk) resolveZeros(w *work) error {
-	entries := make([]blockmap.Entry, smallTrimChunksMax)
+	entries, most := make([]blockmap.Entry, smallTrimChunksMax), d.pool.zeroUpdatesMax()
 	for _, z := range w.layer.zeros {
-		if n := z.end - z.first; n > smallTrimChunksMax || len(w.updates)+int(n) > zeroUpdatesMax {
+		if n := z.end - z.first; n > smallTrimChunksMax || len(w.updates)+int(n) > most {
 			w.trims = append(w.trims, logrec.Extent{First: id.LBA(z.first), End: id.LBA(z.end)})
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 
 	"plinth/blockmap"
 	"plinth/datanode"
+	"plinth/datanode/shelf"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/vfsx/crashfs"
@@ -89,7 +90,7 @@ func TestSnapshotCost(t *testing.T) {
 	if *costFiles {
 		files, dir = vfs.Default, t.TempDir()
 	}
-	c.house = newHouseOf(t, files, dir, spindle/(1<<20)<<20, func(n datanode.Node) datanode.Node {
+	c.house = newHouseOf(t, dir, shelf.Options{FS: files, SpindleBytes: spindle / (1 << 20) << 20}, func(n datanode.Node) datanode.Node {
 		c.node = &outside{Node: n}
 		return c.node
 	})

@@ -9,8 +9,12 @@ import (
 	"plinth/internal/id"
 )
 
-// UpdatesMax bounds the updates, and the trims, of one result record.
-const UpdatesMax = 16384
+const (
+	// UpdatesMax bounds the updates, and the trims, of one result record.
+	UpdatesMax = 16384
+	// UpdateBytes is what an update takes in it.
+	UpdateBytes = 8 + 16 + 8 + 2 + 4
+)
 
 const (
 	resultVersion     = 1
@@ -18,7 +22,6 @@ const (
 	resultMore        = 1
 	resultHeaderBytes = 4 + 8 + 16 + 8 + 8 + 4 + 4
 	resultMarkBytes   = 16
-	updateBytes       = 8 + 16 + 8 + 2 + 4
 )
 
 // Mark is a mark in a disk's history: a snapshot that is taken, or the rollback
@@ -122,7 +125,7 @@ func DecodeResult(data []byte) (*Result, error) {
 		}
 	}
 	if r.SizeBytes < 0 || r.SizeBytes > DiskBytesMax || trims > UpdatesMax || updates > UpdatesMax ||
-		len(rest) != int(trims)*rangeBytes+int(updates)*updateBytes {
+		len(rest) != int(trims)*rangeBytes+int(updates)*UpdateBytes {
 		return nil, fmt.Errorf("result of %d trims, %d updates in %d bytes: %w", trims, updates, len(data), ErrCorrupt)
 	}
 	for ; trims > 0; trims, rest = trims-1, rest[rangeBytes:] {
@@ -133,7 +136,7 @@ func DecodeResult(data []byte) (*Result, error) {
 		r.Trims = append(r.Trims, e)
 	}
 	r.Updates = make([]Update, 0, updates)
-	for ; updates > 0; updates, rest = updates-1, rest[updateBytes:] {
+	for ; updates > 0; updates, rest = updates-1, rest[UpdateBytes:] {
 		r.Updates = append(r.Updates, Update{
 			LBA:         id.LBA(be.Uint64(rest)),
 			Fingerprint: id.Fingerprint(rest[8:24]),
@@ -188,4 +191,4 @@ func (r *Result) Cut() []*Result {
 }
 
 // A full result must fit a log record.
-const _ = uint(datanode.RecordBytesMax - resultHeaderBytes - resultMarkBytes - UpdatesMax*(updateBytes+rangeBytes))
+const _ = uint(datanode.RecordBytesMax - resultHeaderBytes - resultMarkBytes - UpdatesMax*(UpdateBytes+rangeBytes))
