@@ -61,11 +61,11 @@ func TestSetCores(t *testing.T) {
 			within(t, fmt.Sprintf("later seconds of %v", cores), (m.clock()-before).Seconds()/4, cores, 0.05)
 			f := b.Figures()
 			within(t, "figure of used cores", f.Used, cores, 0.05)
-			if f.Cores != cores || f.Wanted < f.Used || f.Wanted > machineCores {
+			if f.Cores != cores || f.Wanted < f.Used || f.Wanted > testCores {
 				t.Errorf("figures of %v cores: %+v", cores, f)
 			}
 		}
-		b.SetCores(machineCores)
+		b.SetCores(testCores)
 		time.Sleep(time.Second)
 		_, waited := c.flow.Waits()
 		time.Sleep(3 * time.Second)

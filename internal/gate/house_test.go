@@ -23,13 +23,13 @@ func (m *machine) work(d time.Duration) {
 	m.used.Add(int64(d))
 }
 
-const machineCores = 64
+const testCores = 64
 
 // budget runs a test with a budget of a machine, in a time of its own.
 func budget(t *testing.T, cores float64, f func(*testing.T, *machine, *Budget)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := new(machine)
-		b := open(cores, machineCores, m.clock)
+		b := open(cores, testCores, m.clock)
 		f(t, m, b)
 		b.Close()
 		m.tasks.Wait()

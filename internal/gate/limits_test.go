@@ -39,7 +39,7 @@ func rate(t *testing.T, d *Door, clients int, long time.Duration, ops ...Op) (io
 // door runs a test with a door of limits and a budget without bound.
 func door(t *testing.T, limits Limits, f func(*testing.T, *Door)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(machineCores, machineCores, new(machine).clock)
+		b := open(testCores, testCores, new(machine).clock)
 		defer b.Close()
 		d := NewDoor(b, limits)
 		defer d.Close()
@@ -243,7 +243,7 @@ func TestProcessTime(t *testing.T) {
 
 // Nothing is allocated, whether requests pass, are limited or wait for CPU time.
 func TestEnterAllocatesNothing(t *testing.T) {
-	b := open(machineCores, machineCores, processTime)
+	b := open(testCores, testCores, processTime)
 	defer b.Close()
 	d := NewDoor(b, Limits{})
 	defer d.Close()
@@ -294,7 +294,7 @@ func BenchmarkEnter(b *testing.B) {
 
 // BenchmarkLook is what a look at the clock takes with 1,000 disks, of which 100 are active.
 func BenchmarkLook(b *testing.B) {
-	budget := open(1, machineCores, processTime)
+	budget := open(1, testCores, processTime)
 	defer budget.Close()
 	flows := make([]*Flow, 1000)
 	for i := range flows {

@@ -131,7 +131,7 @@ func TestCPUBound(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if cpu := s.Host.CPU(); cpu.Mode != "" || cpu.Cores != 0.2 || cpu.MachineCores != float64(runtime.NumCPU()) {
+	if cpu := s.Host.CPU(); cpu.Mode != "" || cpu.Cores != 0.2 || cpu.MachineCores > float64(runtime.NumCPU()) {
 		t.Errorf("cpu: %+v", cpu)
 	}
 	s.ok(s.Host.Quiesce(t.Context())) // goes on meanwhile
