@@ -26,9 +26,9 @@ func sampleEntry() (e entry, data extent) {
 func sampleFragment(blocks int) []byte {
 	h := segmentHeader(id.MakeSegment(1, 2))
 	data := bytes.Repeat([]byte{1, 2, 3, 4}, blocks*blockBytes/4)
-	b := make([]byte, AllocatedBytes(len(data)))
-	encodeFragment(b, &somePool, &h, 3, 11, data)
-	return b
+	head := make([]byte, AllocatedBytes(len(data))-len(data))
+	encodeHeader(head, &somePool, &h, 3, 11, data)
+	return append(head, data...)
 }
 
 func TestRoundTrips(t *testing.T) {

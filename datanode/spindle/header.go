@@ -65,9 +65,9 @@ func checkSegmentHeader(h *datanode.SegmentHeader) error {
 	return nil
 }
 
-// encodeFragment writes header and data to b, which has their length in blocks.
-func encodeFragment(b []byte, pool *[16]byte, sh *datanode.SegmentHeader, index uint8, serial uint64, data []byte) {
-	head := b[:headerBlocks(uint32(len(data)))*blockBytes]
+// encodeHeader writes the header of a fragment with this data to head, which has
+// its length in blocks.
+func encodeHeader(head []byte, pool *[16]byte, sh *datanode.SegmentHeader, index uint8, serial uint64, data []byte) {
 	clear(head)
 	copy(head, fragmentMagic)
 	le.PutUint16(head[8:], version)
@@ -85,7 +85,6 @@ func encodeFragment(b []byte, pool *[16]byte, sh *datanode.SegmentHeader, index 
 		le.PutUint64(at[8:], uint64(birth.Epoch))
 		le.PutUint16(at[16:], birth.Slots)
 	}
-	copy(b[len(head):], data)
 	for i := range len(data) / blockBytes {
 		le.PutUint32(head[sumsAt+4*i:], checksum(data[i*blockBytes:(i+1)*blockBytes]))
 	}

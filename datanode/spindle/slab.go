@@ -16,6 +16,11 @@ type slab struct {
 	head slabHeader // tableBlocks is guarded by tableMu
 	path string
 	f    vfs.File
+	// direct writes fragments: they are written once and whole, and hosts have
+	// caches of their own. It is opened by the first write, as most slabs of a
+	// spindle are full; nil where the file system has no such writes.
+	direct     *vfsx.Direct
+	directOnce sync.Once
 	geometry
 	seed uint32
 	syncer
@@ -39,6 +44,23 @@ func (sp *spindle) newSlab(n uint32) *slab {
 	s.seed = s.head.seed()
 	s.free = newFreeMap(s.data())
 	return s
+}
+
+func (s *slab) close() error { return errors.Join(s.direct.Close(), s.f.Close()) }
+
+// write writes whole blocks, one piece behind the other, not yet durably.
+func (s *slab) write(pieces [][]byte, off int64) error {
+	s.directOnce.Do(func() { s.direct = vfsx.OpenDirect(s.f) })
+	if ok, err := s.direct.WriteAt(pieces, off); ok {
+		return err
+	}
+	for _, p := range pieces {
+		if _, err := s.f.WriteAt(p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
+	}
+	return nil
 }
 
 // createSlab makes a slab's file, durably, with real blocks for its data and

@@ -364,7 +364,7 @@ func (sp *spindle) close() error {
 	var errs []error
 	for _, s := range sp.slabs {
 		if s != nil {
-			errs = append(errs, s.f.Close())
+			errs = append(errs, s.close())
 		}
 	}
 	return errors.Join(errs...)

@@ -10,13 +10,14 @@ import (
 	"plinth/internal/vfsx"
 )
 
-// buffers holds byte slices of about a fragment's length.
+// buffers holds byte slices of up to a fragment's length, aligned for direct
+// writes.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func buffer(n int) *[]byte {
 	b := buffers.Get().(*[]byte)
 	if cap(*b) < n {
-		*b = make([]byte, n)
+		*b = vfsx.AlignedBytes(n)
 	}
 	*b = (*b)[:n]
 	return b
@@ -211,19 +212,26 @@ func (sp *spindle) retire(s *slab) *datanode.Error {
 
 // writeData writes header and data, not yet durably.
 func (sp *spindle) writeData(h *datanode.SegmentHeader, f *fragment, data []byte) error {
-	b := buffer(int(f.blocks()) * blockBytes)
-	defer buffers.Put(b)
-	encodeFragment(*b, &sp.pool, h, f.index, f.serial, data)
-	rest := *b
+	head := buffer(int(headerBlocks(f.bytes)) * blockBytes)
+	defer buffers.Put(head)
+	encodeHeader(*head, &sp.pool, h, f.index, f.serial, data)
+	rest := [][]byte{*head, data}
 	for _, p := range f.parts {
 		if err := p.slab.reach(p.slot); err != nil {
 			return err
 		}
-		n := int(p.n) * blockBytes
-		if _, err := p.slab.f.WriteAt(rest[:n], int64(p.start)*blockBytes); err != nil {
+		var pieces [][]byte
+		for n := int(p.n) * blockBytes; n > 0; {
+			k := min(n, len(rest[0]))
+			pieces = append(pieces, rest[0][:k])
+			n -= k
+			if rest[0] = rest[0][k:]; len(rest[0]) == 0 {
+				rest = rest[1:]
+			}
+		}
+		if err := p.slab.write(pieces, int64(p.start)*blockBytes); err != nil {
 			return err
 		}
-		rest = rest[n:]
 	}
 	return nil
 }

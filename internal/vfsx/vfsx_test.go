@@ -88,6 +88,56 @@ func TestSpaceIsTakenAndGivenBack(t *testing.T) {
 	expectBlocks(t, name, 1<<19)
 }
 
+// What is written past the cache is what readers of the file see, and what cannot
+// be written so is left to the caller.
+func TestDirectWrites(t *testing.T) {
+	f := create(t, vfs.Default, t.TempDir()+"/f")
+	if err := vfsx.Allocate(f, 0, 8*block); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 8*block)
+	expect(t, f, want) // which caches it
+	d := vfsx.OpenDirect(f)
+	if d == nil {
+		t.Logf("no direct writes in %s", t.TempDir())
+	}
+	defer d.Close()
+	p := vfsx.AlignedBytes(4 * block)
+	for i := range p {
+		p[i] = byte(i / 7)
+	}
+	ok, err := d.WriteAt([][]byte{p[:block], nil, p[block:]}, 2*block)
+	if err != nil || ok != (d != nil) {
+		t.Fatalf("direct write: %v, %v", ok, err)
+	}
+	if ok {
+		copy(want[2*block:], p)
+	}
+	expect(t, f, want)
+	for what, c := range map[string]struct {
+		pieces [][]byte
+		off    int64
+	}{
+		"place":  {[][]byte{p}, 512},
+		"length": {[][]byte{p[:block], p[block : block+512]}, 0},
+		"memory": {[][]byte{p[:block], p[block+1 : 2*block+1]}, 0},
+	} {
+		if ok, err := d.WriteAt(c.pieces, c.off); ok || err != nil {
+			t.Errorf("%s that is not aligned: %v, %v", what, ok, err)
+		}
+	}
+	expect(t, f, want)
+	if d := vfsx.OpenDirect(create(t, vfs.NewMem(), "f")); d != nil {
+		t.Error("direct writes to a file without a descriptor")
+	}
+	if d := vfsx.OpenDirect(wrapped{f}); d != nil {
+		t.Error("direct writes around a wrapper")
+	}
+}
+
+// wrapped is a file whose calls somebody wants to see.
+type wrapped struct{ vfs.File }
+
 func TestAvailable(t *testing.T) {
 	memory := vfs.NewMem()
 	if n, err := vfsx.Available(memory, "/"); err != nil || n != math.MaxInt64 {
