@@ -282,7 +282,7 @@ func (r *round) seal(ctx context.Context) {
 		if err := r.pool.Stripes.Write(ctx, segment, r.pool.Number); err != nil {
 			return fmt.Errorf("write segment: %w", err)
 		}
-		segment.Fragments = nil
+		segment.Free()
 		p.segment, p.builder = segment, nil
 		return nil
 	})

@@ -125,6 +125,7 @@ func (o *Owner) put(ctx context.Context, d *descriptor, r io.Reader) error {
 		if err := o.store.Stripes.Write(ctx, segment, o.store.Number); err != nil {
 			return err
 		}
+		segment.Free()
 		d.segments = append(d.segments, piece{segment.Header.Segment, segment.FragmentBytes})
 		entries = append(entries, segment.Entry())
 		first += n

@@ -267,6 +267,7 @@ func (r *run) seal(ctx context.Context) error {
 	if err := r.m.Stripes.Write(ctx, segment, r.m.Number); err != nil {
 		return err
 	}
+	segment.Free()
 	s := segment.Header.Segment
 	ctx = context.WithoutCancel(ctx) // half of what follows is work for nothing
 	if err := r.m.Index.Publish(ctx, &datanode.PublishRequest{Segments: []datanode.SegmentEntry{segment.Entry()}}); err != nil {

@@ -92,6 +92,7 @@ func (b *Builder) Seal() (*Segment, error) {
 	fragment, offset := 0, 0
 	for i, c := range b.chunks {
 		if offset+len(c.sealed) > fragmentBytes {
+			clear(s.Fragments[fragment][offset:])
 			fragment, offset = fragment+1, 0
 		}
 		copy(s.Fragments[fragment][offset:], c.sealed)
@@ -102,6 +103,7 @@ func (b *Builder) Seal() (*Segment, error) {
 		s.Slots[i] = datanode.SlotEntry{Slot: id.Slot(i), Fingerprint: c.fp, Location: location, PlainBytes: c.plainBytes}
 		offset += len(c.sealed)
 	}
+	s.clearData(b.g, fragment, offset)
 	return s, s.encode(b.g)
 }
 

@@ -84,15 +84,29 @@ func TestBuilderRoundTrip(t *testing.T) {
 		}
 	}
 	b := NewBuilder(Geometry{8, 2})
-	chunks, births := fill(rng, b, id.SegmentBytesMax, 3)
-	s, err := b.Seal()
-	if err != nil {
-		t.Fatal(err)
+	for _, limit := range []int{id.SegmentBytesMax, id.SegmentBytesMax / 2, id.SegmentBytesMax} {
+		b.Reset()
+		chunks, births := fill(rng, b, limit, 3)
+		s, err := b.Seal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPacked(t, Geometry{8, 2}, s, chunks, births, 65584)
+		if b.Bytes() < limit*9/10 {
+			t.Errorf("a segment of %d bytes has %d", limit, b.Bytes())
+		}
+		freeUsed(s)
 	}
-	checkPacked(t, Geometry{8, 2}, s, chunks, births, 65584)
-	if b.Bytes() < id.SegmentBytesMax*9/10 {
-		t.Errorf("a full segment has %d bytes", b.Bytes())
+}
+
+// freeUsed frees a segment whose memory has other bytes by now.
+func freeUsed(s *Segment) {
+	for _, f := range s.Fragments {
+		for i := range f {
+			f[i] = 0xEE
+		}
 	}
+	s.Free()
 }
 
 // checkPacked fails the test unless a segment holds exactly those chunks.
@@ -212,9 +226,17 @@ func TestObjectRoundTrip(t *testing.T) {
 						t.Fatalf("%s: unit %d of %d, %d bytes: %s differs", g, i, n, unitBytes, r)
 					}
 				}
+				last := ObjectRange(s.Header.Segment, s.FragmentBytes, unitBytes, n-1, len(units[n-1]))
+				for i := int(last.Index); i < g.K; i++ {
+					if rest := s.Fragments[i]; i > int(last.Index) && len(bytes.Trim(rest, "\x00")) != 0 ||
+						i == int(last.Index) && len(bytes.Trim(rest[last.end():], "\x00")) != 0 {
+						t.Fatalf("%s: no zeros behind the units in fragment %d", g, i)
+					}
+				}
 				if ok, err := g.coder().Verify(s.Fragments); !ok || err != nil {
 					t.Fatalf("%s: parity does not fit: %v", g, err)
 				}
+				freeUsed(s)
 				e := s.Entry()
 				if e.Header.Kind != datanode.KindObject || len(e.Slots) != 1 || len(e.Header.Births) != 1 || e.Header.Births[0].Slots != 1 {
 					t.Fatalf("entry %+v", e)

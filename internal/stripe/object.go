@@ -39,10 +39,16 @@ func PackObject(g Geometry, disk id.Disk, epoch id.Epoch, units [][]byte) (*Segm
 	s := newSegment(g, datanode.KindObject, dataBytes, fragmentBytes,
 		[]datanode.Birth{{Disk: disk, Epoch: epoch, Slots: 1}})
 	s.Slots = []datanode.SlotEntry{{}}
+	last, end := 0, 0
 	for n, u := range units {
 		r := ObjectRange(0, s.FragmentBytes, unitBytes, n, len(u))
-		copy(s.Fragments[r.Index][r.Offset:], u)
+		if r.Offset == 0 && n > 0 {
+			clear(s.Fragments[r.Index-1][end:])
+		}
+		end = int(r.Offset) + copy(s.Fragments[r.Index][r.Offset:], u)
+		last = int(r.Index)
 	}
+	s.clearData(g, last, end)
 	return s, s.encode(g)
 }
 
