@@ -76,10 +76,11 @@ func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datano
 		return err
 	}
 	defer rows.close()
-	for i := range prints {
-		if i%lookupShare == 0 && ctx.Err() != nil {
+	for n, r := range inOrder(len(prints), func(i int) *id.Fingerprint { return &prints[i] }) {
+		if n%lookupShare == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
+		i := r.i
 		err := rows.each(&prints[i], func(r id.Ref) bool {
 			hits[i] = datanode.Hit{Found: true, Ref: r}
 			return false

@@ -1,6 +1,10 @@
 package index
 
 import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+
 	"github.com/cockroachdb/pebble/v2"
 
 	"plinth/internal/id"
@@ -42,4 +46,22 @@ func (p *prints) each(print *id.Fingerprint, f func(id.Ref) bool) error {
 		}
 	}
 	return p.x.store.Wrap(p.it.Error())
+}
+
+// ranked is a fingerprint's number in a list, with its first bytes.
+type ranked struct {
+	head uint64
+	i    int
+}
+
+// inOrder returns 0 to n-1 in the order, nearly, of these fingerprints. Rows that
+// are sought or put in the order of their keys cost half: what one step has
+// brought into the processor's caches, the next one uses.
+func inOrder(n int, print func(i int) *id.Fingerprint) []ranked {
+	order := make([]ranked, n)
+	for i := range order {
+		order[i] = ranked{binary.BigEndian.Uint64(print(i)[:]), i}
+	}
+	slices.SortFunc(order, func(a, b ranked) int { return cmp.Compare(a.head, b.head) })
+	return order
 }

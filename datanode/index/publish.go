@@ -181,8 +181,8 @@ func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry)
 	}
 	defer rows.close()
 	merged := have
-	for i := range slots {
-		e := &slots[i]
+	for _, r := range inOrder(len(slots), func(i int) *id.Fingerprint { return &slots[i].Fingerprint }) {
+		e := &slots[r.i]
 		at, found := slices.BinarySearchFunc(have, e.Slot, func(h datanode.SlotEntry, t id.Slot) int { return int(h.Slot) - int(t) })
 		if found && (have[at].Fingerprint != e.Fingerprint || have[at].Location != e.Location) {
 			c.x.log.Warn("slot is known with another content", "segment", s.String(), "slot", e.Slot,
