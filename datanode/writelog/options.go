@@ -23,8 +23,8 @@ const (
 	// dataPercent of the capacity may be pinned by ClassData.
 	dataPercent = 95
 	// unsyncedBytesMax starts a sync without anybody asking, so that the one at
-	// the end of a file is short.
-	unsyncedBytesMax = 8 << 20
+	// the end of a file, for which appends wait, is short.
+	unsyncedBytesMax = 2 << 20
 )
 
 // Options of a Log. SizeBytes and FileBytes count when the log is created; an

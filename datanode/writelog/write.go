@@ -233,7 +233,9 @@ func (l *Log) roll() error {
 	var next *file
 	for _, f := range l.files {
 		h.seq = max(h.seq, f.seq+1)
-		if f != old && !f.listed && f.live == 0 && (next == nil || f.seq < next.seq) {
+		// The newest of the free: its pages may still be in memory, and an idle part
+		// of the log stays out of it.
+		if f != old && !f.listed && f.live == 0 && (next == nil || f.seq > next.seq) {
 			next = f
 		}
 	}
