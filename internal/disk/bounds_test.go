@@ -121,14 +121,14 @@ func TestGiveUp(t *testing.T) {
 	p.Space.opts.ChargedBytesMax = 1 << 20
 	d, other := h.open(p, 1), h.open(p, 2)
 	c := newContent(3)
-	p.Space.opts.Nudge = func() {
-		h.fails("failed disk", d.fail(datanode.ErrDead), ErrFailed)
-		go d.GiveUp()
-	}
 	chunk := bytes.Repeat([]byte{9}, 4096)
 	for off := int64(0); p.Space.Charged()+d.chunkCharge() <= 1<<20; off += 4096 {
 		h.ok(d.WriteAt(t.Context(), chunk, off, false))
 		copy(c.data[off:], chunk)
+	}
+	p.Space.opts.Nudge = func() {
+		h.fails("failed disk", d.fail(datanode.ErrDead), ErrFailed)
+		go d.GiveUp()
 	}
 	h.ok(other.WriteAt(t.Context(), chunk, 0, false))
 	h.fails("read", d.ReadAt(t.Context(), chunk, 0), ErrFailed)
@@ -146,7 +146,7 @@ func TestReliefFails(t *testing.T) {
 	h := newHouse(t, nil)
 	full := &fullNode{Node: h.node}
 	reliefs := 0
-	s := NewSpace(full, SpaceOptions{Host: "host", ChargedBytesMax: 1 << 30, K: 1, M: 1, Relieve: func(context.Context) error {
+	s := NewSpace(full, SpaceOptions{Host: "host", ChargedBytesMax: 1 << 30, K: 1, M: 1, Nudge: func() {}, Relieve: func(context.Context) error {
 		reliefs++
 		return datanode.ErrSpindle
 	}})

@@ -187,7 +187,7 @@ func (d *Disk) freeze() {
 // part's plaintext.
 func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
 	alone := op.Type == logrec.TypeResize || op.Type == logrec.TypeRollback
-	if alone || d.active().full() {
+	if alone || d.active().full() || d.active().charge >= d.pool.Space.layerChargeMax() {
 		d.freeze()
 	}
 	if alone {

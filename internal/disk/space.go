@@ -44,6 +44,17 @@ type SpaceOptions struct {
 // data node.
 const reserveStep = 64 << 20
 
+const (
+	// nudgeShare of what may be charged has destaging begin, so that writers reach
+	// the limit later or never.
+	nudgeShare = 2
+	// layerShare of what may be charged ends a layer, so that room comes in small
+	// pieces where writers wait for it. layerChargeMin is two segments of chunks that
+	// compress to half: the short last one of a round has a share that is nothing.
+	layerShare     = 16
+	layerChargeMin = 32 << 20
+)
+
 // reliefsMax bounds the reliefs that one admission asks for.
 const reliefsMax = 4
 
@@ -108,11 +119,17 @@ func (s *Space) Acquire(ctx context.Context, n int64) error {
 			continue
 		}
 		err := s.reserve(ctx, s.charged+n)
+		nudge := false
 		if err == nil {
+			half := s.opts.ChargedBytesMax / nudgeShare
+			nudge = s.charged < half && s.charged+n >= half
 			s.charged += n
 		}
 		others := s.charged
 		s.mu.Unlock()
+		if nudge {
+			s.opts.Nudge()
+		}
 		if !errors.Is(err, datanode.ErrNoSpace) {
 			return err
 		}
@@ -217,6 +234,9 @@ func (s *Space) Charged() int64 {
 	defer s.mu.Unlock()
 	return s.charged
 }
+
+// layerChargeMax returns what a layer is charged at most, and one operation more.
+func (s *Space) layerChargeMax() int64 { return max(s.opts.ChargedBytesMax/layerShare, layerChargeMin) }
 
 // ChargedBytesMax returns the limit at which admission waits.
 func (s *Space) ChargedBytesMax() int64 { return s.opts.ChargedBytesMax }
