@@ -60,7 +60,7 @@ var ErrInvalid = errors.New("flashcache: invalid")
 
 // ErrForeign is returned by Open for a file or device that holds something else
 // than a cache: it is not touched.
-var ErrForeign = errors.New("flashcache: not a cache and not empty")
+var ErrForeign = errors.New("flashcache: it holds something else: name another, or blank its first MiB")
 
 // ErrVersion is returned by Open for a cache of a newer format, which is not
 // touched either.
