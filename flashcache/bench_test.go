@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"plinth/internal/id"
 )
@@ -38,6 +39,18 @@ func benchCache(b *testing.B) (*Cache, []id.Fingerprint) {
 	return c, names
 }
 
+// processorTime is the process's: of the benchmark and of the Cache's goroutine.
+func processorTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	ok(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// processor reports what an operation costs on a machine that others use too.
+func processor(b *testing.B, since time.Duration) {
+	b.ReportMetric(float64(processorTime(b)-since)/float64(b.N), "cpu-ns/op")
+}
+
 // sure offers a chunk until it is taken.
 func (c *Cache) sure(b *testing.B, fp id.Fingerprint, sealed []byte) {
 	await(b, "taking a chunk", func() bool {
@@ -52,6 +65,7 @@ func BenchmarkGet(b *testing.B) {
 	c, names := benchCache(b)
 	b.SetBytes(benchBytes)
 	b.ReportAllocs()
+	defer processor(b, processorTime(b))
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
@@ -69,6 +83,7 @@ func BenchmarkGet(b *testing.B) {
 func BenchmarkMiss(b *testing.B) {
 	c, names := benchCache(b)
 	b.ReportAllocs()
+	defer processor(b, processorTime(b))
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
@@ -92,6 +107,7 @@ func BenchmarkPut(b *testing.B) {
 			sealed := make([]byte, benchBytes)
 			b.SetBytes(benchBytes)
 			b.ReportAllocs()
+			defer processor(b, processorTime(b))
 			for b.Loop() {
 				c.sure(b, randomFingerprint(rng), sealed)
 			}
@@ -116,12 +132,13 @@ func BenchmarkOpen(b *testing.B) {
 		c.sure(b, randomFingerprint(rng), make([]byte, bytes))
 	}
 	ok(b, c.Close())
-	chunks, opening := int64(0), time.Duration(0)
+	chunks, opening, used := int64(0), time.Duration(0), time.Duration(0)
 	for b.Loop() {
-		start := time.Now()
+		start, before := time.Now(), processorTime(b)
 		c := open()
 		opening += time.Since(start)
 		await(b, "loading", func() bool { return !c.loading.Load() })
+		used += processorTime(b) - before
 		b.StopTimer()
 		chunks = c.Stats().Chunks
 		ok(b, c.Close())
@@ -129,5 +146,6 @@ func BenchmarkOpen(b *testing.B) {
 	}
 	b.ReportMetric(float64(chunks), "chunks")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(chunks), "ns/chunk")
+	b.ReportMetric(float64(used)/float64(b.N)/float64(chunks), "cpu-ns/chunk")
 	b.ReportMetric(float64(opening.Milliseconds())/float64(b.N), "open-ms")
 }
