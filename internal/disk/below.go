@@ -53,7 +53,7 @@ func (d *Disk) holdBelow() (s source, done func()) {
 // fillMapped fills from RAM, or else follows the map. A segment that has gone since
 // it was looked up is looked up again. Fills are in order of LBA; they change.
 func (d *Disk) fillMapped(ctx context.Context, s source, r *reader, fills []fill) error {
-	fills = d.fillCached(s.memo, fills)
+	fills = d.fillCached(s.memo, r, fills)
 	var last error
 	for range lookupsMax {
 		if len(fills) == 0 {
@@ -74,7 +74,7 @@ func gone(err error) bool {
 }
 
 // fillCached fills what can be without the map, and returns the rest.
-func (d *Disk) fillCached(memo *ramcache.Memo, fills []fill) []fill {
+func (d *Disk) fillCached(memo *ramcache.Memo, r *reader, fills []fill) []fill {
 	rest := fills[:0]
 	for i := range fills {
 		f := &fills[i]
@@ -82,7 +82,7 @@ func (d *Disk) fillCached(memo *ramcache.Memo, fills []fill) []fill {
 			rest = append(rest, *f)
 		}
 	}
-	if !d.fillFlash(rest) {
+	if !d.fillFlash(r, rest) {
 		return rest
 	}
 	fills, rest = rest, rest[:0]
@@ -101,7 +101,7 @@ func (d *Disk) fillRAM(memo *ramcache.Memo, f *fill) bool {
 }
 
 // fillFlash fills those that are named from the host's flash; false: none was.
-func (d *Disk) fillFlash(fills []fill) bool {
+func (d *Disk) fillFlash(r *reader, fills []fill) bool {
 	if d.pool.Flash == nil {
 		return false
 	}
@@ -123,6 +123,7 @@ func (d *Disk) fillFlash(fills []fill) bool {
 	if found.Load() == 0 {
 		return false
 	}
+	r.stored = true
 	d.stats.flashReads.Add(found.Load())
 	return true
 }
@@ -201,7 +202,7 @@ func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill
 		}
 		f.fp, f.named = e.Fingerprint, !asked && !f.done
 	}
-	d.fillFlash(fills)
+	d.fillFlash(r, fills)
 	for i := range fills {
 		if !fills[i].done {
 			r.ranges = append(r.ranges, d.pool.Geometry.Locate(r.entries[i].Ref))
@@ -211,6 +212,7 @@ func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill
 	if len(r.ranges) == 0 {
 		return nil, nil
 	}
+	r.stored = true
 	d.stats.chunkReads.Add(int64(len(r.ranges)))
 	r.errs = slices.Grow(r.errs[:0], len(r.ranges))[:len(r.ranges)]
 	defer clear(r.errs)

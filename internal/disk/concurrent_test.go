@@ -28,8 +28,10 @@ func concurrentUse(t *testing.T, runTime time.Duration) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	h := newHouse(t, nil)
-	h.session()
-	p := h.session() // with a RAM cache
+	for range 3 {
+		h.session()
+	}
+	p := h.session() // with all caches
 	disks := []*Disk{h.open(p, 1), h.open(p, 2)}
 	ctx, stop := context.WithTimeout(t.Context(), runTime)
 	defer stop()

@@ -25,7 +25,8 @@ type Disk struct {
 	stats   counters
 	// memo remembers what m says. Whoever applies something to m tells the memo then,
 	// and only then drops the layer that hides from readers what it has changed.
-	memo *ramcache.Memo
+	memo  *ramcache.Memo
+	ahead *ahead
 
 	// ctx ends when the disk is closed: for work that serves many callers.
 	ctx    context.Context

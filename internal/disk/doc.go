@@ -51,7 +51,9 @@
 // layer takes mu alone, so that a writer that waits for room in the log, holding
 // appendMu, cannot block the round that makes room. MarkAll takes the appendMu of
 // several disks, in the order of their numbers, and gives up after a while. A Disk
-// starts no goroutine, but to wait for appendMu for as long as another has it.
+// starts no goroutine, but to wait for appendMu for as long as another has it, to
+// open many chunks for one read, and to fetch ahead of a sequential reader: Close
+// waits for all of them.
 //
 // A crash leaves the log and the last checkpoint, from which [Open] makes the
 // same disk again.

@@ -112,7 +112,7 @@ func (h *house) Key(k id.Key) (*chunk.Secret, error) {
 }
 
 // session is a host's: a pool with a data key of its own, every other one with a
-// RAM cache.
+// RAM cache, every fourth also with a flash cache that damages some chunks.
 func (h *house) session() *Pool {
 	h.Helper()
 	h.mu.Lock()
@@ -134,12 +134,16 @@ func (h *house) session() *Pool {
 		h.ok(err)
 		h.Cleanup(func() { h.ok(ram.Close()) })
 	}
+	var cache Flash
+	if key%4 == 0 {
+		cache = &flash{chunks: map[id.Fingerprint][]byte{}, damage: sometimes}
+	}
 	logger := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	return &Pool{
-		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: h.hasher, RAM: ram, Logger: logger,
+		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: h.hasher, RAM: ram, Flash: cache, Logger: logger,
 		Geometry: g, Number: number, MayReply: func() error { return nil },
 		Objects: &object.Store{Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: number},
 		Space: NewSpace(h.node, SpaceOptions{

@@ -18,6 +18,7 @@ type Image struct {
 	snapshot id.Snapshot
 	view     *blockmap.View
 	memo     *ramcache.Memo // of view, which never changes
+	ahead    *ahead
 	closed   atomic.Bool
 }
 
@@ -28,7 +29,7 @@ func (d *Disk) At(ctx context.Context, s id.Snapshot) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{d: d, snapshot: s, view: view, memo: d.pool.RAM.NewMemo()}, nil
+	return &Image{d: d, snapshot: s, view: view, memo: d.pool.RAM.NewMemo(), ahead: newAhead(d.pool)}, nil
 }
 
 func (i *Image) source() source { return source{i.view, i.memo} }
@@ -64,6 +65,9 @@ func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error {
 	defer i.d.reads.Done()
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
+	i.ahead.begin(ctx, off, int64(len(p)))
+	first := off
+	r.stored = false
 	for len(p) > 0 {
 		n := min(len(p), portionBytesMax-int(off%int64(i.d.size)))
 		if err := i.read(ctx, r, p[:n], off); err != nil {
@@ -71,6 +75,7 @@ func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error {
 		}
 		p, off = p[n:], off+int64(n)
 	}
+	i.readAhead(first, off-first, !r.stored)
 	return i.d.pool.MayReply()
 }
 
@@ -90,13 +95,15 @@ func (i *Image) TryReadAt(p []byte, off int64) bool {
 		return false
 	}
 	defer i.d.reads.Done()
+	rest := p
 	for pc := range i.d.size.Split(off, int64(len(p))) {
-		f := fill{lba: pc.LBA, dst: p[:pc.Len:pc.Len], off: pc.Off}
-		p = p[pc.Len:]
+		f := fill{lba: pc.LBA, dst: rest[:pc.Len:pc.Len], off: pc.Off}
+		rest = rest[pc.Len:]
 		if !i.d.fillRAM(i.memo, &f) {
 			return false
 		}
 	}
+	i.readAhead(off, int64(len(p)), true)
 	return i.d.pool.MayReply() == nil
 }
 

@@ -20,7 +20,7 @@ func Open(ctx context.Context, p *Pool, cfg Config) (*Disk, error) {
 	d := &Disk{
 		pool: p, cfg: cfg, size: cfg.Chunk, objects: p.Objects.Owner(cfg.ID, cfg.Epoch),
 		changed: make(chan struct{}), unsettled: make(map[id.Snapshot]struct{}), markedAt: make(map[id.Snapshot]id.Pos),
-		unsaved: make(map[id.Segment]bool), memo: p.RAM.NewMemo(),
+		unsaved: make(map[id.Segment]bool), memo: p.RAM.NewMemo(), ahead: newAhead(p),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLog(ctx); err != nil {

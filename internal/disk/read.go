@@ -25,6 +25,9 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	defer d.leave()
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
+	d.ahead.begin(ctx, off, int64(len(p)))
+	first := off
+	r.stored = false
 	for len(p) > 0 {
 		n := min(len(p), portionBytesMax-int(off%int64(d.size)))
 		if err := d.read(ctx, r, p[:n], off); err != nil {
@@ -32,11 +35,12 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 		}
 		p, off = p[n:], off+int64(n)
 	}
+	d.readAhead(first, off-first, !r.stored)
 	return d.pool.MayReply()
 }
 
-// TryReadAt is ReadAt for what is in memory: it neither waits nor allocates, and
-// takes microseconds. False says that ReadAt is to be called; p may be partly
+// TryReadAt is ReadAt for what is in memory: it neither waits nor allocates, but
+// when it has more fetched, and takes microseconds. False says that ReadAt is to be called; p may be partly
 // written then.
 func (d *Disk) TryReadAt(p []byte, off int64) bool {
 	var sealed [tryOpensMax]fill
@@ -49,6 +53,7 @@ func (d *Disk) TryReadAt(p []byte, off int64) bool {
 			return false
 		}
 	}
+	d.readAhead(off, int64(len(p)), true)
 	return d.pool.MayReply() == nil
 }
 
@@ -130,6 +135,7 @@ type reader struct {
 	want             []int   // by range: the fill
 	errs             []error // by range
 	stripes          stripe.Memory
+	stored           bool // something was not in memory
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}

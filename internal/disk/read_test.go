@@ -31,6 +31,7 @@ func (h *house) cached() *Pool {
 	if p.RAM == nil {
 		p = h.session()
 	}
+	p.Flash = nil
 	return p
 }
 
@@ -134,6 +135,14 @@ type flash struct {
 	chunks               map[id.Fingerprint][]byte
 	damage               func(sealed []byte) []byte
 	gets, puts, discards int
+}
+
+// sometimes damages one chunk of eight.
+func sometimes(sealed []byte) []byte {
+	if rand.IntN(8) == 0 {
+		sealed[rand.IntN(len(sealed))] ^= 1
+	}
+	return sealed
 }
 
 func (f *flash) Get(fp id.Fingerprint, dst []byte) ([]byte, bool) {
