@@ -31,6 +31,8 @@ type CheckpointRecord struct {
 	// CloneOf says that the manifest is another disk's, which this disk begins as
 	// a clone of: as that snapshot in it. 0: the disk's own.
 	CloneOf id.Snapshot `json:"clone_of,omitempty"`
+	// Warm is the disk's warm list (warm.go): a hint.
+	Warm []byte `json:"warm,omitempty"`
 }
 
 const (
@@ -118,7 +120,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	}
 	value, err := json.Marshal(&CheckpointRecord{
 		Version: checkpointVersion, Epoch: d.cfg.Epoch, Manifest: manifest,
-		ManifestBytes: int64(len(c.Manifest)), State: c.State,
+		ManifestBytes: int64(len(c.Manifest)), State: c.State, Warm: d.warmList(),
 	})
 	if err != nil {
 		return err

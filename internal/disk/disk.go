@@ -27,6 +27,7 @@ type Disk struct {
 	// and only then drops the layer that hides from readers what it has changed.
 	memo  *ramcache.Memo
 	ahead *ahead
+	warm  []uint64 // of the checkpoint it was opened at
 
 	// ctx ends when the disk is closed: for work that serves many callers.
 	ctx    context.Context

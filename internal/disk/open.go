@@ -63,6 +63,7 @@ func (d *Disk) attach(ctx context.Context) error {
 		return err
 	case a != nil:
 		d.m, d.state, d.checkpoint, d.stats.fromCheckpoint = a.m, a.state, a.checkpoint, true
+		d.warm = a.warm
 		return nil
 	case d.cfg.Under != nil:
 		d.state.bytes = d.cfg.Under.Size()
@@ -86,6 +87,7 @@ type attached struct {
 	state      state
 	checkpoint checkpointState
 	cloneOf    id.Snapshot
+	warm       []uint64
 }
 
 // attachNewest opens the map at the newest checkpoint, nil if there is none.
@@ -106,7 +108,7 @@ func (d *Disk) attachNewest(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf}, nil
+	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
 }
 
 // readCheckpoint returns the record of the newest checkpoint, its revision and

@@ -157,7 +157,8 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if err := h.openDisks(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.work.Add(2)
+	h.work.Add(3)
+	go h.warmUp()
 	go h.destageLoop()
 	go h.sweepLoop()
 	return h, nil

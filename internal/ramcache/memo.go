@@ -22,6 +22,7 @@ type Memo struct {
 	// lock of the entry. So an answer of before the change is refused, or it was
 	// put before the correction, which finds it.
 	changes atomic.Uint64
+	used    atomic.Bool // something was ever put
 }
 
 // Ticket says as of when a map is asked.
@@ -45,6 +46,15 @@ func (m *Memo) Get(lba id.LBA) (id.Fingerprint, bool) {
 		return id.Fingerprint{}, false
 	}
 	return m.table.get(m.space.Load(), lba)
+}
+
+// Each calls f for the LBAs that are known, zeros left out, in no order; what comes
+// or goes meanwhile may be missing. It looks at the whole table, and f is called
+// under a lock of it.
+func (m *Memo) Each(f func(id.LBA)) {
+	if m.used.Load() {
+		m.table.each(m.space.Load(), f)
+	}
 }
 
 // Ticket is drawn before the map is asked.
@@ -175,6 +185,23 @@ func (t *table) put(m *Memo, tk Ticket, lba id.LBA, fp *id.Fingerprint) {
 		}
 	}
 	*e = entry{*fp, tk.space, uint64(lba)}
+	if !m.used.Load() {
+		m.used.Store(true)
+	}
+}
+
+func (t *table) each(space uint64, f func(id.LBA)) {
+	for i := range t.locks {
+		t.locks[i].mu.Lock()
+		for n := i; n < len(t.sets); n += len(t.locks) {
+			for j := range t.sets[n] {
+				if e := &t.sets[n][j]; e.space == space && e.fp != (id.Fingerprint{}) {
+					f(id.LBA(e.lba &^ readBit))
+				}
+			}
+		}
+		t.locks[i].mu.Unlock()
+	}
 }
 
 func (t *table) correct(space uint64, lba id.LBA, fp *id.Fingerprint) {
