@@ -75,13 +75,14 @@ type cursor struct {
 	rows    int
 	stopped id.LBA
 
+	one          bool // the range is one LBA
 	started      bool
 	lower, upper pointKey
 }
 
 // nextsMax is how many versions of an LBA are stepped over before it is worth
 // a seek.
-const nextsMax = 8
+const nextsMax = 2
 
 // cursor returns one over [first, end), of now. The caller closes it.
 func (m *Map) cursor(first, end id.LBA) (*cursor, error) {
@@ -92,7 +93,7 @@ func (m *Map) cursor(first, end id.LBA) (*cursor, error) {
 }
 
 func newCursor(first, end id.LBA) *cursor {
-	return &cursor{first: first, lower: firstKey(first), upper: firstKey(end), rows: -1, stopped: end}
+	return &cursor{first: first, lower: firstKey(first), upper: firstKey(end), rows: -1, stopped: end, one: end == first+1}
 }
 
 // open lets the cursor walk over rows as a view and its trims show them.
@@ -112,8 +113,7 @@ func (c *cursor) next() bool {
 	valid := false
 	if !c.started {
 		c.started = true
-		key := makePointKey(c.first, c.view.last())
-		valid = c.it.SeekGE(key[:])
+		valid = c.seek(c.first, c.view.last())
 	} else {
 		valid = c.skip()
 	}
@@ -172,7 +172,17 @@ func (c *cursor) descend(lba id.LBA, gen id.Gen) bool {
 			return true // next finds the error
 		}
 	}
+	return c.seek(lba, gen)
+}
+
+// seek moves to the newest version of lba at or below a generation, or behind
+// its last one. Of a range of one LBA it looks only into tables that may have it,
+// and does not go behind it.
+func (c *cursor) seek(lba id.LBA, gen id.Gen) bool {
 	key := makePointKey(lba, gen)
+	if c.one {
+		return c.it.SeekPrefixGE(key[:])
+	}
 	return c.it.SeekGE(key[:])
 }
 

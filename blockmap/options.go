@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -73,6 +74,7 @@ const (
 	memtablesMax   = 4        // then Apply waits for a flush
 	manifestBytes  = 128 << 10
 	compactionsMax = 2
+	filterBits     = 10 // for each LBA of a table: one in a hundred is read in vain
 )
 
 // pebbleOptions returns the measured options of docs/design/map.md.
@@ -111,6 +113,9 @@ func (m *Map) pebbleOptions(c *Cache, attached bool) *pebble.Options {
 		o.TargetFileSizes[i] = tableBytes
 		o.Levels[i].BlockSize = 4 << 10
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+		if i < len(o.Levels)-1 { // the bottom has nearly every LBA
+			o.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBits)
+		}
 	}
 	return o
 }
