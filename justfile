@@ -84,3 +84,7 @@ fill LIVE="80" SKEWED="false" TIMES="5" MIB="256" MAX="0" RATIO="1.3":
 # hit ratios of the flash cache beside other ways to evict: just eviction; TRACE has lines of a read's byte offset and length, as awk makes them of blktrace
 eviction CHUNKS="8000" READS="400000" TRACE="":
     go test -count=1 -v -run '^TestSimEviction$' ./flashcache -sim-all -sim-chunks {{CHUNKS}} -sim-reads {{READS}} -sim-trace '{{TRACE}}'
+
+# writes beside a paced cycle of reclaim against those without one, at a moderate rate: a minute, on a quiet machine
+fill-paced RATE="6" RISE="1.2":
+    go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-live 60 -fill-rate {{RATE}} -fill-times 1.6 -fill-rise {{RISE}}
