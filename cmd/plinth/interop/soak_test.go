@@ -61,7 +61,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), *soakTime+programTime)
+	ctx, cancel := context.WithTimeout(t.Context(), 3**soakTime+programTime) // a machine may sleep meanwhile
 	defer cancel()
 	args := []string{"--ioengine=nbd", "--thread", "--time_based", "--norandommap", "--size=512m", "--refill_buffers=1", "--buffer_compress_percentage=50",
 		"--minimal", "--runtime=" + strconv.Itoa(int(soakTime.Seconds()))}
