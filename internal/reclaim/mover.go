@@ -31,7 +31,8 @@ type Mover struct {
 	// Disk is the mover's number, Epoch was claimed and fenced.
 	Disk  id.Disk
 	Epoch id.Epoch
-	// Pace, if set, is called after bytes were moved and returns when more may be.
+	// Pace, if set, is called after bytes were read to be moved and returns when
+	// more may be.
 	Pace func(ctx context.Context, bytes int64) error
 
 	seq id.Seq
@@ -168,9 +169,9 @@ func (r *run) empty(ctx context.Context, d *datanode.SegmentDescription) error {
 		r.report.Damaged = append(r.report.Damaged, Damage{d.Segment, missing[0], err})
 		return nil
 	}
-	chunks, damage := r.m.read(ctx, d.Segment, slots)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	chunks, damage, err := r.m.read(ctx, d.Segment, slots)
+	if err != nil {
+		return err
 	}
 	if damage != nil {
 		r.report.Damaged = append(r.report.Damaged, *damage)
@@ -185,9 +186,6 @@ func (r *run) empty(ctx context.Context, d *datanode.SegmentDescription) error {
 	}
 	r.report.Bytes += bytes
 	r.report.Chunks += int64(len(chunks))
-	if r.m.Pace != nil {
-		return r.m.Pace(ctx, bytes)
-	}
 	return nil
 }
 

@@ -4,16 +4,45 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/stripe"
 )
 
+// portionMax bounds the chunks that are read and opened at a stretch: a
+// millisecond or less, so that others wait no longer for a processor.
+const portionMax = 64
+
 // read returns the sealed chunks of some slots of a segment, each of which has
 // been opened: what does not open is reconstructed. It returns the first that
 // cannot be had instead.
-func (m *Mover) read(ctx context.Context, s id.Segment, slots []datanode.SlotEntry) ([][]byte, *Damage) {
+func (m *Mover) read(ctx context.Context, s id.Segment, slots []datanode.SlotEntry) (chunks [][]byte, damage *Damage, err error) {
+	for portion := range slices.Chunk(slots, portionMax) {
+		sealed, damage := m.readPortion(ctx, s, portion)
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if damage != nil {
+			return nil, damage, nil
+		}
+		chunks = append(chunks, sealed...)
+		if m.Pace == nil {
+			continue
+		}
+		n := int64(0)
+		for _, c := range sealed {
+			n += int64(len(c))
+		}
+		if err := m.Pace(ctx, n); err != nil {
+			return nil, nil, err
+		}
+	}
+	return chunks, nil, nil
+}
+
+func (m *Mover) readPortion(ctx context.Context, s id.Segment, slots []datanode.SlotEntry) ([][]byte, *Damage) {
 	ranges := make([]stripe.Range, len(slots))
 	for i := range slots {
 		ranges[i] = m.Geometry.Locate(id.Ref{Segment: s, Slot: slots[i].Slot, Location: slots[i].Location})
