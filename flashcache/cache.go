@@ -3,7 +3,6 @@ package flashcache
 import (
 	"errors"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +26,7 @@ type Cache struct {
 	counts  counters
 	work    sync.WaitGroup
 	wake    chan struct{} // to the writer: a buffer is full, or Close was called
+	reading sync.RWMutex  // held by who reads the device, and by Close when it closes that
 
 	// buffers never move; each has its own mu, taken after that of the Cache.
 	buffers [buffersCount]buffer
@@ -67,8 +67,7 @@ func (c *Cache) Get(fp id.Fingerprint, dst []byte) (sealed []byte, ok bool) {
 	got, buffered := c.copyFrom(dst, region, int(offset-c.super.offset(region)), n+fingerprintBytes)
 	if !buffered {
 		got = dst[:end+fingerprintBytes]
-		if _, err := c.dev.file.ReadAt(got[len(dst):], offset); err != nil {
-			c.fail("read", err)
+		if !c.read(got[len(dst):], offset) {
 			return dst, false
 		}
 	}
@@ -84,6 +83,20 @@ func (c *Cache) Get(fp id.Fingerprint, dst []byte) (sealed []byte, ok bool) {
 		return dst, false
 	}
 	return got[:end], true
+}
+
+// read reads from the device, which stays open meanwhile.
+func (c *Cache) read(p []byte, offset int64) bool {
+	c.reading.RLock()
+	defer c.reading.RUnlock()
+	if c.off.Load() {
+		return false
+	}
+	if _, err := c.dev.file.ReadAt(p, offset); err != nil {
+		c.fail("read", err)
+		return false
+	}
+	return true
 }
 
 // Put offers a sealed chunk to the cache, which copies it. It never waits for the
@@ -149,7 +162,7 @@ func (c *Cache) Discard(fp id.Fingerprint) {
 func (c *Cache) fail(op string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing && errors.Is(err, os.ErrClosed) || c.failure != nil {
+	if c.failure != nil {
 		return
 	}
 	c.failure = err
@@ -180,7 +193,9 @@ func (c *Cache) Close() error {
 	wake(c.wake)
 	c.work.Wait()
 	c.off.Store(true)
+	c.reading.Lock() // after the reads that are under way
 	err := c.dev.close()
+	c.reading.Unlock()
 	close(c.closed)
 	c.mu.Lock()
 	defer c.mu.Unlock()

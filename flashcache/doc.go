@@ -38,11 +38,12 @@
 //     is another's. Get looks at the index before and after it reads.
 //  2. What Get returns was stored under the whole fingerprint that it asked for.
 //     Whether the bytes are intact is the caller's to verify.
-//  3. Put waits for no I/O, and no lock is held over I/O.
+//  3. Put waits for no I/O, and no lock is held over I/O but a shared one of reads,
+//     for which only Close waits.
 //  4. A footer is written when records and table are stable.
 //
-// Concurrency: all methods may be called at once. The order of locks is a
-// Cache's mu, then a buffer's; a shard's is taken last. One goroutine of the
+// Concurrency: all methods may be called at once. The order of locks is a Cache's
+// reading, its mu, then a buffer's; a shard's is taken last. One goroutine of the
 // Cache's writes, evicts and loads; Close ends it.
 //
 // A crash takes the chunks that were in buffers. A loss of power may tear regions
