@@ -154,10 +154,13 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 		if e.disk == nil || h.dependents(e.rec.ID) > 0 {
 			continue // a scan of a base gives nothing up until its clones have passed
 		}
-		before := changes(e.disk)
-		report, err := e.disk.Pass(ctx, disk.PassOptions{
-			Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass(),
-		})
+		before, report, err := h.passDisk(ctx, e, index)
+		if errors.Is(err, datanode.ErrLogFull) {
+			// Patches are results. Not destageAll: it may want the sweep's lock.
+			if err = h.relieveLog(ctx, h.destageOnce); err == nil {
+				before, report, err = h.passDisk(ctx, e, index)
+			}
+		}
 		if err != nil {
 			if !errors.Is(err, disk.ErrClosed) { // removed meanwhile
 				errs = append(errs, err)
@@ -181,6 +184,15 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, h.reclaim(ctx))...)
+}
+
+// passDisk passes over one disk; before counts the changes that it takes account of.
+func (h *Host) passDisk(ctx context.Context, e *export, index datanode.IndexStatus) (before int64, report *disk.PassReport, err error) {
+	before = changes(e.disk)
+	report, err = e.disk.Pass(ctx, disk.PassOptions{
+		Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass(),
+	})
+	return before, report, err
 }
 
 // completeIndex calls the index complete if every disk of the catalog has

@@ -165,11 +165,24 @@ func (h *Host) relieve(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(h.life, cancel)() // Close waits for the writes that wait for this
 	began := time.Now()
-	err := errors.Join(h.destageAll(ctx), h.checkpointDue(ctx, true), h.relieveSpindles(ctx))
+	err := errors.Join(h.relieveLog(ctx, h.destageAll), h.relieveSpindles(ctx))
 	if ctx.Err() == nil { // or else it is another caller's turn
 		h.relieved, h.reliefErr = began, err
 	}
 	return err
+}
+
+// relieveLog makes room in the log: it destages and makes the checkpoints that give
+// results up. Where those of other disks hold the room that a round's own need, the
+// round fails, and goes on after the checkpoints.
+func (h *Host) relieveLog(ctx context.Context, destage func(context.Context) error) error {
+	err := destage(ctx)
+	errs := []error{h.checkpointDue(ctx, true)}
+	if errors.Is(err, datanode.ErrLogFull) {
+		err = destage(ctx)
+		errs = append(errs, h.checkpointDue(ctx, true))
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // relieveSpindles makes space if the spindles are nearly full.
