@@ -22,8 +22,9 @@ const secondSignalTime = time.Second
 var errReported = errors.New("reported")
 
 func main() {
+	// To the very end signals are taken: one that came between a stop of this and the
+	// end would end the program as if it had been killed.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	// A second signal ends the program where a stop takes too long: as a crash
 	// would, which costs a replay. One that comes at once is the first again:
 	// timeout(1) and others pass on what the whole process group got.

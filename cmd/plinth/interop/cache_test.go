@@ -31,7 +31,8 @@ mount -t tmpfs -o size=600m tmpfs /data
 export PLINTH_API=unix:/data/p/api.sock
 args='up --data /data/p --cache /dev/vda --nbd= --spindles 2 --ec 1+1 --spindle-size 160M --log-size 64M --idle-time 1s'
 up() {
-  plinth $args >/up 2>&1 &
+  : >/up # at once: what the last one has said is not to be found
+  plinth $args >>/up 2>&1 &
   up=$!
   until grep -q msg=serving /up; do sleep 0.2; done
   while plinth status | grep 'looking for more'; do sleep 0.2; done
