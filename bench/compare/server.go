@@ -119,13 +119,27 @@ func qemuQcow2(ctx context.Context, c *Config, work, socket string) ([]string, e
 	return qemuNBD(socket, "-f", "qcow2", disk), tool(ctx, "qemu-img", "create", "-q", "-f", "qcow2", disk, strconv.FormatInt(c.DiskBytes, 10))
 }
 
+// luksTriesMax bounds how often a LUKS image is tried to be made: qemu-img times its
+// key derivation and, on machines whose CPU clock steps back, gives up at once, in
+// up to every second call.
+const (
+	luksTriesMax = 30
+	luksClock    = "Unable to get accurate CPU usage"
+)
+
 // qemuLUKS has LUKS's default, AES-256 in XTS mode. iter-time is that of the
 // passphrase, which is nothing here.
 func qemuLUKS(ctx context.Context, c *Config, work, socket string) ([]string, error) {
 	const secret = "secret,id=s,data=compare"
 	disk := filepath.Join(work, "disk")
-	err := tool(ctx, "qemu-img", "create", "-q", "--object", secret, "-f", "qcow2",
-		"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", disk, strconv.FormatInt(c.DiskBytes, 10))
+	var err error
+	for range luksTriesMax {
+		err = tool(ctx, "qemu-img", "create", "-q", "--object", secret, "-f", "qcow2",
+			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", disk, strconv.FormatInt(c.DiskBytes, 10))
+		if err == nil || !strings.Contains(err.Error(), luksClock) {
+			break
+		}
+	}
 	return qemuNBD(socket, "--object", secret, "--image-opts",
 		"driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.driver=file,file.filename="+disk), err
 }
