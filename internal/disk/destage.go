@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,8 +261,8 @@ func (r *round) add(ctx context.Context, w *work, i int) (place, error) {
 			return place{}, fmt.Errorf("a chunk of %d bytes does not fit an empty segment", len(w.sealed[i]))
 		}
 		r.seal(ctx)
-		if r.pace(ctx) != nil { // an earlier segment failed
-			return place{}, context.Cause(ctx)
+		if err := r.pace(ctx); err != nil {
+			return place{}, cmp.Or(context.Cause(ctx), err) // why an earlier segment failed, if one did
 		}
 	}
 }
