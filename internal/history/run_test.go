@@ -112,16 +112,16 @@ func TestSimHistories(t *testing.T) {
 		})
 	}
 	all.Wait()
-	for _, f := range r.Findings {
-		t.Errorf("history %d: %s", f.Seed, f.Text)
-	}
+	t.Log(r.Tally.String())
 	if len(r.Stood) > 0 {
 		t.Logf("%d failed when the process stood still, and not again", len(r.Stood))
 	}
 	if r.err != nil {
 		t.Error(r.err)
 	}
-	t.Log(r.Tally.String())
+	for _, f := range r.Findings { // last: the end of a log is what is read
+		t.Errorf("history %d: %s", f.Seed, f.Text)
+	}
 }
 
 // resume goes on with the run that is kept in dir, or begins one with this seed;
@@ -178,7 +178,7 @@ func (r *run) history(t *testing.T, seed uint64) (*tally, *finding) {
 			}
 			return w.tally, nil
 		}
-		f := &finding{seed, fmt.Sprintf("%v\n%s", err, w.tail())}
+		f := &finding{seed, fmt.Sprintf("\n%sseed %d: %v", w.tail(), seed, err)}
 		if r.clock.stops.Load() == stops {
 			return w.tally, f
 		}
