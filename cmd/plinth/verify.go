@@ -56,6 +56,9 @@ func printReport(r *host.VerifyReport) {
 	if r.More > 0 {
 		fmt.Printf("and %d more\n", r.More)
 	}
+	if r.Rebuilding {
+		fmt.Println("the index is being rebuilt: reference lists were not verified; verify again when plinth status calls it complete")
+	}
 	verdict := "nothing is wrong"
 	if n := len(r.Findings) + r.More; n > 0 {
 		verdict = fmt.Sprintf("%d findings", n)

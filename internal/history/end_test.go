@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"plinth/datanode"
@@ -26,6 +27,9 @@ func (w *world) verify(ctx context.Context, strict bool) error {
 	r, err := w.life.host.Verify(ctx, host.VerifyOptions{Strict: strict})
 	if err != nil {
 		return err
+	}
+	if strict && r.Rebuilding {
+		return errors.New("the index is not complete after a full reclaim")
 	}
 	if len(r.Findings) > 0 {
 		return fmt.Errorf("verify found %d things: %+v", len(r.Findings), r.Findings[:min(8, len(r.Findings))])

@@ -4,14 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"plinth/datanode"
+	"plinth/datanode/shelf"
 	"plinth/internal/host"
+	"plinth/internal/standalone"
 	"plinth/nbd"
 )
 
@@ -92,6 +98,50 @@ func TestCloneAtOnce(t *testing.T) {
 			s.has("new@tue", want)
 		})
 	}
+}
+
+// TestVerifyWhileRebuilding loses the index and verifies while a clone cannot
+// state yet what it needs: what the lists lack is not called wrong.
+func TestVerifyWhileRebuilding(t *testing.T) {
+	s := openSite(t, siteOptions(t))
+	same := noise(1, 256<<10)
+	s.write("first", same)
+	s.write("vm", same) // which holds what the first one wrote
+	s.ok(s.Host.Quiesce(t.Context()))
+	s.ok(s.Close())
+	dir, opts := filepath.Join(s.opts.Dir, "datanode"), s.opts.Node
+	var err error
+	opts.PoolID, err = shelf.PoolID(vfs.Default, dir)
+	s.ok(err)
+	s.ok(os.RemoveAll(filepath.Join(dir, "index")))
+	node, err := shelf.Recover(t.Context(), dir, opts)
+	s.ok(err)
+	s.ok(node.Close())
+	s.Site, err = standalone.Open(context.WithoutCancel(t.Context()), s.opts)
+	s.ok(err)
+
+	n := &refusing{Node: s.Node}
+	s.behind(n)
+	n.refuse.Store(true)
+	s.put("vm", 0, noise(2, 4096))
+	s.snap("vm", "mon")
+	s.clone("vm", "mon", "new")
+	s.ok(s.Host.Sweep(t.Context()))
+	r, err := s.Host.Verify(t.Context(), host.VerifyOptions{Strict: true})
+	s.ok(err)
+	if !r.Rebuilding || !r.OK() {
+		t.Errorf("while the index is rebuilt: %+v", r)
+	}
+	n.refuse.Store(false)
+	for deadline := time.Now().Add(time.Minute); r.Rebuilding; {
+		s.ok(s.Host.Sweep(t.Context()))
+		r, err = s.Host.Verify(t.Context(), host.VerifyOptions{})
+		s.ok(err)
+		if time.Now().After(deadline) {
+			t.Fatal("the index does not become complete")
+		}
+	}
+	s.verified()
 }
 
 // TestRemoveBaseOfClosedClone restarts with a clone that reads its parent, and no

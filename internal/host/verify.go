@@ -39,6 +39,9 @@ type VerifyReport struct {
 	Findings []Finding `json:"findings"`
 	// More counts findings beyond the report's bound.
 	More int `json:"more,omitempty"`
+	// Rebuilding says that the index was lost and not every disk has stated yet
+	// what it needs: its lists and slots were not judged.
+	Rebuilding bool `json:"rebuilding,omitempty"`
 }
 
 // OK reports whether nothing is wrong that was not repaired.
@@ -177,6 +180,7 @@ func (v *verify) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	v.report.Rebuilding = !st.Index.Complete // it becomes complete under lockSweep
 	v.stored = make(map[id.Segment]bool)
 	for _, s := range st.Spindles {
 		if s.State != datanode.SpindleOK {
@@ -299,7 +303,7 @@ func (v *verify) window(ctx context.Context, segments []id.Segment, done *int) e
 // chunk that is needed of it.
 func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, needs []disk.Need) error {
 	where := "segment " + d.Segment.String()
-	if v.opts.Strict {
+	if v.opts.Strict && !v.report.Rebuilding {
 		v.leaks(d, needs)
 	}
 	if len(needs) == 0 && (!d.Known || !v.stored[d.Segment]) {

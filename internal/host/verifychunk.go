@@ -47,7 +47,7 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 		slot := n.Entry.Ref.Slot
 		first := i == 0 || needs[i-1].Entry.Ref.Slot != slot
 		at := fmt.Sprintf("%s, slot %d", where, slot)
-		if d.Known && !slices.ContainsFunc(v.h.holders(n.Disk), func(d id.Disk) bool {
+		if d.Known && !v.report.Rebuilding && !slices.ContainsFunc(v.h.holders(n.Disk), func(d id.Disk) bool {
 			bits := held[d]
 			return int(slot>>3) < len(bits) && bits[slot>>3]&(1<<(slot&7)) != 0
 		}) {
@@ -58,7 +58,7 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 		}
 		if s, ok := slots[slot]; d.Known && ok && (s.Fingerprint != n.Entry.Fingerprint || s.Location != n.Entry.Ref.Location) {
 			v.report.add(Finding{Kind: "map", Where: at, What: n.String() + " refers to another chunk than the index has there"})
-		} else if d.Known && !ok {
+		} else if d.Known && !ok && !v.report.Rebuilding {
 			v.report.add(Finding{Kind: "index", Where: at, What: n.String() + " refers to it, but the index has no such slot"})
 		}
 		if first || len(chunks) == 0 || n.Entry != chunks[len(chunks)-1].Entry {
