@@ -78,8 +78,12 @@ func (n *node) writeAt(p []byte, off int64) {
 			n.before[s] = n.stableSector(s)
 		}
 	}
-	if grow := end - int64(len(n.data)); grow > 0 {
-		n.data = append(n.data, make([]byte, grow)...)
+	if end > int64(cap(n.data)) {
+		n.data = append(make([]byte, 0, max(end, 2*int64(cap(n.data)))), n.data...)
+	}
+	if old := int64(len(n.data)); end > old {
+		n.data = n.data[:end]
+		clear(n.data[old:])
 	}
 	copy(n.data[off:], p)
 }
