@@ -60,7 +60,7 @@ func newApp() *cli.App {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			upCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
-			statusCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), attachCommand(), detachCommand(), qemuCommand(), benchCommand(), completionCommand(),
+			statusCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), attachCommand(), detachCommand(), qemuCommand(), clusterCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},

@@ -70,6 +70,17 @@ const (
 // SnapshotPoints lists those.
 var SnapshotPoints = []Point{Mark, Condemned, Copied, Forwarded, Patched, Cleared}
 
+// The points of a file of the cluster's identities that is replaced.
+const (
+	// FileWritten: the new file is stable, under a name that nobody reads.
+	FileWritten Point = "file-written"
+	// FileNamed: it has its name, which need not be stable.
+	FileNamed Point = "file-named"
+)
+
+// FilePoints lists those.
+var FilePoints = []Point{FileWritten, FileNamed}
+
 var (
 	armed Point // set before main
 	left  atomic.Int64
@@ -92,7 +103,7 @@ func init() {
 // parse reads POINT[:N].
 func parse(text string) (Point, int64, error) {
 	name, count, counted := strings.Cut(text, ":")
-	if all := slices.Concat(Points, SnapshotPoints); !slices.Contains(all, Point(name)) {
+	if all := slices.Concat(Points, SnapshotPoints, FilePoints); !slices.Contains(all, Point(name)) {
 		return "", 0, fmt.Errorf("no such point; there are %v", all)
 	}
 	n := int64(1)

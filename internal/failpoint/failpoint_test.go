@@ -11,7 +11,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	for _, p := range slices.Concat(Points, SnapshotPoints) {
+	for _, p := range slices.Concat(Points, SnapshotPoints, FilePoints) {
 		if got, n, err := parse(string(p)); got != p || n != 1 || err != nil {
 			t.Errorf("%s: %s, %d, %v", p, got, n, err)
 		}

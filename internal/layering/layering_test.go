@@ -86,6 +86,8 @@ func TestRulesFindPlantedImports(t *testing.T) {
 		{"datanode/a.go", "plinth/internal/stripe", "no parity"},
 		{"datanode/a.go", "plinth/internal/sealing", "holds no keys"}, // by way of sealing
 		{"internal/disk/a.go", "plinth/internal/sealing", ""},
+		{"internal/pki/a.go", "plinth/internal/keyring", "who a member is"},
+		{"datanode/a.go", "plinth/internal/pki", ""},
 		{"internal/chunk/a.go", "plinth/internal/keyring", "key manager"},
 		{"internal/host/a.go", pebble + "/v2", "only the map knows Pebble"},
 		{"internal/host/a.go", pebble + "/v2/sstable", "only the map knows Pebble"},

@@ -119,6 +119,13 @@ var rules = []rule{
 		Reason:  "a data node computes no parity: hosts do, so that a shelf stays a shelf",
 	},
 	{
+		From:    []string{"internal/pki"},
+		To:      []string{""},
+		Allow:   []string{"internal/pki", "internal/failpoint"},
+		Through: true,
+		Reason:  "who a member is does not depend on what it does: hosts and data nodes use the same",
+	},
+	{
 		From:    []string{"internal/chunk"},
 		To:      []string{"internal/keyring"},
 		Through: true,
