@@ -27,7 +27,7 @@ type IndexStatus struct {
 	Incarnation  uint64 `json:"incarnation"`
 	Complete     bool   `json:"complete"`
 	Segments     int64  `json:"segments"`
-	Fingerprints int64  `json:"fingerprints"`
+	Fingerprints int64  `json:"fingerprints"` // places of chunks: equal chunks in two segments count twice
 	// Over segments of chunks, condemned ones too: bytes of them before and after
 	// compression and sealing.
 	PlainBytes  int64 `json:"plain_bytes"`

@@ -26,7 +26,10 @@ func filled(b *testing.B, segments int) *house {
 	for n := range segments {
 		h.publish(benchPack(n))
 	}
-	h.ok(h.store.DB.Flush()) // rows in memory have no filter
+	h.rows.Lock()
+	h.ok(h.putTable())
+	h.rows.Unlock()
+	h.ok(h.store.DB.Flush())
 	return h
 }
 

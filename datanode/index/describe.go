@@ -82,6 +82,10 @@ func (x *Index) describe(s id.Segment, slots bool) (*datanode.SegmentDescription
 	}
 	for i := range d.Slots {
 		e := &d.Slots[i]
+		// In memory first: what is in no table now may be in one a moment later.
+		if p := printedSlot(s, e); slices.Contains(x.recent.places(&p.print), p.ref) {
+			continue
+		}
 		found, err := x.store.View(printKey(e.Fingerprint, s, e.Slot), nil)
 		if err != nil {
 			return nil, err

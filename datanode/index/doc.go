@@ -27,7 +27,8 @@
 //  5. While the index is incomplete no tombstone is set (I13).
 //  6. A list for a segment that the index does not know is kept: when a spindle
 //     comes back with it, what was said of it still holds.
-//  7. Each slot of a slot table has its fingerprint row, and a row its slot.
+//  7. Each slot of a slot table has its fingerprint row, in a table or in memory,
+//     and a row its slot. In memory only are rows of segments that say so (keyRecent).
 //  8. Whoever holds a slot that has a move holds the copy, from the step on in
 //     which the move is recorded: a list never takes it away, and one that adds
 //     the slot adds the copy (I12). A list update of the source counts as one of

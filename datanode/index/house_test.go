@@ -17,7 +17,8 @@ import (
 type house struct {
 	testing.TB
 	*Index
-	fs vfs.FS
+	fs        vfs.FS
+	recentMax int // of the index, if not 0
 
 	mu      sync.Mutex
 	epochs  map[id.Disk]id.Epoch
@@ -61,6 +62,9 @@ func (h *house) open(opts Options) {
 	x, err := Open(h.fs, "/node/index", h.deps(), opts)
 	h.ok(err)
 	h.Index = x
+	if h.recentMax > 0 {
+		x.recentMax = h.recentMax
+	}
 }
 
 func (h *house) reopen() {
@@ -169,6 +173,31 @@ func (h *house) reclaimAll() []id.Segment {
 		if !reply.More {
 			return all
 		}
+	}
+}
+
+// checkRows has each row, in memory or in a table, with its slot.
+func (h *house) checkRows() {
+	h.Helper()
+	tables := map[id.Segment][]datanode.SlotEntry{}
+	has := func(f id.Fingerprint, r id.Ref) {
+		if _, ok := tables[r.Segment]; !ok {
+			slots, err := h.slots(r.Segment)
+			h.ok(err)
+			tables[r.Segment] = slots
+		}
+		if e := slotEntry(tables[r.Segment], r.Slot); e == nil || e.Fingerprint != f || e.Location != r.Location {
+			h.Fatalf("a row of %s in segment %s, slot %d, which has %+v", f, r.Segment, r.Slot, e)
+		}
+	}
+	lower, upper := span([]byte{keyPrint})
+	h.ok(h.scan(lower, upper, func(key, value []byte) (bool, error) {
+		r, err := decodePrint(key, value)
+		has(id.Fingerprint(key[1:printPrefixBytes]), r)
+		return true, err
+	}))
+	for _, p := range h.recent.sorted() {
+		has(p.print, p.ref)
 	}
 }
 

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -21,7 +22,8 @@ import (
 // The caller rebuilds it.
 var ErrInterrupted = errors.New("the rebuild of the index was interrupted: run plinth recover")
 
-const version = 1
+// version 2 has dense slot tables, and rows of fingerprints in memory.
+const version = 2
 
 var magic = kv.Magic([]byte("PLNTINDX"))
 
@@ -42,7 +44,8 @@ type Options struct {
 	// Create makes an index, empty and complete, where there is none: right for a
 	// new pool only.
 	Create bool
-	// CacheBytes is the size of the block cache; 0 means kv.CacheBytesDefault.
+	// CacheBytes is the size of the block cache; 0 means kv.CacheBytesDefault. New
+	// fingerprints take up to an eighth of it, besides.
 	CacheBytes int64
 	// Logger gets warnings; nil discards them.
 	Logger *slog.Logger
@@ -62,6 +65,9 @@ type Index struct {
 	holds   sync.Mutex // held while lists and states of segments change
 
 	transit map[id.Segment]*transit // of segments condemned or forwarded; under holds
+
+	recent    *recent // grows and shrinks under rows; cleared under holds too
+	recentMax int     // rows
 }
 
 var _ datanode.IndexNode = (*Index)(nil)
@@ -126,7 +132,10 @@ func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{store: store, deps: deps, log: opts.Logger, transit: map[id.Segment]*transit{}}
+	x := &Index{
+		store: store, deps: deps, log: opts.Logger, transit: map[id.Segment]*transit{}, recent: newRecent(),
+		recentMax: int(cmp.Or(opts.CacheBytes, kv.CacheBytesDefault) / bytesPerRecent),
+	}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
 	}
@@ -137,8 +146,10 @@ func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 // load reads superblock and counters, or writes those of a new index.
 func (x *Index) load(create bool) error {
 	var s super
+	old := false
 	found, err := x.store.View([]byte{keySuper}, func(v []byte) (err error) {
 		s, err = decodeSuper(v)
+		old = err == nil && kv.Version(v) < version
 		return err
 	})
 	if err != nil {
@@ -159,6 +170,12 @@ func (x *Index) load(create bool) error {
 		x.counters.Store(&c)
 		return err
 	})
+	if err == nil && old { // from here on older programs refuse it
+		err = x.putSuper(s)
+	}
+	if err == nil {
+		err = x.loadRecent()
+	}
 	if err != nil {
 		return err
 	}
@@ -196,7 +213,17 @@ func (x *Index) putSuper(s super) error {
 }
 
 // Close waits for calls and closes the index. Everything is stable then.
-func (x *Index) Close() error { return x.store.Close() }
+func (x *Index) Close() error {
+	if x.store.Enter() == nil {
+		x.rows.Lock()
+		if err := x.putTable(); err != nil { // Open brings the rows back
+			x.log.Warn("cannot make a table of fingerprints", "error", err)
+		}
+		x.rows.Unlock()
+		x.store.Leave()
+	}
+	return x.store.Close()
+}
 
 // Status describes the index from counters that are kept with each change. It
 // does no I/O.

@@ -308,10 +308,51 @@ func TestEqualChunks(t *testing.T) {
 	}
 }
 
+// TestVersion1 opens an index as version 1 had it: each row in a table, and slots
+// of 26 bytes.
+func TestVersion1(t *testing.T) {
+	h := newHouse(t, vfs.NewMem())
+	e := pack(1, []int{1, 2, 3})
+	h.publish(e)
+	h.reopen() // from memory to a table
+	wide := []byte{1}
+	for _, s := range e.Slots {
+		wide = append(le.AppendUint16(wide, uint16(s.Slot)), s.Fingerprint[:]...)
+		wide = le.AppendUint32(le.AppendUint32(wide, uint32(s.Location)), s.PlainBytes)
+	}
+	super := h.super.Load().encode()
+	old := kv.Seal(magic, 1, super[20:len(super)-4])
+	b := h.store.DB.NewBatch()
+	set(b, segmentKey(keySlots, e.Header.Segment), wide)
+	set(b, []byte{keySuper}, old)
+	h.ok(h.store.Commit(b))
+	for range 2 {
+		h.reopen()
+		if d := h.describe(1); !slices.Equal(d.Slots, e.Slots) || len(d.Dangling) > 0 {
+			t.Fatalf("%+v", d)
+		}
+		if hit := h.lookup(2, 1, 1, 3)[0]; hit.Ref != (id.Ref{Segment: e.Header.Segment, Slot: 2, Location: at(2)}) {
+			t.Fatalf("hit %+v", hit)
+		}
+	}
+	_, err := h.store.View([]byte{keySuper}, func(v []byte) error {
+		_, err := kv.Open(magic, 1, v)
+		return err
+	})
+	h.fails(err, kv.ErrNewer)
+	h.setLists(1, 1, 1, list(1))
+	h.setLists(2, 1, 2, list(1))
+	if got := h.reclaimAll(); len(got) != 1 || h.Status().Fingerprints != 0 {
+		t.Fatalf("deleted %v, status %+v", got, h.Status())
+	}
+	h.checkRows()
+}
+
 // TestLostRow plants a lost row: its slot dangles, and publishing mends it.
 func TestLostRow(t *testing.T) {
 	h := newHouse(t, vfs.NewMem())
 	h.publish(pack(1, []int{1, 2}), pack(2, []int{2}))
+	h.reopen() // from memory to a table
 	b := h.store.DB.NewBatch()
 	del(b, printKey(fp(2), id.MakeSegment(3, 1), 1))
 	h.ok(h.store.Commit(b))

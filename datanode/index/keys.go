@@ -22,6 +22,7 @@ const (
 	keyFree     = 'C' // ‖ segment: a candidate
 	keyTomb     = 'X' // ‖ segment: a tombstone
 	keyMoves    = 'W' // ‖ segment → moves of one that is condemned or forwarded
+	keyRecent   = 'R' // ‖ segment: the rows of some of its slots are in memory only
 	keyGone     = 'G' // ‖ number / goneRow → bitmap of deleted segments
 )
 
@@ -63,8 +64,11 @@ var comparer = func() *pebble.Comparer {
 }()
 
 func printKey(f id.Fingerprint, s id.Segment, slot id.Slot) []byte {
-	b := append(make([]byte, 0, printKeyBytes), keyPrint)
-	b = append(b, f[:]...)
+	return appendPrintKey(make([]byte, 0, printKeyBytes), &f, s, slot)
+}
+
+func appendPrintKey(b []byte, f *id.Fingerprint, s id.Segment, slot id.Slot) []byte {
+	b = append(append(b, keyPrint), f[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s))
 	return binary.BigEndian.AppendUint16(b, uint16(slot))
 }

@@ -79,6 +79,9 @@ func (x *Index) SetLists(_ context.Context, r *datanode.SetListsRequest) (*datan
 func (x *Index) setAll(r *datanode.SetListsRequest) ([]id.Segment, error) {
 	x.rows.Lock()
 	defer x.rows.Unlock()
+	if err := x.makeRoom(); err != nil {
+		return nil, err
+	}
 	c := x.change()
 	rows := make([]*segmentRow, len(r.Lists))
 	for i := range r.Lists {

@@ -71,6 +71,7 @@ func (x *Index) findAll(ctx context.Context, prints []id.Fingerprint, hits []dat
 }
 
 func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datanode.Hit) error {
+	x.recent.find(prints, hits) // and then tables: the other way round, what becomes one would be missed
 	rows, err := x.prints()
 	if err != nil {
 		return err
@@ -81,8 +82,10 @@ func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datano
 			return ctx.Err()
 		}
 		i := r.i
-		err := rows.each(&prints[i], func(r id.Ref) bool {
-			hits[i] = datanode.Hit{Found: true, Ref: r}
+		err := rows.inTables(&prints[i], func(r id.Ref) bool {
+			if !hits[i].Found || comparePlaces(r, hits[i].Ref) < 0 {
+				hits[i] = datanode.Hit{Found: true, Ref: r}
+			}
 			return false
 		})
 		if err != nil {

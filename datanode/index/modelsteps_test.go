@@ -195,6 +195,7 @@ func (r *run) stepRebuild() {
 		})
 	r.ok(err)
 	r.Index = x
+	x.recentMax = r.recentMax
 	reply, err := r.Condemn(context.Background(), &datanode.CondemnRequest{Disk: 1, Epoch: r.epochs[1], Segments: []id.Segment{id.MakeSegment(3, 1)}})
 	r.ok(err)
 	if len(reply.Condemned) > 0 {

@@ -29,8 +29,30 @@ func (x *Index) prints() (*prints, error) {
 func (p *prints) close() { p.it.Close() }
 
 // each calls f with the places of a fingerprint, by segment and slot, until f
-// returns false.
+// returns false. It is called under rows or holds, and so was prints: else what
+// goes from memory to a table in between would be seen nowhere.
 func (p *prints) each(print *id.Fingerprint, f func(id.Ref) bool) error {
+	near, more := p.x.recent.places(print), true
+	err := p.inTables(print, func(r id.Ref) bool {
+		for more && len(near) > 0 && comparePlaces(near[0], r) < 0 {
+			more = f(near[0])
+			near = near[1:]
+		}
+		if len(near) > 0 && near[0] == r {
+			near = near[1:]
+		}
+		more = more && f(r)
+		return more
+	})
+	for more && err == nil && len(near) > 0 {
+		more = f(near[0])
+		near = near[1:]
+	}
+	return err
+}
+
+// inTables is each, without what is in memory only.
+func (p *prints) inTables(print *id.Fingerprint, f func(id.Ref) bool) error {
 	copy(p.key[1:], print[:])
 	for ok := p.it.SeekPrefixGE(p.key[:]); ok; ok = p.it.Next() {
 		v, err := p.it.ValueAndErr()

@@ -16,8 +16,9 @@ type change struct {
 	x        *Index
 	batch    *pebble.Batch
 	counters counters
-	known    map[id.Segment]bool     // segments made known by it
-	added    map[id.Fingerprint]bool // fingerprints that had no row before it
+	known    map[id.Segment]bool // segments made known by it
+	added    []printed           // rows of fingerprints, to be in memory first
+	removed  []printed
 
 	// What it makes of other rows, for those of its steps that read them again.
 	rows    map[id.Segment]*segmentRow
@@ -35,7 +36,7 @@ type holder struct {
 func (x *Index) change() *change {
 	return &change{
 		x: x, batch: x.store.DB.NewBatch(), counters: *x.counters.Load(),
-		known: map[id.Segment]bool{}, added: map[id.Fingerprint]bool{},
+		known: map[id.Segment]bool{},
 	}
 }
 
@@ -48,6 +49,7 @@ func (c *change) commit() error {
 	if err := c.x.store.Commit(c.batch); err != nil {
 		return err
 	}
+	c.x.recent.change(c.removed, c.added)
 	c.x.counters.Store(&c.counters)
 	for s, t := range c.transit { // which holds guards
 		if t == nil {
@@ -106,6 +108,9 @@ func (x *Index) Publish(_ context.Context, r *datanode.PublishRequest) error {
 func (x *Index) publishAll(entries []datanode.SegmentEntry) error {
 	x.rows.Lock()
 	defer x.rows.Unlock()
+	if err := x.makeRoom(); err != nil {
+		return err
+	}
 	c := x.change()
 	for i := range entries {
 		if err := c.publish(&entries[i]); err != nil {
@@ -175,59 +180,59 @@ func (c *change) fill(s id.Segment, row *segmentRow, slots []datanode.SlotEntry)
 	if err != nil {
 		return err
 	}
-	rows, err := c.x.prints()
-	if err != nil {
-		return err
-	}
-	defer rows.close()
 	merged := have
-	for _, r := range inOrder(len(slots), func(i int) *id.Fingerprint { return &slots[i].Fingerprint }) {
-		e := &slots[r.i]
-		at, found := slices.BinarySearchFunc(have, e.Slot, func(h datanode.SlotEntry, t id.Slot) int { return int(h.Slot) - int(t) })
-		if found && (have[at].Fingerprint != e.Fingerprint || have[at].Location != e.Location) {
-			c.x.log.Warn("slot is known with another content", "segment", s.String(), "slot", e.Slot,
-				"has", have[at].Fingerprint.String(), "got", e.Fingerprint.String())
-			continue
-		}
-		if !found {
-			if len(merged) == len(have) {
-				merged = slices.Clone(have)
-			}
+	var known []int
+	for i := range slots {
+		e := &slots[i]
+		switch h := slotEntry(have, e.Slot); {
+		case h == nil:
 			merged = append(merged, *e)
 			row.sealedBytes += int64(e.Location.Len())
 			row.plainBytes += int64(e.PlainBytes)
 			c.counters.sealedBytes += int64(e.Location.Len())
 			c.counters.plainBytes += int64(e.PlainBytes)
-		}
-		if err := c.putPrint(rows, s, e); err != nil {
-			return err
+			c.counters.fingerprints++
+			c.added = append(c.added, printedSlot(s, e))
+		case h.Fingerprint == e.Fingerprint && h.Location == e.Location:
+			known = append(known, i)
+		default:
+			c.x.log.Warn("slot is known with another content", "segment", s.String(), "slot", e.Slot,
+				"has", h.Fingerprint.String(), "got", e.Fingerprint.String())
 		}
 	}
 	if len(merged) > len(have) {
 		slices.SortFunc(merged, func(a, b datanode.SlotEntry) int { return int(a.Slot) - int(b.Slot) })
 		set(c.batch, segmentKey(keySlots, s), encodeSlots(merged))
 		set(c.batch, segmentKey(keySegment, s), row.encode())
+		set(c.batch, segmentKey(keyRecent, s), nil)
 	}
-	return nil
+	return c.mend(s, slots, known)
 }
 
-// putPrint writes the row of a slot unless there is one. rows was opened before
-// the change put any.
-func (c *change) putPrint(rows *prints, s id.Segment, e *datanode.SlotEntry) error {
-	known, there := false, false
-	err := rows.each(&e.Fingerprint, func(r id.Ref) bool {
-		known = true
-		there = r == id.Ref{Segment: s, Slot: e.Slot, Location: e.Location}
-		return !there && r.Segment <= s
-	})
-	if err != nil || there {
+// mend adds the rows of those slots of a segment that should have one and do not.
+func (c *change) mend(s id.Segment, slots []datanode.SlotEntry, which []int) error {
+	if len(which) == 0 {
+		return nil
+	}
+	rows, err := c.x.prints()
+	if err != nil {
 		return err
 	}
-	if !known && !c.added[e.Fingerprint] {
-		c.added[e.Fingerprint] = true
-		c.counters.fingerprints++
+	defer rows.close()
+	for _, r := range inOrder(len(which), func(i int) *id.Fingerprint { return &slots[which[i]].Fingerprint }) {
+		p, there := printedSlot(s, &slots[which[r.i]]), false
+		err := rows.each(&p.print, func(r id.Ref) bool {
+			there = r == p.ref
+			return !there && r.Segment <= s
+		})
+		if err != nil {
+			return err
+		}
+		if !there {
+			c.added = append(c.added, p)
+			set(c.batch, segmentKey(keyRecent, s), nil)
+		}
 	}
-	set(c.batch, printKey(e.Fingerprint, s, e.Slot), encodePrint(e.Location))
 	return nil
 }
 

@@ -185,16 +185,14 @@ func (c *change) remove(s id.Segment) error {
 	if err != nil {
 		return err
 	}
-	if err := c.removePrints(s, slots); err != nil {
-		return err
-	}
+	c.removePrints(s, slots)
 	if err := x.forget(c.batch, s, row); err != nil {
 		return err
 	}
 	if err := c.noteGone(s); err != nil {
 		return err
 	}
-	for _, kind := range []byte{keySegment, keySlots, keyTomb, keyFree} {
+	for _, kind := range []byte{keySegment, keySlots, keyRecent, keyTomb, keyFree} {
 		del(c.batch, segmentKey(kind, s))
 	}
 	c.counters.segments--
@@ -206,38 +204,14 @@ func (c *change) remove(s id.Segment) error {
 	return nil
 }
 
-// removePrints takes the rows of a segment's slots away.
-func (c *change) removePrints(s id.Segment, slots []datanode.SlotEntry) error {
-	rows, err := c.x.prints()
-	if err != nil {
-		return err
+// removePrints takes the rows of a segment's slots away, in memory and in tables.
+func (c *change) removePrints(s id.Segment, slots []datanode.SlotEntry) {
+	for _, r := range inOrder(len(slots), func(i int) *id.Fingerprint { return &slots[i].Fingerprint }) {
+		e := &slots[r.i]
+		del(c.batch, printKey(e.Fingerprint, s, e.Slot))
+		c.removed = append(c.removed, printedSlot(s, e))
 	}
-	defer rows.close()
-	dropped := map[id.Fingerprint]bool{}
-	for i := range slots {
-		f := slots[i].Fingerprint
-		if dropped[f] {
-			continue
-		}
-		dropped[f] = true
-		here, elsewhere := false, false
-		err := rows.each(&f, func(r id.Ref) bool {
-			if r.Segment == s {
-				here = true
-				del(c.batch, printKey(f, s, r.Slot))
-			} else {
-				elsewhere = true
-			}
-			return r.Segment <= s || !elsewhere
-		})
-		if err != nil {
-			return err
-		}
-		if here && !elsewhere {
-			c.counters.fingerprints--
-		}
-	}
-	return nil
+	c.counters.fingerprints -= int64(len(slots))
 }
 
 func (c *change) noteGone(s id.Segment) error {

@@ -15,7 +15,6 @@ const rowVersion = 1
 const (
 	segmentRowBytes = 32 // without births
 	birthBytes      = 18
-	slotBytes       = 26
 	printRowBytes   = 5
 	listRowBytes    = 33 // without bits
 	moveBytes       = 16
@@ -116,27 +115,105 @@ func (r *segmentRow) birthBits(d id.Disk, above id.Epoch, bits []byte) []byte {
 	return bits
 }
 
+// slotsVersion begins a slot table whose slots tell only what does not follow from
+// the one before. In a table of version 1 each has 26 bytes.
+const slotsVersion = 2
+
+const (
+	// slotBytes is what a slot takes that follows from the one before: the length,
+	// in units, and the fingerprint.
+	slotBytes = 2 + len(id.Fingerprint{})
+	// slotToldBytes is what tells the rest of one that does not.
+	slotToldBytes = 2 + 4 + 4
+	slotTold      = 1 << 15 // beside the length
+)
+
+// follows reports whether a slot is where, and as large before compression, as the
+// one before says.
+func follows(before, s *datanode.SlotEntry) bool {
+	return s.Slot == before.Slot+1 && s.Location.Start() == before.Location.Start()+before.Location.Len() &&
+		s.PlainBytes == before.PlainBytes
+}
+
 // encodeSlots writes a slot table, whose slots ascend.
 func encodeSlots(slots []datanode.SlotEntry) []byte {
-	b := make([]byte, 0, 1+len(slots)*slotBytes)
-	b = append(b, rowVersion)
+	b := make([]byte, 0, 1+len(slots)*(slotBytes+1)+slotToldBytes)
+	b = append(b, slotsVersion)
 	for i := range slots {
 		s := &slots[i]
-		b = le.AppendUint16(b, uint16(s.Slot))
+		units := uint16(s.Location.Len() / id.Unit)
+		if i > 0 && follows(&slots[i-1], s) {
+			b = le.AppendUint16(b, units)
+		} else {
+			b = le.AppendUint16(b, units|slotTold)
+			b = le.AppendUint16(b, uint16(s.Slot))
+			b = le.AppendUint32(b, uint32(s.Location.Start()/id.Unit))
+			b = le.AppendUint32(b, s.PlainBytes)
+		}
 		b = append(b, s.Fingerprint[:]...)
-		b = le.AppendUint32(b, uint32(s.Location))
-		b = le.AppendUint32(b, s.PlainBytes)
 	}
 	return b
 }
 
 func decodeSlots(b []byte) ([]datanode.SlotEntry, error) {
-	if len(b) < 1 || b[0] != rowVersion || (len(b)-1)%slotBytes != 0 || (len(b)-1)/slotBytes > id.SlotsMax {
+	if len(b) > 0 && b[0] == rowVersion {
+		return decodeWideSlots(b)
+	}
+	if len(b) < 1 || b[0] != slotsVersion {
 		return nil, corrupt("slot table")
 	}
-	slots := make([]datanode.SlotEntry, (len(b)-1)/slotBytes)
+	slots := make([]datanode.SlotEntry, 0, (len(b)-1)/slotBytes)
+	for p := b[1:]; len(p) > 0; {
+		s, rest, ok := decodeSlot(p, slots)
+		if !ok {
+			return nil, corrupt("slot table")
+		}
+		slots, p = append(slots, s), rest
+	}
+	return slots, nil
+}
+
+// decodeSlot reads the slot that comes after some.
+func decodeSlot(p []byte, before []datanode.SlotEntry) (s datanode.SlotEntry, rest []byte, ok bool) {
+	if len(p) < slotBytes {
+		return s, nil, false
+	}
+	head := le.Uint16(p)
+	length := int(head&^slotTold) * id.Unit
+	var start int
+	if head&slotTold != 0 {
+		if len(p) < slotBytes+slotToldBytes {
+			return s, nil, false
+		}
+		s.Slot, s.PlainBytes = id.Slot(le.Uint16(p[2:])), le.Uint32(p[8:])
+		start = int(le.Uint32(p[4:])) * id.Unit
+		p = p[slotToldBytes:]
+	} else if n := len(before); n > 0 {
+		last := &before[n-1]
+		s.Slot, s.PlainBytes = last.Slot+1, last.PlainBytes
+		start = last.Location.Start() + last.Location.Len()
+	} else {
+		return s, nil, false
+	}
+	copy(s.Fingerprint[:], p[2:])
+	s.Location, ok = id.MakeLocation(start, length)
+	if n := len(before); n > 0 {
+		told := head&slotTold != 0
+		ok = ok && s.Slot > before[n-1].Slot && told != follows(&before[n-1], &s)
+	}
+	return s, p[slotBytes:], ok && s.Slot < id.SlotsMax
+}
+
+// wideSlotBytes is what a slot takes in a table of version 1.
+const wideSlotBytes = 26
+
+func decodeWideSlots(b []byte) ([]datanode.SlotEntry, error) {
+	if (len(b)-1)%wideSlotBytes != 0 || (len(b)-1)/wideSlotBytes > id.SlotsMax {
+		return nil, corrupt("slot table")
+	}
+	slots := make([]datanode.SlotEntry, (len(b)-1)/wideSlotBytes)
 	for i := range slots {
-		p := b[1+i*slotBytes:]
+		p := b[1+i*wideSlotBytes:]
 		slots[i] = datanode.SlotEntry{
 			Slot: id.Slot(le.Uint16(p)), Fingerprint: id.Fingerprint(p[2:18]),
 			Location: id.Location(le.Uint32(p[18:])), PlainBytes: le.Uint32(p[22:]),

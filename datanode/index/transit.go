@@ -238,7 +238,7 @@ func (x *Index) loadTransit() error {
 		return true, nil
 	})
 	if err == nil {
-		err = c.mend()
+		err = c.mendMoves()
 	}
 	if err != nil {
 		c.drop()
@@ -251,8 +251,8 @@ func (x *Index) loadTransit() error {
 	return c.commit()
 }
 
-// mend drops moves whose target is not there, and has every copy held.
-func (c *change) mend() error {
+// mendMoves drops moves whose target is not there, and has every copy held.
+func (c *change) mendMoves() error {
 	for s, t := range c.x.transit {
 		there := map[id.Segment]bool{}
 		for _, target := range t.targets {

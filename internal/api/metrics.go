@@ -59,7 +59,7 @@ var poolMetrics = []metric{
 	gauge("log_capacity_bytes", "Size of the log.", func(s *host.Status) float64 { return float64(s.Node.Log.CapacityBytes) }),
 	counter("log_written_bytes_total", "Records of the log with their headers.", func(s *host.Status) float64 { return float64(s.Node.Log.WrittenBytes) }),
 	gauge("index_segments", "Segments that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Segments) }),
-	gauge("index_fingerprints", "Fingerprints that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Fingerprints) }),
+	gauge("index_fingerprints", "Places of chunks that the index knows.", func(s *host.Status) float64 { return float64(s.Node.Index.Fingerprints) }),
 	gauge("index_complete", "1 if every disk has stated what it needs.", func(s *host.Status) float64 { return oneIf(s.Node.Index.Complete) }),
 	gauge("ram_cache_bytes", "Chunks ready to be read.", func(s *host.Status) float64 { return float64(s.RAMCache.Bytes) }),
 	gauge("ram_cache_max_bytes", "Bound of ram_cache_bytes.", func(s *host.Status) float64 { return float64(s.RAMCache.BytesMax) }),

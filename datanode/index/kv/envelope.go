@@ -45,6 +45,9 @@ func Seal(magic Magic, version uint16, body []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
+// Version returns that of an envelope that Open has taken.
+func Version(b []byte) uint16 { return binary.LittleEndian.Uint16(b[8:]) }
+
 // Open returns the body of an envelope, a part of b. Errors: ErrForeign,
 // ErrNewer.
 func Open(magic Magic, version uint16, b []byte) ([]byte, error) {

@@ -45,6 +45,9 @@ var ErrAbsent = errors.New("there is none")
 // Store is one Pebble.
 type Store struct {
 	DB   *pebble.DB // for batches and iterators, between Enter and Leave
+	fs   vfs.FS
+	dir  string
+	opts *pebble.Options
 	name string
 	log  *slog.Logger
 	dead atomic.Pointer[datanode.Error] // set once
@@ -55,7 +58,7 @@ type Store struct {
 
 // OpenStore opens the store in dir. Errors: ErrAbsent, those of the file system.
 func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
-	s := &Store{name: opts.Name, log: opts.Logger}
+	s := &Store{fs: fs, dir: dir, name: opts.Name, log: opts.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,7 +77,7 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s in %s: %w", opts.Name, dir, err)
 	}
-	s.DB = db
+	s.DB, s.opts = db, o
 	return s, nil
 }
 
@@ -106,6 +109,7 @@ func (s *Store) options(fs vfs.FS, opts Options) *pebble.Options {
 	}
 	// Lookups are of random keys: that a table is read often says nothing.
 	o.Experimental.ReadSamplingMultiplier = -1
+	o.EnsureDefaults()
 	return o
 }
 
