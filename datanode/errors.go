@@ -24,6 +24,10 @@ const (
 	CodeClosed      Code = 12
 	CodeDead        Code = 13
 	CodeStaleUpdate Code = 14
+	CodeUnreachable Code = 15
+	CodeOutcome     Code = 16
+	CodeLeaseLost   Code = 23
+	CodeCompacted   Code = 24
 )
 
 // Error is the only kind of error that a Node returns, besides those of the
@@ -73,6 +77,18 @@ var (
 	ErrDead = &Error{CodeDead, "log device has failed"}
 	// ErrStaleUpdate: a list update at or below the last (epoch, seq).
 	ErrStaleUpdate = &Error{CodeStaleUpdate, "reference list has a newer update"}
+	// ErrUnreachable: no connection to the node, or none of the registry's nodes
+	// answers. The call was not carried out and will not be. The caller tries again
+	// later, or another node.
+	ErrUnreachable = &Error{CodeUnreachable, "data node cannot be reached"}
+	// ErrOutcome: the call was sent, and its answer did not come. It may have been
+	// carried out, or may yet be. The caller reads the state before it goes on, and
+	// of a transaction of the registry it keeps what that names and what it replaces.
+	ErrOutcome = &Error{CodeOutcome, "outcome of the call is unknown"}
+	// ErrLeaseLost: the lease has ended. Its holder stops serving what it held.
+	ErrLeaseLost = &Error{CodeLeaseLost, "lease has ended"}
+	// ErrCompacted: the registry forgot that revision. The caller lists again.
+	ErrCompacted = &Error{CodeCompacted, "revision is forgotten"}
 )
 
 // Errorf returns an error of base's code with a text of its own, base's after

@@ -116,14 +116,38 @@ type IndexNode interface {
 	Reclaim(ctx context.Context, r *ReclaimRequest) (*ReclaimReply, error)
 }
 
-// RegistryNode is the registry: a small key-value store with compare-and-set.
+// RegistryNode is the registry: a small key-value store with compare-and-set,
+// leases and watches. A data node has one in itself; a pool of several has one
+// that all share. Calls fail with ErrUnreachable where it cannot be reached.
 type RegistryNode interface {
-	// RegistryGet returns a key's value, ErrNotFound without one.
+	// RegistryGet returns a key's value, ErrNotFound without one. It sees every
+	// transaction that returned before it began, whoever made it.
 	RegistryGet(ctx context.Context, r *RegistryGetRequest) (*RegistryGetReply, error)
-	// RegistryList returns keys with a prefix, in order.
+	// RegistryList returns keys with a prefix, in order. Errors: ErrCompacted.
 	RegistryList(ctx context.Context, r *RegistryListRequest) (*RegistryListReply, error)
-	// RegistryCommit applies a transaction if all its compares hold,
-	// ErrConflict otherwise. It is durable at return, on this node and in
-	// copies on the spindles.
+	// RegistryCommit applies a transaction if all its guards and compares hold,
+	// ErrFenced and ErrConflict otherwise, ErrLeaseLost if a lease has ended. It is
+	// durable at return: on this node and in copies on the spindles, or on a majority
+	// of the registry's own nodes. Once it is sent, the end of ctx does not end it.
+	// ErrOutcome says that it may have been applied or may yet be; ErrUnreachable,
+	// ErrFenced, ErrConflict, ErrLeaseLost, ErrNoSpace and ErrInvalid that it was not
+	// and will not be; after others RegistryGet tells.
 	RegistryCommit(ctx context.Context, r *RegistryTxn) (*RegistryCommitReply, error)
+	// RegistryGrant makes a lease. Its holder counts TTL by its own monotonic clock
+	// from before it sent the request; the registry counts longer (see
+	// LeaseMarginDivisor), and so does one that was closed and opened again or that
+	// did not see the lease's beginning: a lease ends late, never early. It survives
+	// a restart of the registry.
+	RegistryGrant(ctx context.Context, r *RegistryGrantRequest) (*RegistryGrantReply, error)
+	// RegistryKeepAlive makes a lease last its TTL again, from before the request was
+	// sent. ErrLeaseLost if it has ended; after other errors the lease may last
+	// longer, but the holder counts from the last call that returned nil.
+	RegistryKeepAlive(ctx context.Context, r *RegistryKeepAliveRequest) error
+	// RegistryRevoke ends a lease and deletes the keys under it, in one step or in
+	// several; at return they are gone. It may be repeated.
+	RegistryRevoke(ctx context.Context, r *RegistryRevokeRequest) error
+	// RegistryWatch waits for changes. ErrCompacted says that changes After the
+	// revision are forgotten, or that this is another registry: the caller lists
+	// again.
+	RegistryWatch(ctx context.Context, r *RegistryWatchRequest) (*RegistryWatchReply, error)
 }

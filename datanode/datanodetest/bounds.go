@@ -132,6 +132,22 @@ var outOfBounds = []struct {
 		_, err := e.node.RegistryCommit(e.ctx(), txn)
 		return err
 	}},
+	{"RegistryCommit of too many bytes", func(e *env, _ owner, _ *sample) error {
+		txn := &datanode.RegistryTxn{}
+		for i := range datanode.RegistryTxnBytesMax/datanode.RegistryValueBytesMax + 1 {
+			txn.Puts = append(txn.Puts, datanode.Put{Key: fmt.Sprintf("t/%d", i), Value: make([]byte, datanode.RegistryValueBytesMax)})
+		}
+		_, err := e.node.RegistryCommit(e.ctx(), txn)
+		return err
+	}},
+	{"RegistryGrant of no time", func(e *env, _ owner, _ *sample) error {
+		_, err := e.node.RegistryGrant(e.ctx(), &datanode.RegistryGrantRequest{})
+		return err
+	}},
+	{"RegistryWatch for too long", func(e *env, _ owner, _ *sample) error {
+		_, err := e.node.RegistryWatch(e.ctx(), &datanode.RegistryWatchRequest{Wait: datanode.RegistryWatchMax + 1})
+		return err
+	}},
 }
 
 // badWrites change a request to write a new sample into one that is out of

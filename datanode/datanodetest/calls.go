@@ -126,6 +126,22 @@ func (c *codec) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (*d
 	return ask(ctx, c, r, c.node.RegistryCommit)
 }
 
+func (c *codec) RegistryGrant(ctx context.Context, r *datanode.RegistryGrantRequest) (*datanode.RegistryGrantReply, error) {
+	return ask(ctx, c, r, c.node.RegistryGrant)
+}
+
+func (c *codec) RegistryKeepAlive(ctx context.Context, r *datanode.RegistryKeepAliveRequest) error {
+	return tell(ctx, c, r, c.node.RegistryKeepAlive)
+}
+
+func (c *codec) RegistryRevoke(ctx context.Context, r *datanode.RegistryRevokeRequest) error {
+	return tell(ctx, c, r, c.node.RegistryRevoke)
+}
+
+func (c *codec) RegistryWatch(ctx context.Context, r *datanode.RegistryWatchRequest) (*datanode.RegistryWatchReply, error) {
+	return ask(ctx, c, r, c.node.RegistryWatch)
+}
+
 func (c *codec) Status(ctx context.Context) (*datanode.Status, error) {
 	return ask(ctx, c, &struct{ Asked bool }{}, func(ctx context.Context, _ *struct{ Asked bool }) (*datanode.Status, error) {
 		return c.node.Status(ctx)

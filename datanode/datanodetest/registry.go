@@ -59,7 +59,7 @@ func (e *env) list(prefix string, max int) []datanode.RegistryEntry {
 		if len(reply.Entries) == 0 {
 			e.Fatal("an empty page says that there is more")
 		}
-		r.After = all[len(all)-1].Key
+		r.After, r.At = all[len(all)-1].Key, reply.Revision
 	}
 }
 
@@ -196,6 +196,49 @@ var registryRules = []rule{
 			clear(reply.Value)
 			clear(e.list("t/a", 0)[0].Value)
 		}
+	}},
+	{"a lease's keys go with it, and it survives its node", func(e *env) {
+		grant, err := e.node.RegistryGrant(e.ctx(), &datanode.RegistryGrantRequest{TTL: datanode.LeaseTTLMax})
+		e.ok(err)
+		put := func() error {
+			_, err := e.node.RegistryCommit(e.ctx(), &datanode.RegistryTxn{Puts: []datanode.Put{{Key: "t/a", Value: []byte("1"), Lease: grant.Lease}}})
+			return err
+		}
+		e.ok(put())
+		keepAlive := func() error {
+			return e.node.RegistryKeepAlive(e.ctx(), &datanode.RegistryKeepAliveRequest{Lease: grant.Lease})
+		}
+		e.reopen()
+		e.ok(keepAlive())
+		reply, err := e.node.RegistryGet(e.ctx(), &datanode.RegistryGetRequest{Key: "t/a"})
+		e.ok(err)
+		if entries := e.list("t/", 0); reply.Lease != grant.Lease || len(entries) != 1 || entries[0].Lease != grant.Lease {
+			e.Fatalf("%+v and %+v, want lease %d", reply, entries, grant.Lease)
+		}
+		e.ok(e.node.RegistryRevoke(e.ctx(), &datanode.RegistryRevokeRequest{Lease: grant.Lease}))
+		e.has("t/a", "")
+		e.fails("keeping alive what has ended", keepAlive(), datanode.ErrLeaseLost)
+		e.fails("a put under a lease that has ended", put(), datanode.ErrLeaseLost)
+	}},
+	{"a watch gives changes in order", func(e *env) {
+		from := e.put("t/a", "1")
+		second := e.put("t/a", "2", "t/b", "3", "u/c", "4")
+		_, err := e.node.RegistryCommit(e.ctx(), &datanode.RegistryTxn{Deletes: []string{"t/b"}})
+		e.ok(err)
+		var got []datanode.RegistryEvent
+		for after := from; len(got) < 3; {
+			reply, err := e.node.RegistryWatch(e.ctx(), &datanode.RegistryWatchRequest{Prefix: "t/", After: after, Max: 1})
+			e.ok(err)
+			got = append(got, reply.Events...)
+			after = reply.Revision
+		}
+		for i, want := range []datanode.RegistryEvent{{Key: "t/a", Value: []byte("2")}, {Key: "t/b", Value: []byte("3")}, {Key: "t/b", Deleted: true}} {
+			if g := got[i]; g.Key != want.Key || string(g.Value) != string(want.Value) || g.Deleted != want.Deleted || (i < 2) != (g.Revision == second) {
+				e.Fatalf("event %d is %+v, want %+v", i, g, want)
+			}
+		}
+		_, err = e.node.RegistryWatch(e.ctx(), &datanode.RegistryWatchRequest{After: second + 100})
+		e.fails("a watch from a revision to come", err, datanode.ErrCompacted)
 	}},
 	{"counters raised by many at once miss no step", func(e *env) {
 		const callers, steps = 6, 15

@@ -57,7 +57,10 @@ func (c *copies) newest() registryCopy {
 		}
 		var revision uint64
 		if err == nil {
-			revision, _, err = registry.ParseDump(dump)
+			var d *registry.Dump
+			if d, err = registry.ParseDump(dump); err == nil {
+				revision = d.Revision
+			}
 		}
 		if err != nil {
 			c.logger.Warn("a copy of the registry cannot be used", "spindle", s.Spindle, "path", s.Path, "error", err)

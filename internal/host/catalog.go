@@ -25,10 +25,9 @@ const (
 	namePrefix = "name/"
 )
 
-func diskKey(d id.Disk) string  { return fmt.Sprintf("%s%016x", diskPrefix, uint64(d)) }
-func epochKey(d id.Disk) string { return fmt.Sprintf("epoch/%016x", uint64(d)) }
-func dataKey(k id.Key) string   { return fmt.Sprintf("key/%016x", uint64(k)) }
-func nameKey(n string) string   { return namePrefix + n }
+func diskKey(d id.Disk) string { return fmt.Sprintf("%s%016x", diskPrefix, uint64(d)) }
+func dataKey(k id.Key) string  { return fmt.Sprintf("key/%016x", uint64(k)) }
+func nameKey(n string) string  { return namePrefix + n }
 
 // DiskRecord is a disk in the catalog, as JSON.
 type DiskRecord struct {
@@ -140,7 +139,7 @@ func (c catalog) counter(ctx context.Context, key string) (revision, next uint64
 
 // claimEpoch makes a new epoch of a disk, above every earlier one.
 func (c catalog) claimEpoch(ctx context.Context, d id.Disk) (id.Epoch, error) {
-	n, err := c.take(ctx, epochKey(d), 1)
+	n, err := c.take(ctx, datanode.EpochKey(d), 1)
 	return id.Epoch(n), err
 }
 
@@ -202,14 +201,14 @@ func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more func(id.Disk
 			return err
 		}
 		txn := more(rec.ID)
-		for _, key := range []string{nameKey(rec.Name), diskKey(rec.ID), epochKey(rec.ID)} {
+		for _, key := range []string{nameKey(rec.Name), diskKey(rec.ID), datanode.EpochKey(rec.ID)} {
 			txn.Compares = append(txn.Compares, datanode.Compare{Key: key})
 		}
 		txn.Compares = append(txn.Compares, datanode.Compare{Key: nextDisk, Revision: next})
 		txn.Puts = append(txn.Puts,
 			datanode.Put{Key: nextDisk, Value: strconv.AppendUint(nil, first+1, 10)},
 			datanode.Put{Key: nameKey(rec.Name), Value: strconv.AppendUint(nil, first, 10)},
-			datanode.Put{Key: epochKey(rec.ID), Value: strconv.AppendUint(nil, uint64(rec.epoch)+1, 10)},
+			datanode.Put{Key: datanode.EpochKey(rec.ID), Value: datanode.EpochValue(rec.epoch)},
 			datanode.Put{Key: diskKey(rec.ID), Value: value})
 		rec.revision, err = c.decide(ctx, txn, diskKey(rec.ID), value)
 		if !errors.Is(err, datanode.ErrConflict) {

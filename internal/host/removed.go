@@ -103,13 +103,13 @@ func (h *Host) bornTo(ctx context.Context) (map[id.Disk]id.Epoch, error) {
 // nextEpoch returns the epoch that the next claim gets: all below it were given
 // out. 0 if none ever was.
 func (c catalog) nextEpoch(ctx context.Context, d id.Disk) (id.Epoch, error) {
-	value, revision, err := c.get(ctx, epochKey(d))
+	value, revision, err := c.get(ctx, datanode.EpochKey(d))
 	if err != nil || revision == 0 {
 		return 0, err
 	}
 	n, err := strconv.ParseUint(string(value), 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("counter %s of the registry: %w", epochKey(d), err)
+		return 0, fmt.Errorf("counter %s of the registry: %w", datanode.EpochKey(d), err)
 	}
 	return id.Epoch(n), nil
 }

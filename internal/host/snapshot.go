@@ -14,7 +14,7 @@ import (
 const (
 	// snapshotDisksMax bounds the disks of one CreateSnapshots, so that their rows
 	// fit one transaction of the registry: two compares each.
-	snapshotDisksMax = 64
+	snapshotDisksMax = 60
 	// labelsMax bounds a snapshot's labels, the other two their keys and values.
 	labelsMax          = 16
 	labelKeyBytesMax   = 64

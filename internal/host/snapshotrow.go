@@ -99,11 +99,11 @@ func (c catalog) decide(ctx context.Context, txn *datanode.RegistryTxn, key stri
 		return reply.Revision, nil
 	}
 	now, revision, gerr := c.get(ctx, key)
-	if gerr != nil {
-		return 0, fmt.Errorf("%w: %w", errDoubt, err)
-	}
-	if (want == nil) == (revision == 0) && bytes.Equal(now, want) {
+	if gerr == nil && (want == nil) == (revision == 0) && bytes.Equal(now, want) {
 		return revision, nil
+	}
+	if gerr != nil || errors.Is(err, datanode.ErrOutcome) { // which may yet be made
+		return 0, fmt.Errorf("%w: %w", errDoubt, err)
 	}
 	return 0, err
 }

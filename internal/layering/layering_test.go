@@ -97,6 +97,8 @@ func TestRulesFindPlantedImports(t *testing.T) {
 		{"blockmap/a.go", pebble + "/v2", ""},
 		{"datanode/index/a.go", pebble + "/v2", ""},
 		{"internal/registry/a.go", pebble + "/v2", ""},
+		{"internal/host/a.go", etcd + "/client/v3", "answers are lost"},
+		{"internal/registry/etcd/a.go", etcd + "/client/v3", ""},
 		{"internal/disk/a.go", reedsolomon, "one home"},
 		{"internal/stripe/a.go", reedsolomon, ""},
 		{"internal/disk/a.go", goNBD + "/pkg/protocol", "stay with the protocol"},

@@ -18,6 +18,7 @@ const (
 	reedsolomon = "github.com/klauspost/reedsolomon"
 	goNBD       = "github.com/pojntfx/go-nbd"
 	cli         = "github.com/urfave/cli"
+	etcd        = "go.etcd.io/etcd"
 	xcrypto     = "golang.org/x/crypto"
 	netlink     = "github.com/mdlayher/netlink"
 	genetlink   = "github.com/mdlayher/genetlink"
@@ -137,6 +138,12 @@ var rules = []rule{
 		To:     []string{pebble},
 		Allow:  []string{pebbleVFS},
 		Reason: "on a host only the map knows Pebble, on the shelf only index and registry; its vfs is every store's file system",
+	},
+	{
+		From:   []string{""},
+		Except: []string{"internal/registry/etcd"},
+		To:     []string{etcd},
+		Reason: "what etcd does when answers are lost is understood in one place; the rest knows the registry's calls",
 	},
 	{
 		From:   []string{""},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -19,13 +21,15 @@ import (
 const (
 	keySuper    = 'A' // superblock: an envelope without body
 	keyRevision = 'B' // u8 version ‖ u64 revision of the last transaction
-	keyEntry    = 'K' // ‖ key → u8 version ‖ u64 revision ‖ value
+	keyEntry    = 'K' // ‖ key → u8 version ‖ u64 revision [‖ u64 lease, version 2] ‖ value
+	keyLease    = 'L' // ‖ u64 lease → u8 version ‖ u64 TTL in ns
 )
 
 const (
 	version       = 1
 	rowVersion    = 1
-	entryRowBytes = 9 // without value
+	leasedVersion = 2 // of the row of an entry under a lease
+	entryRowBytes = 9 // without lease and value
 	cacheBytes    = 16 << 20
 )
 
@@ -58,7 +62,14 @@ type Pebble struct {
 	// read never gives what could still be lost with this store.
 	mu        sync.RWMutex
 	revision  uint64
-	dumpBytes int // of a dump
+	dumpBytes int // of a dump's entries
+	leases    map[datanode.LeaseID]*lease
+	recent    recent
+
+	clock   func() time.Duration // monotonic
+	nextEnd atomic.Int64         // of a lease, by clock; 0: there is none
+	closing chan struct{}        // closed by Close; ends watches
+	closed  sync.Once
 }
 
 var _ datanode.RegistryNode = (*Pebble)(nil)
@@ -88,7 +99,14 @@ func open(fs vfs.FS, dir string, opts Options) (*Pebble, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pebble{store: store, opts: opts, dumpBytes: emptyDumpBytes}, nil
+	start := time.Now()
+	return &Pebble{
+		store: store, opts: opts, dumpBytes: emptyDumpBytes,
+		leases:  make(map[datanode.LeaseID]*lease),
+		recent:  recent{changed: make(chan struct{})},
+		clock:   func() time.Duration { return time.Since(start) },
+		closing: make(chan struct{}),
+	}, nil
 }
 
 // load reads all of the registry once, or makes a new one.
@@ -111,10 +129,21 @@ func (p *Pebble) load() error {
 		if !p.opts.Create || len(entries) > 0 {
 			return fmt.Errorf("%w: no superblock", kv.ErrForeign)
 		}
-		return p.fill(0, nil)
+		return p.fill(&Dump{})
+	}
+	if err := p.loadLeases(); err != nil {
+		return err
 	}
 	for i := range entries {
-		p.dumpBytes += dumpEntryBytes(entries[i].Key, entries[i].Value)
+		e := &entries[i]
+		p.dumpBytes += dumpEntryBytes(e.Key, e.Value)
+		if e.Lease == 0 {
+			continue
+		}
+		if p.leases[e.Lease] == nil {
+			return corrupt("an entry under no lease")
+		}
+		p.leases[e.Lease].keys[e.Key] = true
 	}
 	found, err = p.store.View([]byte{keyRevision}, func(v []byte) error {
 		if len(v) != 9 || v[0] != rowVersion {
@@ -126,17 +155,21 @@ func (p *Pebble) load() error {
 	if err == nil && !found {
 		err = corrupt("no revision")
 	}
+	p.recent.forgotten = p.revision
 	return err
 }
 
-// fill writes superblock, revision and entries in one step, durably.
-func (p *Pebble) fill(revision uint64, entries []datanode.RegistryEntry) error {
+// fill writes superblock, revision, leases and entries in one step, durably.
+func (p *Pebble) fill(d *Dump) error {
 	b := p.store.DB.NewBatch()
 	set(b, []byte{keySuper}, kv.Seal(magic, version, nil))
-	set(b, []byte{keyRevision}, revisionRow(revision))
-	for i := range entries {
-		e := &entries[i]
-		set(b, entryKey(e.Key), entryRow(e.Value, e.Revision))
+	set(b, []byte{keyRevision}, revisionRow(d.Revision))
+	for _, l := range d.Leases {
+		set(b, leaseKey(l.ID), leaseRow(l.TTL))
+	}
+	for i := range d.Entries {
+		e := &d.Entries[i]
+		set(b, entryKey(e.Key), entryRow(e.Value, e.Revision, e.Lease))
 	}
 	if err := p.store.Commit(b); err != nil {
 		return err
@@ -144,19 +177,22 @@ func (p *Pebble) fill(revision uint64, entries []datanode.RegistryEntry) error {
 	return p.store.Sync()
 }
 
-// Close waits for calls and closes the registry.
-func (p *Pebble) Close() error { return p.store.Close() }
+// Close ends watches, waits for calls and closes the registry. It may be repeated.
+func (p *Pebble) Close() error {
+	p.closed.Do(func() { close(p.closing) })
+	return p.store.Close()
+}
 
 // Dump returns the whole registry as bytes that Restore takes, and its revision.
 func (p *Pebble) Dump() ([]byte, uint64, error) {
-	if err := p.store.Enter(); err != nil {
-		return nil, 0, err
-	}
-	defer p.store.Leave()
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	dump, err := p.dump()
-	return dump, p.revision, err
+	var dump []byte
+	var revision uint64
+	err := p.reading(func() (err error) {
+		revision = p.revision
+		dump, err = p.dump()
+		return err
+	})
+	return dump, revision, err
 }
 
 func (p *Pebble) dump() ([]byte, error) {
@@ -164,7 +200,11 @@ func (p *Pebble) dump() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encodeDump(p.revision, entries), nil
+	d := Dump{Revision: p.revision, Entries: entries}
+	for number, l := range p.leases {
+		d.Leases = append(d.Leases, Lease{number, l.ttl})
+	}
+	return d.Encode(), nil
 }
 
 // copyOut gives Copies the whole registry.
@@ -179,13 +219,19 @@ func (p *Pebble) copyOut() error {
 	return p.opts.Copies(dump, p.revision)
 }
 
-// Restore makes a registry in dir from a dump, whatever is there now. Nothing is
-// touched before the dump has proven whole. Errors: kv.ErrForeign, kv.ErrNewer,
-// those of the file system.
+// Restore makes a registry in dir from a dump, whatever is there now. All of it
+// has a new revision, above all that were given out before, also after the dump was
+// made (see RestoreGap), and its leases last their TTL from the next Open.
+// Nothing is touched before the dump has proven whole. Errors: kv.ErrForeign,
+// kv.ErrNewer, those of the file system.
 func Restore(fs vfs.FS, dir string, dump []byte) error {
-	revision, entries, err := ParseDump(dump)
+	d, err := ParseDump(dump)
 	if err != nil {
 		return fmt.Errorf("restore registry in %s: %w", dir, err)
+	}
+	d.Revision += RestoreGap
+	for i := range d.Entries {
+		d.Entries[i].Revision = d.Revision
 	}
 	if err := kv.Remove(fs, dir); err != nil {
 		return fmt.Errorf("restore registry in %s: %w", dir, err)
@@ -194,7 +240,7 @@ func Restore(fs vfs.FS, dir string, dump []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(p.fill(revision, entries), p.store.Close()); err != nil {
+	if err := errors.Join(p.fill(d), p.store.Close()); err != nil {
 		return fmt.Errorf("restore registry in %s: %w", dir, err)
 	}
 	return nil
@@ -202,19 +248,36 @@ func Restore(fs vfs.FS, dir string, dump []byte) error {
 
 func entryKey(key string) []byte { return append([]byte{keyEntry}, key...) }
 
-func entryRow(value []byte, revision uint64) []byte {
-	b := append(make([]byte, 0, entryRowBytes+len(value)), rowVersion)
-	return append(le.AppendUint64(b, revision), value...)
+func entryRow(value []byte, revision uint64, lease datanode.LeaseID) []byte {
+	b := append(make([]byte, 0, entryRowBytes+8+len(value)), rowVersion)
+	b = le.AppendUint64(b, revision)
+	if lease != 0 {
+		b[0] = leasedVersion
+		b = le.AppendUint64(b, uint64(lease))
+	}
+	return append(b, value...)
 }
 
 func revisionRow(revision uint64) []byte { return le.AppendUint64([]byte{rowVersion}, revision) }
 
-// decodeEntry returns a value and its revision. The value is a copy.
-func decodeEntry(b []byte) ([]byte, uint64, error) {
-	if len(b) < entryRowBytes || len(b) > entryRowBytes+datanode.RegistryValueBytesMax || b[0] != rowVersion {
-		return nil, 0, corrupt("entry")
+// decodeEntry fills in what an entry's row says. The value is a copy.
+func decodeEntry(b []byte, e *datanode.RegistryEntry) error {
+	if len(b) < entryRowBytes || b[0] != rowVersion && b[0] != leasedVersion {
+		return corrupt("entry")
 	}
-	return append([]byte{}, b[entryRowBytes:]...), le.Uint64(b[1:]), nil
+	e.Revision = le.Uint64(b[1:])
+	value := b[entryRowBytes:]
+	if b[0] == leasedVersion {
+		if len(value) < 8 {
+			return corrupt("entry under a lease")
+		}
+		e.Lease, value = datanode.LeaseID(le.Uint64(value)), value[8:]
+	}
+	if len(value) > datanode.RegistryValueBytesMax {
+		return corrupt("entry's length")
+	}
+	e.Value = append([]byte{}, value...)
+	return nil
 }
 
 // entries returns up to max entries of a span, all for 0.
@@ -229,12 +292,12 @@ func (p *Pebble) entries(lower, upper []byte, max int) ([]datanode.RegistryEntry
 		if err != nil {
 			break // the iterator has it too
 		}
-		value, revision, err := decodeEntry(v)
-		if err != nil {
+		e := datanode.RegistryEntry{Key: string(it.Key()[1:])}
+		if err := decodeEntry(v, &e); err != nil {
 			it.Close()
 			return nil, err
 		}
-		out = append(out, datanode.RegistryEntry{Key: string(it.Key()[1:]), Value: value, Revision: revision})
+		out = append(out, e)
 	}
 	return out, p.store.Wrap(it.Close())
 }
@@ -242,10 +305,7 @@ func (p *Pebble) entries(lower, upper []byte, max int) ([]datanode.RegistryEntry
 // entry returns one entry and whether it is there.
 func (p *Pebble) entry(key string) (e datanode.RegistryEntry, found bool, err error) {
 	e.Key = key
-	found, err = p.store.View(entryKey(key), func(v []byte) (err error) {
-		e.Value, e.Revision, err = decodeEntry(v)
-		return err
-	})
+	found, err = p.store.View(entryKey(key), func(v []byte) error { return decodeEntry(v, &e) })
 	return e, found, err
 }
 
@@ -256,6 +316,13 @@ func corrupt(what string) error {
 // set changes a batch that is not indexed and not closed, which cannot fail.
 func set(b *pebble.Batch, key, value []byte) {
 	if err := b.Set(key, value, nil); err != nil {
+		panic(err)
+	}
+}
+
+// unset is set's likeness.
+func unset(b *pebble.Batch, key []byte) {
+	if err := b.Delete(key, nil); err != nil {
 		panic(err)
 	}
 }

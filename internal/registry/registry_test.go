@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -18,19 +20,54 @@ import (
 
 const dir = "/node/registry"
 
-func TestContract(t *testing.T) {
-	registrytest.Run(t, func(t *testing.T, checkEpoch func(id.Disk, id.Epoch) error) (datanode.RegistryNode, func() datanode.RegistryNode) {
-		fs := vfs.NewMem()
-		p := must(t, fs, Options{Create: true, CheckEpoch: checkEpoch})
-		t.Cleanup(func() { p.Close() })
-		return p, func() datanode.RegistryNode {
+func TestContract(t *testing.T) { registrytest.Run(t, site) }
+
+// site is a registry over a file system in memory.
+func site(t *testing.T) *registrytest.Site {
+	var mu sync.Mutex
+	newest := map[id.Disk]id.Epoch{}
+	opts := Options{Create: true, CheckEpoch: func(d id.Disk, epoch id.Epoch) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if epoch < newest[d] {
+			return datanode.ErrFenced
+		}
+		return nil
+	}}
+	fs := vfs.NewMem()
+	p := must(t, fs, opts)
+	t.Cleanup(func() { p.Close() })
+	return &registrytest.Site{
+		Node: p,
+		Reopen: func() datanode.RegistryNode {
 			if err := p.Close(); err != nil {
 				t.Fatal(err)
 			}
-			p = must(t, fs, Options{CheckEpoch: checkEpoch})
+			p = must(t, fs, opts)
 			return p
-		}
-	})
+		},
+		Fence: func(d id.Disk, epoch id.Epoch) {
+			mu.Lock()
+			defer mu.Unlock()
+			newest[d] = epoch
+		},
+		Dump: func() []byte {
+			dump, _, err := p.Dump()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return dump
+		},
+		Restore: func(dump []byte) datanode.RegistryNode {
+			other := vfs.NewMem()
+			if err := Restore(other, dir, dump); err != nil {
+				t.Fatal(err)
+			}
+			q := must(t, other, opts)
+			t.Cleanup(func() { q.Close() })
+			return q
+		},
+	}
 }
 
 func must(t testing.TB, fs vfs.FS, opts Options) *Pebble {
@@ -51,8 +88,8 @@ func TestCopiesRestore(t *testing.T) {
 	var copies [][]byte
 	fs := vfs.NewMem()
 	p := must(t, fs, Options{Create: true, Copies: func(dump []byte, revision uint64) error {
-		if got, _, err := ParseDump(dump); err != nil || got != revision {
-			t.Errorf("copy of revision %d: %d, %v", revision, got, err)
+		if got, err := ParseDump(dump); err != nil || got.Revision != revision {
+			t.Errorf("copy of revision %d: %+v, %v", revision, got, err)
 		}
 		copies = append(copies, dump)
 		return nil
@@ -67,8 +104,8 @@ func TestCopiesRestore(t *testing.T) {
 		t.Fatalf("%d copies", len(copies))
 	}
 	dump, revision, err := p.Dump()
-	if err != nil || revision != 20 || string(dump) != string(copies[20]) || len(dump) != p.dumpBytes {
-		t.Fatalf("dump at %d, %d bytes (counted %d), %v", revision, len(dump), p.dumpBytes, err)
+	if err != nil || revision != 20 || string(dump) != string(copies[20]) || len(dump) != p.size() {
+		t.Fatalf("dump at %d, %d bytes (counted %d), %v", revision, len(dump), p.size(), err)
 	}
 	other := vfs.NewMem()
 	if err := Restore(other, dir, dump); err != nil {
@@ -76,9 +113,9 @@ func TestCopiesRestore(t *testing.T) {
 	}
 	q := must(t, other, Options{})
 	defer q.Close()
-	again, _, err := q.Dump()
-	if err != nil || string(again) != string(dump) || q.dumpBytes != p.dumpBytes {
-		t.Fatalf("restored differs: %v", err)
+	_, again, err := q.Dump()
+	if err != nil || again != revision+RestoreGap || q.size() != p.size() {
+		t.Fatalf("restored at %d, of %d bytes, %v", again, q.size(), err)
 	}
 	// A damaged dump leaves what is there.
 	dump[len(dump)/2] ^= 1
@@ -129,8 +166,8 @@ func TestBounded(t *testing.T) {
 	if err := put(p, "new", value); err != nil {
 		t.Fatal(err)
 	}
-	if dump, _, err := p.Dump(); err != nil || len(dump) != p.dumpBytes {
-		t.Fatal(len(dump), p.dumpBytes, err)
+	if dump, _, err := p.Dump(); err != nil || len(dump) != p.size() {
+		t.Fatal(len(dump), p.size(), err)
 	}
 }
 
@@ -182,17 +219,149 @@ func TestCrash(t *testing.T) {
 }
 
 func FuzzParseDump(f *testing.F) {
-	f.Add(encodeDump(0, nil)[20:36])
-	f.Add(encodeDump(7, []datanode.RegistryEntry{{Key: "a", Value: []byte("1"), Revision: 3}, {Key: "b", Revision: 7}})[20:])
+	f.Add((&Dump{}).Encode()[20:36])
+	f.Add((&Dump{Revision: 7, Leases: []Lease{{3, time.Second}, {9, time.Minute}}, Entries: []datanode.RegistryEntry{
+		{Key: "a", Value: []byte("1"), Revision: 3, Lease: 9}, {Key: "b", Revision: 7},
+	}}).Encode()[20:])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		ParseDump(body)
-		revision, entries, err := ParseDump(kv.Seal(dumpMagic, dumpVersion, body))
-		if err != nil {
-			return
-		}
-		again, entries2, err := ParseDump(encodeDump(revision, entries))
-		if err != nil || again != revision || len(entries) != len(entries2) || len(entries) > 0 && !reflect.DeepEqual(entries, entries2) {
-			t.Fatalf("%+v became %+v, %v", entries, entries2, err)
+		for version := range uint16(dumpVersion) {
+			d, err := ParseDump(kv.Seal(dumpMagic, version+1, body))
+			if err != nil {
+				continue
+			}
+			again, err := ParseDump(d.Encode())
+			if err != nil || again.Revision != d.Revision || len(d.Entries) != len(again.Entries) ||
+				len(d.Entries) > 0 && !reflect.DeepEqual(d.Entries, again.Entries) || !reflect.DeepEqual(d.Leases, again.Leases) {
+				t.Fatalf("%+v became %+v, %v", d, again, err)
+			}
 		}
 	})
+}
+
+// An older plinth's dump has no leases.
+func TestOldDump(t *testing.T) {
+	b := le.AppendUint64(nil, 7)
+	b = le.AppendUint32(b, 1)
+	b = le.AppendUint64(b, 3)
+	b = le.AppendUint16(b, 1)
+	b = le.AppendUint32(b, 5)
+	d, err := ParseDump(kv.Seal(dumpMagic, 1, append(b, "avalue"...)))
+	if err != nil || d.Revision != 7 || len(d.Entries) != 1 || d.Entries[0].Key != "a" || string(d.Entries[0].Value) != "value" || d.Entries[0].Revision != 3 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+}
+
+// What is remembered of changes is bounded; who is behind it is told.
+func TestRecentIsBounded(t *testing.T) {
+	p := must(t, vfs.NewMem(), Options{Create: true})
+	defer p.Close()
+	if err := put(p, "first", nil); err != nil {
+		t.Fatal(err)
+	}
+	value := make([]byte, 200<<10)
+	for i := range recentBytesMax/len(value) + 2 {
+		if err := put(p, "a", value); err != nil {
+			t.Fatal(i, err)
+		}
+		if p.recent.bytes > recentBytesMax {
+			t.Fatalf("%d bytes are remembered", p.recent.bytes)
+		}
+	}
+	_, err := p.RegistryWatch(t.Context(), &datanode.RegistryWatchRequest{After: 1})
+	if !errors.Is(err, datanode.ErrCompacted) {
+		t.Fatal(err)
+	}
+	if _, err = p.RegistryList(t.Context(), &datanode.RegistryListRequest{At: 1}); !errors.Is(err, datanode.ErrCompacted) {
+		t.Fatal(err)
+	}
+	for range recentMax/datanode.RegistryOpsMax + 2 {
+		txn := &datanode.RegistryTxn{}
+		for i := range datanode.RegistryOpsMax {
+			txn.Puts = append(txn.Puts, datanode.Put{Key: fmt.Sprint(i)})
+		}
+		if _, err := p.RegistryCommit(t.Context(), txn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(p.recent.changes); n > recentMax || n < recentMax-datanode.RegistryOpsMax {
+		t.Fatalf("%d changes are remembered", n)
+	}
+}
+
+// Close does not wait for watches.
+func TestCloseEndsWatches(t *testing.T) {
+	p := must(t, vfs.NewMem(), Options{Create: true})
+	ended := make(chan error)
+	go func() {
+		_, err := p.RegistryWatch(t.Context(), &datanode.RegistryWatchRequest{})
+		ended <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, datanode.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+// Leases, and what is under them, are there after a loss of power.
+func TestCrashKeepsLeases(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	p := must(t, fs, Options{Create: true})
+	var leases []datanode.LeaseID
+	for i := range 3 {
+		reply, err := p.RegistryGrant(t.Context(), &datanode.RegistryGrantRequest{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, reply.Lease)
+		_, err = p.RegistryCommit(t.Context(), &datanode.RegistryTxn{Puts: []datanode.Put{{Key: fmt.Sprint(i), Lease: reply.Lease}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.RegistryRevoke(t.Context(), &datanode.RegistryRevokeRequest{Lease: leases[0]}); err != nil {
+		t.Fatal(err)
+	}
+	after := fs.CrashClone(vfs.CrashCloneCfg{})
+	p.Close()
+	q := must(t, after, Options{})
+	defer q.Close()
+	for i, lease := range leases {
+		err := q.RegistryKeepAlive(t.Context(), &datanode.RegistryKeepAliveRequest{Lease: lease})
+		_, gerr := q.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: fmt.Sprint(i)})
+		if i == 0 && (!errors.Is(err, datanode.ErrLeaseLost) || !errors.Is(gerr, datanode.ErrNotFound)) || i > 0 && errors.Join(err, gerr) != nil {
+			t.Fatalf("lease %d: %v, %v", i, err, gerr)
+		}
+	}
+}
+
+// What a lease may have is bounded, and so are leases.
+func TestLeasesAreBounded(t *testing.T) {
+	p := must(t, vfs.NewMem(), Options{Create: true})
+	defer p.Close()
+	var lease datanode.LeaseID
+	for range datanode.LeasesMax {
+		reply, err := p.RegistryGrant(t.Context(), &datanode.RegistryGrantRequest{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease = reply.Lease
+	}
+	if _, err := p.RegistryGrant(t.Context(), &datanode.RegistryGrantRequest{TTL: time.Minute}); !errors.Is(err, datanode.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	var err error
+	n := 0
+	for ; err == nil && n <= datanode.LeaseKeysMax; n++ {
+		_, err = p.RegistryCommit(t.Context(), &datanode.RegistryTxn{Puts: []datanode.Put{{Key: fmt.Sprint(n), Lease: lease}}})
+	}
+	if !errors.Is(err, datanode.ErrNoSpace) || n != datanode.LeaseKeysMax+1 {
+		t.Fatalf("key %d: %v", n, err)
+	}
+	if dump, _, err := p.Dump(); err != nil || len(dump) != p.size() {
+		t.Fatal(len(dump), p.size(), err)
+	}
 }

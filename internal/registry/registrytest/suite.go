@@ -1,12 +1,10 @@
-// Package registrytest tests any datanode.RegistryNode against its contract:
-// the Pebble of one node, and whatever several nodes will share.
+// Package registrytest tests any datanode.RegistryNode against its contract: the
+// Pebble of one node, and etcd, which several share.
 package registrytest
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -16,34 +14,67 @@ import (
 	"plinth/internal/id"
 )
 
-// Open gives an empty registry, and a function that closes it and opens the same
-// one again. checkEpoch is what guards ask. It arranges the final close by
+// Site is an empty registry under test. Who makes it arranges the final close by
 // t.Cleanup.
-type Open func(t *testing.T, checkEpoch func(id.Disk, id.Epoch) error) (node datanode.RegistryNode, reopen func() datanode.RegistryNode)
+type Site struct {
+	Node datanode.RegistryNode
+	// Reopen closes Node and opens the same registry again.
+	Reopen func() datanode.RegistryNode
+	// Fence makes guards of lower epochs of the disk fail, where that is not done by
+	// claiming an epoch. May be nil.
+	Fence func(d id.Disk, newest id.Epoch)
+	// Dump makes a backup of Node. Restore makes a registry from one, besides Node,
+	// and leaves Node as it is.
+	Dump    func() []byte
+	Restore func(dump []byte) datanode.RegistryNode
+}
 
-// Run tests each rule of the contract on a registry of its own.
+// Open makes a site.
+type Open func(t *testing.T) *Site
+
+// Run tests each rule of the contract on a registry of its own; those that mostly
+// wait run at the same time.
 func Run(t *testing.T, open Open) {
-	for _, rule := range rules {
+	for _, group := range [][]rule{rules, listRules, watchRules, restoreRules} {
+		for _, rule := range group {
+			t.Run(rule.name, func(t *testing.T) { rule.test(&env{T: t, Site: open(t)}) })
+		}
+	}
+	for _, rule := range leaseRules {
 		t.Run(rule.name, func(t *testing.T) {
-			e := &env{T: t}
-			e.node, e.again = open(t, func(_ id.Disk, epoch id.Epoch) error {
-				if epoch < fencedAt {
-					return datanode.ErrFenced
-				}
-				return nil
-			})
-			rule.test(e)
+			t.Parallel()
+			rule.test(&env{T: t, Site: open(t)})
 		})
 	}
 }
 
-// fencedAt is the newest epoch of every disk.
-const fencedAt = 5
+// FencedBelow is what a data node says whose disks all have that epoch.
+func FencedBelow(newest id.Epoch) func(id.Disk, id.Epoch) error {
+	return func(_ id.Disk, epoch id.Epoch) error {
+		if epoch < newest {
+			return datanode.ErrFenced
+		}
+		return nil
+	}
+}
+
+type rule struct {
+	name string
+	test func(e *env)
+}
 
 type env struct {
 	*testing.T
-	node  datanode.RegistryNode
-	again func() datanode.RegistryNode
+	*Site
+}
+
+// claim makes an epoch of a disk the newest.
+func (e *env) claim(d id.Disk, epoch id.Epoch) {
+	e.Helper()
+	e.commit(datanode.RegistryTxn{Puts: []datanode.Put{{Key: datanode.EpochKey(d), Value: datanode.EpochValue(epoch)}}})
+	if e.Fence != nil {
+		e.Fence(d, epoch)
+	}
 }
 
 func (e *env) fails(err error, want *datanode.Error) {
@@ -55,7 +86,7 @@ func (e *env) fails(err error, want *datanode.Error) {
 
 func (e *env) commit(t datanode.RegistryTxn) uint64 {
 	e.Helper()
-	reply, err := e.node.RegistryCommit(e.Context(), &t)
+	reply, err := e.Node.RegistryCommit(e.Context(), &t)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -70,7 +101,7 @@ func (e *env) put(key, value string) uint64 {
 // has fails the test unless the key has that value and revision.
 func (e *env) has(key, value string, revision uint64) {
 	e.Helper()
-	reply, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
+	reply, err := e.Node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -81,7 +112,7 @@ func (e *env) has(key, value string, revision uint64) {
 
 func (e *env) lacks(key string) {
 	e.Helper()
-	_, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
+	_, err := e.Node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: key})
 	e.fails(err, datanode.ErrNotFound)
 }
 
@@ -90,7 +121,7 @@ func (e *env) list(prefix string, max int) []datanode.RegistryEntry {
 	var all []datanode.RegistryEntry
 	r := &datanode.RegistryListRequest{Prefix: prefix, Max: max}
 	for {
-		reply, err := e.node.RegistryList(e.Context(), r)
+		reply, err := e.Node.RegistryList(e.Context(), r)
 		if err != nil {
 			e.Fatal(err)
 		}
@@ -101,14 +132,11 @@ func (e *env) list(prefix string, max int) []datanode.RegistryEntry {
 		if !reply.More {
 			return all
 		}
-		r.After = all[len(all)-1].Key
+		r.After, r.At = all[len(all)-1].Key, reply.Revision
 	}
 }
 
-var rules = []struct {
-	name string
-	test func(e *env)
-}{
+var rules = []rule{
 	{"what is put is there, under a rising revision", func(e *env) {
 		e.lacks("a")
 		first := e.put("a", "1")
@@ -126,7 +154,7 @@ var rules = []struct {
 		first := e.put("a", "1")
 		gone := e.put("b", "2")
 		e.commit(datanode.RegistryTxn{Deletes: []string{"b"}})
-		e.node = e.again()
+		e.Node = e.Reopen()
 		e.has("a", "1", first)
 		e.lacks("b")
 		if next := e.put("b", "3"); next <= gone {
@@ -135,7 +163,7 @@ var rules = []struct {
 	}},
 	{"compares decide, and a failed one changes nothing", func(e *env) {
 		txn := func(key string, revision uint64) error {
-			_, err := e.node.RegistryCommit(e.Context(), &datanode.RegistryTxn{
+			_, err := e.Node.RegistryCommit(e.Context(), &datanode.RegistryTxn{
 				Compares: []datanode.Compare{{Key: key, Revision: revision}, {Key: "never", Revision: 0}},
 				Puts:     []datanode.Put{{Key: "x", Value: []byte("new")}, {Key: "y", Value: []byte("new")}},
 				Deletes:  []string{"a"},
@@ -158,7 +186,7 @@ var rules = []struct {
 	{"a transaction without changes compares", func(e *env) {
 		a := e.put("a", "1")
 		e.commit(datanode.RegistryTxn{Compares: []datanode.Compare{{Key: "a", Revision: a}}})
-		_, err := e.node.RegistryCommit(e.Context(), &datanode.RegistryTxn{Compares: []datanode.Compare{{Key: "a", Revision: a + 9}}})
+		_, err := e.Node.RegistryCommit(e.Context(), &datanode.RegistryTxn{Compares: []datanode.Compare{{Key: "a", Revision: a + 9}}})
 		e.fails(err, datanode.ErrConflict)
 		e.has("a", "1", a)
 	}},
@@ -168,14 +196,24 @@ var rules = []struct {
 			for i, epoch := range epochs {
 				r.Guards = append(r.Guards, datanode.Guard{Disk: id.Disk(i + 1), Epoch: epoch})
 			}
-			_, err := e.node.RegistryCommit(e.Context(), r)
+			_, err := e.Node.RegistryCommit(e.Context(), r)
 			return err
 		}
-		e.fails(txn(fencedAt, fencedAt-1), datanode.ErrFenced)
+		e.claim(1, 5)
+		e.claim(2, 5)
+		e.fails(txn(5, 4), datanode.ErrFenced)
+		e.fails(txn(4, 5), datanode.ErrFenced)
 		e.lacks("a")
-		if err := txn(fencedAt, fencedAt+1); err != nil {
+		if err := txn(5, 5); err != nil {
 			e.Fatal(err)
 		}
+		e.claim(1, 6)
+		e.fails(txn(5), datanode.ErrFenced)
+		// A fence is what is said, whatever else does not hold.
+		_, err := e.Node.RegistryCommit(e.Context(), &datanode.RegistryTxn{
+			Guards: []datanode.Guard{{Disk: 1, Epoch: 5}}, Compares: []datanode.Compare{{Key: "never", Revision: 1}}, Deletes: []string{"a"},
+		})
+		e.fails(err, datanode.ErrFenced)
 	}},
 	{"lists are in order, by prefix, in pages", func(e *env) {
 		keys := []string{"p/", "p/\x00", "p/a", "p/a/b", "p/b", "p/\xff\xff", "p0", "o/z", "\xff\xff"}
@@ -202,7 +240,7 @@ var rules = []struct {
 			}
 		}
 		for after, want := range map[string]int{"a": 6, "p/b": 1, "p0": 0, "z": 0} {
-			reply, err := e.node.RegistryList(e.Context(), &datanode.RegistryListRequest{Prefix: "p/", After: after})
+			reply, err := e.Node.RegistryList(e.Context(), &datanode.RegistryListRequest{Prefix: "p/", After: after})
 			if err != nil || len(reply.Entries) != want || reply.More {
 				e.Fatalf("after %q: %+v, %v, want %d", after, reply, err, want)
 			}
@@ -216,6 +254,20 @@ var rules = []struct {
 			full.Puts = append(full.Puts, datanode.Put{Key: fmt.Sprint(i)})
 		}
 		e.commit(full)
+		full.Compares = nil
+		for i := range datanode.RegistryOpsMax {
+			full.Compares = append(full.Compares, datanode.Compare{Key: fmt.Sprint("none", i)})
+		}
+		e.commit(full)
+		most := datanode.RegistryTxn{Puts: []datanode.Put{{Key: "rest", Value: make([]byte, 200<<10)}}}
+		for i := range 3 {
+			most.Puts = append(most.Puts, datanode.Put{Key: fmt.Sprint("most", i), Value: []byte(value)})
+		}
+		e.commit(most)
+		var big []datanode.Put
+		for i := range datanode.RegistryTxnBytesMax/len(value) + 1 {
+			big = append(big, datanode.Put{Key: fmt.Sprint("big", i), Value: []byte(value)})
+		}
 		over := full
 		over.Puts = append(slices.Clone(full.Puts), datanode.Put{Key: "over"})
 		for _, r := range []datanode.RegistryTxn{
@@ -227,13 +279,14 @@ var rules = []struct {
 			{Puts: []datanode.Put{{Key: "a"}}, Deletes: []string{"a"}},
 			{Deletes: []string{""}},
 			{Compares: make([]datanode.Compare, datanode.RegistryOpsMax+1)},
+			{Puts: big},
 		} {
-			_, err := e.node.RegistryCommit(e.Context(), &r)
+			_, err := e.Node.RegistryCommit(e.Context(), &r)
 			e.fails(err, datanode.ErrInvalid)
 		}
-		_, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{})
+		_, err := e.Node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{})
 		e.fails(err, datanode.ErrInvalid)
-		_, err = e.node.RegistryList(e.Context(), &datanode.RegistryListRequest{Max: -1})
+		_, err = e.Node.RegistryList(e.Context(), &datanode.RegistryListRequest{Max: -1})
 		e.fails(err, datanode.ErrInvalid)
 	}},
 	{"no slice of a request is kept, and a reply is the caller's", func(e *env) {
@@ -241,7 +294,7 @@ var rules = []struct {
 		revision := e.commit(datanode.RegistryTxn{Puts: []datanode.Put{{Key: "a", Value: value}}})
 		copy(value, "####")
 		e.has("a", "mine", revision)
-		reply, err := e.node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: "a"})
+		reply, err := e.Node.RegistryGet(e.Context(), &datanode.RegistryGetRequest{Key: "a"})
 		if err != nil {
 			e.Fatal(err)
 		}
@@ -257,7 +310,7 @@ var rules = []struct {
 		for i := range racers {
 			running.Go(func() {
 				for won[i] < rounds && failed[i] == nil {
-					failed[i] = increment(e.node, &won[i])
+					failed[i] = increment(e.Node, &won[i])
 				}
 			})
 		}
@@ -270,82 +323,4 @@ var rules = []struct {
 		}
 	}},
 	{"random transactions do what a model does", testModel},
-}
-
-// increment tries once to count key n up, and counts success.
-func increment(node datanode.RegistryNode, won *int) error {
-	n, revision := 0, uint64(0)
-	reply, err := node.RegistryGet(context.Background(), &datanode.RegistryGetRequest{Key: "n"})
-	if err == nil {
-		revision = reply.Revision
-		fmt.Sscan(string(reply.Value), &n)
-	} else if !errors.Is(err, datanode.ErrNotFound) {
-		return err
-	}
-	_, err = node.RegistryCommit(context.Background(), &datanode.RegistryTxn{
-		Compares: []datanode.Compare{{Key: "n", Revision: revision}},
-		Puts:     []datanode.Put{{Key: "n", Value: fmt.Append(nil, n+1)}},
-	})
-	if errors.Is(err, datanode.ErrConflict) {
-		return nil
-	}
-	if err == nil {
-		*won++
-	}
-	return err
-}
-
-func testModel(e *env) {
-	seed := rand.Uint64()
-	rng := rand.New(rand.NewPCG(seed, 0))
-	defer func() {
-		if e.Failed() {
-			e.Logf("seed %d", seed)
-		}
-	}()
-	model := map[string]datanode.RegistryEntry{}
-	for range 300 {
-		if rng.IntN(60) == 0 {
-			e.node = e.again()
-		}
-		var r datanode.RegistryTxn
-		holds := true
-		for _, n := range rng.Perm(12)[:rng.IntN(5)] {
-			key := fmt.Sprintf("key/%d", n)
-			switch rng.IntN(4) {
-			case 0:
-				r.Deletes = append(r.Deletes, key)
-			case 1:
-				c := datanode.Compare{Key: key, Revision: model[key].Revision}
-				if rng.IntN(4) == 0 {
-					c.Revision++
-					holds = false
-				}
-				r.Compares = append(r.Compares, c)
-			default:
-				r.Puts = append(r.Puts, datanode.Put{Key: key, Value: fmt.Append(nil, rng.Uint64())})
-			}
-		}
-		reply, err := e.node.RegistryCommit(e.Context(), &r)
-		if holds != (err == nil) {
-			e.Fatalf("commit of %+v: %v, compares hold: %t", r, err, holds)
-		}
-		if err == nil {
-			for _, p := range r.Puts {
-				model[p.Key] = datanode.RegistryEntry{Key: p.Key, Value: p.Value, Revision: reply.Revision}
-			}
-			for _, k := range r.Deletes {
-				delete(model, k)
-			}
-		}
-		entries := e.list("", 0)
-		if len(entries) != len(model) {
-			e.Fatalf("%d entries, want %d", len(entries), len(model))
-		}
-		for _, got := range entries {
-			if want := model[got.Key]; string(got.Value) != string(want.Value) || got.Revision != want.Revision {
-				e.Fatalf("%+v, want %+v", got, want)
-			}
-		}
-	}
 }
