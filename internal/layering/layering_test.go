@@ -64,6 +64,8 @@ func TestRulesFindPlantedImports(t *testing.T) {
 		{"internal/id/a.go", "plinth/internal/chunk", "names of things"},
 		{"internal/gate/a.go", "plinth/internal/id", "nothing of what passes"},
 		{"nbd/a.go", "plinth/internal/id", "any Device"},
+		{"internal/owner/a.go", "plinth/internal/host", "does no I/O"},
+		{"internal/owner/a.go", "plinth/datanode", ""},
 		{"nbd/client/a.go", "plinth/datanode", "any Device"},
 		{"nbd/client/a.go", "plinth/nbd", ""},
 		{"internal/chunk/a.go", "plinth/internal/disk", "one way"},
