@@ -25,6 +25,8 @@ type socket struct {
 	received int
 	inErrno  syscall.Errno
 	receive  func(fd uintptr) bool
+	poll     poll
+	eager    bool // poll before sleeping
 
 	out      []byte // what is left to write
 	more     bool
@@ -78,6 +80,10 @@ func (s *socket) Read(p []byte) (int, error) {
 
 // receiveFrom reports false when there is nothing yet.
 func (s *socket) receiveFrom(fd uintptr) bool {
+	return s.tryReceive(fd) || s.eager && s.poll.wait(func() bool { return s.tryReceive(fd) })
+}
+
+func (s *socket) tryReceive(fd uintptr) bool {
 	for {
 		s.received, s.inErrno = recvfrom(fd, s.in)
 		if s.inErrno != unix.EINTR {

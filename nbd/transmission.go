@@ -24,6 +24,7 @@ var (
 // which they are ready.
 type transmission struct {
 	conn   *conn
+	socket *socket // below in, perhaps under TLS; nil: unknown
 	in     ahead
 	r      *bufio.Reader // over in
 	device Device
@@ -53,6 +54,7 @@ type transmission struct {
 func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *transmission {
 	o := c.server.opts
 	t := &transmission{conn: c, in: ahead{from, readBufferBytes}, device: s.export.Device, shared: s.shared, log: log}
+	t.socket, _ = c.Conn.(*socket)
 	t.r = bufio.NewReaderSize(&t.in, readBufferBytes)
 	t.limits = limits{
 		size: s.info.Size, readOnly: s.info.ReadOnly, cache: s.info.Cache, fastZero: s.info.FastZero,
@@ -116,6 +118,9 @@ func (t *transmission) header() (h wire.Request, err error) {
 	}
 	if t.r.Buffered() < n {
 		t.replies.flush() // about to block
+		if t.socket != nil {
+			t.socket.eager = t.window.empty() // else the processor is for workers
+		}
 	}
 	b, err := t.r.Peek(n)
 	if err != nil {

@@ -78,6 +78,13 @@ func (w *window) alone() bool {
 	return w.requests == 1
 }
 
+// empty reports that no request is in flight.
+func (w *window) empty() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests == 0
+}
+
 // requestsMade returns all requests that the window has ever given out.
 func (w *window) requestsMade() []*request {
 	w.mu.Lock()
