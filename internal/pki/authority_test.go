@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Processes that change one folder at a time lose nothing of each other.
@@ -87,4 +88,42 @@ func TestPutBack(t *testing.T) {
 		t.Errorf("who was revoked afterwards: %v", s)
 	}
 	meet(t, dn, h2)
+}
+
+// A clock that was wrong for a moment brings nobody back; of many revocations those
+// that are over go.
+func TestRevocationsStay(t *testing.T) {
+	h := begin(t, InitOptions{})
+	list := func() []Revocation {
+		t.Helper()
+		info, err := h.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Revoked
+	}
+	for i, years := range []time.Duration{0, 2, -2} {
+		h.clock.advance(years * 366 * 24 * time.Hour)
+		if _, err := h.Revoke(RoleHost, fmt.Sprint("h", i), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := list(); len(got) != 3 {
+		t.Errorf("after a jump of the clock: %v", got)
+	}
+	err := h.change(func(s *authorityState, now time.Time) error {
+		for i := range revokedMany {
+			s.Revoked = append(s.Revoked, Revocation{Role: RoleHost, Name: fmt.Sprint("n", i), Before: now, Until: now.Add(-time.Second)})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Revoke(RoleHost, "last", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(); len(got) > 4 {
+		t.Errorf("%d revocations", len(got))
+	}
 }

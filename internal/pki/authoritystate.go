@@ -125,6 +125,9 @@ func (s *authorityState) nextSequence(now time.Time) uint64 {
 // bump makes a new trust document of what changed.
 func (s *authorityState) bump(now time.Time) {
 	s.Sequence, s.Made = s.nextSequence(now), now.UTC().Truncate(time.Second)
+	if len(s.Revoked) < revokedMany {
+		return // a clock that is wrong for a moment must not bring back whoever was revoked
+	}
 	s.Revoked = slices.DeleteFunc(s.Revoked, func(r Revocation) bool { return now.After(r.Until) })
 }
 
@@ -308,16 +311,19 @@ func (s *authorityState) authorityOf(c *x509.Certificate) string {
 func (s *authorityState) revoke(m Member, serial string, now time.Time) error {
 	s.bump(now) // which forgets what is over
 	now = now.UTC().Truncate(time.Second)
-	if serial == "" { // this one covers all before it
-		s.Revoked = slices.DeleteFunc(s.Revoked, func(r Revocation) bool { return r.Role == m.Role && r.Name == m.Name })
-	}
 	if len(s.Revoked) >= revokedMax {
-		return fmt.Errorf("%w: %d revocations, more than there may be; change the authority", ErrRefused, len(s.Revoked))
+		return fmt.Errorf("%w: %d revocations, more than there may be; wait until some are over", ErrRefused, len(s.Revoked))
 	}
 	e := s.member(m)
-	r := Revocation{Serial: serial, Role: m.Role, Name: m.Name, Until: now.Add(s.lifetime() + skew + revokedKeep)}
-	if serial == "" {
+	r := Revocation{Serial: serial, Role: m.Role, Name: m.Name}
+	if serial == "" { // this entry stands for all before it
 		r.Before = now
+		for _, old := range s.Revoked {
+			if old.Role == m.Role && old.Name == m.Name && old.Before.After(r.Before) {
+				r.Before = old.Before
+			}
+		}
+		s.Revoked = slices.DeleteFunc(s.Revoked, func(r Revocation) bool { return r.Role == m.Role && r.Name == m.Name })
 		s.Tokens = slices.DeleteFunc(s.Tokens, func(t *tokenEntry) bool { return t.Role == m.Role && t.Name == m.Name })
 	}
 	if e != nil {
@@ -329,6 +335,11 @@ func (s *authorityState) revoke(m Member, serial string, now time.Time) error {
 		e.Certificates = slices.DeleteFunc(e.Certificates, func(c certEntry) bool { return serial == "" || c.Serial == serial })
 	}
 	s.Members = slices.DeleteFunc(s.Members, func(e *memberEntry) bool { return len(e.Certificates) == 0 })
+	last := now
+	if r.Before.After(last) {
+		last = r.Before
+	}
+	r.Until = last.Add(s.lifetime() + skew + revokedKeep)
 	s.Revoked = append(s.Revoked, r)
 	return nil
 }

@@ -127,17 +127,20 @@ func TestBadChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := dn.current()
-	for name, change := range map[string]func() error{
-		"an older trust document": func() error { return os.WriteFile(filepath.Join(dn.dir, trustFile), old, 0o600) },
-		"half an identity":        func() error { return os.Truncate(filepath.Join(dn.dir, identityFile), 100) },
-		"no folder":               func() error { return os.RemoveAll(dn.dir) },
+	for _, c := range []struct {
+		name   string
+		change func() error
+	}{
+		{"an older trust document", func() error { return os.WriteFile(filepath.Join(dn.dir, trustFile), old, 0o600) }},
+		{"half an identity", func() error { return os.Truncate(filepath.Join(dn.dir, identityFile), 100) }},
+		{"no folder", func() error { return os.RemoveAll(dn.dir) }},
 	} {
-		if err := change(); err != nil {
-			t.Fatal(name, err)
+		if err := c.change(); err != nil {
+			t.Fatal(c.name, err)
 		}
 		dn.reload()
 		if dn.current() != now {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was taken", c.name)
 		}
 		meet(t, dn, h1)
 	}

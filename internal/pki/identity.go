@@ -184,29 +184,39 @@ func sameFile(a, b os.FileInfo) bool {
 // current returns the newest usable state.
 func (i *Identity) current() *credentials {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	if since := i.now().Sub(i.looked); since >= 0 && since < lookTime {
-		return i.state
+	var cut []*guarded
+	if since := i.now().Sub(i.looked); since < 0 || since >= lookTime {
+		cut = i.look()
 	}
-	i.look()
-	return i.state
+	s := i.state
+	i.mu.Unlock()
+	i.cut(cut)
+	return s
 }
 
 // reload looks at the files now.
 func (i *Identity) reload() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.look()
+	cut := i.look()
+	i.mu.Unlock()
+	i.cut(cut)
 }
 
-// look reads the files if they changed, and cuts the connections of those who are
-// not believed any more. What cannot be used is logged and the state of before
-// stays. The caller holds mu.
-func (i *Identity) look() {
+// cut ends connections. Without mu: closing may call back.
+func (i *Identity) cut(list []*guarded) {
+	for _, g := range list {
+		_ = g.conn.NetConn().Close() // not the goodbye of TLS, which may wait for writers
+	}
+}
+
+// look reads the files if they changed, and returns the connections of those who
+// are not believed any more, which the caller cuts. What cannot be used is logged
+// and the state of before stays. The caller holds mu.
+func (i *Identity) look() (cut []*guarded) {
 	i.looked = i.now()
 	is := statIdentity(i.dir)
 	if sameFile(is[0], i.tried[0]) && sameFile(is[1], i.tried[1]) {
-		return
+		return nil
 	}
 	i.tried = is
 	next, err := loadCredentials(i.dir)
@@ -215,7 +225,7 @@ func (i *Identity) look() {
 	}
 	if err != nil {
 		i.log.Warn("pki: changed files cannot be used, those of before stay", "dir", i.dir, "err", err)
-		return
+		return nil
 	}
 	i.state = next
 	for g := range i.conns {
@@ -223,9 +233,10 @@ func (i *Identity) look() {
 			i.log.Warn("pki: connection cut", "remote", g.conn.RemoteAddr(), "err", err)
 			g.cut = true
 			delete(i.conns, g)
-			_ = g.conn.NetConn().Close() // not the goodbye of TLS, which may wait for writers
+			cut = append(cut, g)
 		}
 	}
+	return cut
 }
 
 // follows refuses what would be worse than the state in use.

@@ -20,9 +20,10 @@ const (
 
 	// authoritiesMax are an old and a new one.
 	authoritiesMax = 2
-	// revokedMax bounds the list of what is revoked. Entries go when the certificates
-	// have expired.
-	revokedMax = 4096
+	// revokedMax bounds the list of what is revoked. From revokedMany on, entries go
+	// whose certificates have expired.
+	revokedMax  = 4096
+	revokedMany = revokedMax / 2
 	// revokedKeep is how long an entry outlives the certificates: a member's clock
 	// may be slow.
 	revokedKeep = 24 * time.Hour
