@@ -24,10 +24,17 @@ const (
 	CodeClosed      Code = 12
 	CodeDead        Code = 13
 	CodeStaleUpdate Code = 14
-	CodeUnreachable Code = 15
-	CodeOutcome     Code = 16
-	CodeLeaseLost   Code = 23
-	CodeCompacted   Code = 24
+	// What lies between a host and a node adds these.
+	CodeUnreachable  Code = 15
+	CodeOutcome      Code = 16
+	CodeTimeout      Code = 17
+	CodeRestarted    Code = 18
+	CodeForbidden    Code = 19
+	CodeWrongCluster Code = 20
+	CodeVersion      Code = 21
+	CodeBusy         Code = 22
+	CodeLeaseLost    Code = 23
+	CodeCompacted    Code = 24
 )
 
 // Error is the only kind of error that a Node returns, besides those of the
@@ -77,6 +84,7 @@ var (
 	ErrDead = &Error{CodeDead, "log device has failed"}
 	// ErrStaleUpdate: a list update at or below the last (epoch, seq).
 	ErrStaleUpdate = &Error{CodeStaleUpdate, "reference list has a newer update"}
+
 	// ErrUnreachable: no connection to the node, or none of the registry's nodes
 	// answers. The call was not carried out and will not be. The caller tries again
 	// later, or another node.
@@ -85,6 +93,21 @@ var (
 	// carried out, or may yet be. The caller reads the state before it goes on, and
 	// of a transaction of the registry it keeps what that names and what it replaces.
 	ErrOutcome = &Error{CodeOutcome, "outcome of the call is unknown"}
+	// ErrTimeout: the node ended the call at its deadline. It may have been
+	// carried out.
+	ErrTimeout = &Error{CodeTimeout, "call has timed out at the data node"}
+	// ErrRestarted: the node's process is another than the one that the caller
+	// began with; the call was not carried out. What the process kept in memory
+	// (reservations, look-ups not yet published) is gone: the caller begins anew.
+	ErrRestarted = &Error{CodeRestarted, "data node was restarted"}
+	// ErrForbidden: the caller's certificate does not allow it. For an operator.
+	ErrForbidden = &Error{CodeForbidden, "not allowed by the certificate"}
+	// ErrWrongCluster: the other end belongs to another cluster or pool.
+	ErrWrongCluster = &Error{CodeWrongCluster, "wrong cluster"}
+	// ErrVersion: the two ends have no version of the protocol in common.
+	ErrVersion = &Error{CodeVersion, "no common version of the protocol"}
+	// ErrBusy: the node has as many sessions or connections as it takes.
+	ErrBusy = &Error{CodeBusy, "data node takes no more sessions"}
 	// ErrLeaseLost: the lease has ended. Its holder stops serving what it held.
 	ErrLeaseLost = &Error{CodeLeaseLost, "lease has ended"}
 	// ErrCompacted: the registry forgot that revision. The caller lists again.

@@ -59,7 +59,7 @@ func newApp() *cli.App {
 		Suggest:              true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			upCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
+			upCommand(), dataNodeCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
 			statusCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), attachCommand(), detachCommand(), qemuCommand(), clusterCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.

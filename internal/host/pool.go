@@ -58,12 +58,31 @@ func (c catalog) openPool(ctx context.Context, root *keyring.Root) (*keyring.Poo
 	if err != nil {
 		return nil, nil, err
 	}
+	layouts, err := c.layouts(ctx)
+	return pool, layouts, err
+}
+
+func (c catalog) layouts(ctx context.Context) (*stripe.Layouts, error) {
 	value, _, err := c.get(ctx, keyLayouts)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	layouts, err := stripe.UnmarshalLayouts(value)
-	return pool, layouts, err
+	return stripe.UnmarshalLayouts(value)
+}
+
+// LayoutVersion returns the version of the pool's stripe layouts, 0 without a
+// pool: a data node that is opened without a host refuses writes under older ones.
+func LayoutVersion(ctx context.Context, node datanode.Node) (uint64, error) {
+	c := catalog{node}
+	header, _, err := c.get(ctx, keyPool)
+	if err != nil || header == nil {
+		return 0, err
+	}
+	layouts, err := c.layouts(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return layouts.Version, nil
 }
 
 // Geometry returns the form of the pool's stripes.

@@ -87,6 +87,11 @@ func TestRulesFindPlantedImports(t *testing.T) {
 		{"datanode/a_test.go", "plinth/internal/chunk", "holds no keys"},
 		{"datanode/a.go", "plinth/internal/stripe", "no parity"},
 		{"datanode/a.go", "plinth/internal/sealing", "holds no keys"}, // by way of sealing
+		{"datanode/wire/a.go", "plinth/internal/stripe", "what they say"},
+		{"datanode/wire/a.go", "plinth/datanode", ""},
+		{"datanode/shelf/a.go", "plinth/datanode/wire", "from where it is called"},
+		{"internal/disk/a.go", "plinth/datanode/wire", "near or far"},
+		{"internal/host/a.go", "plinth/datanode/wire", ""},
 		{"internal/disk/a.go", "plinth/internal/sealing", ""},
 		{"internal/pki/a.go", "plinth/internal/keyring", "who a member is"},
 		{"datanode/a.go", "plinth/internal/pki", ""},

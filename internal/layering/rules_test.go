@@ -134,6 +134,26 @@ var rules = []rule{
 		Reason:  "who a member is does not depend on what it does: hosts and data nodes use the same",
 	},
 	{
+		From:    []string{"datanode/wire"},
+		To:      []string{""},
+		Allow:   []string{"datanode", "internal/id"},
+		Through: true,
+		Reason:  "the wire carries calls of any node: it knows what they say and not what they do",
+	},
+	{
+		From:    []string{"datanode"},
+		Except:  []string{"datanode/wire"},
+		To:      []string{"datanode/wire"},
+		Through: true,
+		Reason:  "a node does not know from where it is called",
+	},
+	{
+		From:    []string{"internal/disk", "internal/stripe", "internal/object", "internal/reclaim"},
+		To:      []string{"datanode/wire"},
+		Through: true,
+		Reason:  "a disk asks a Node: whether that is near or far is decided by who opens it",
+	},
+	{
 		From:    []string{"internal/chunk"},
 		To:      []string{"internal/keyring"},
 		Through: true,
