@@ -156,13 +156,8 @@ var leaseRules = []rule{
 		e.has("l/a", "1", first)
 		time.Sleep(ttl / 2)
 		e.Node = e.Reopen()
-		again := time.Now()
 		e.keepAlive(h)
 		e.Node = e.Reopen()
-		if err := e.Node.RegistryKeepAlive(e.Context(), &datanode.RegistryKeepAliveRequest{Lease: h.lease}); err != nil {
-			e.Fatal(err)
-		}
-		h.until = again.Add(ttl)
 		e.vanishes(h, "l/a")
 		e.Node = e.Reopen()
 		e.lacks("l/a")
