@@ -233,7 +233,7 @@ func (h *Host) lockRelief(ctx context.Context) error {
 // Quiesce destages everything and makes checkpoints: a start after it has
 // nothing to replay.
 func (h *Host) Quiesce(ctx context.Context) error {
-	errs := []error{h.destageAll(ctx)}
+	errs := []error{h.relieveLog(ctx, h.destageAll)}
 	for _, d := range h.disks() {
 		if d.Err() == nil {
 			errs = append(errs, d.Checkpoint(ctx))
