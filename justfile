@@ -46,6 +46,10 @@ scale BIG="false":
 soak MINUTES="30":
     go test -count=1 -timeout 0 -run '^TestSoak$' -v ./cmd/plinth/interop -soak-time {{MINUTES}}m
 
+# a bound of one core under load, how soon a change holds, and what a busy disk costs a quiet one: three minutes, on a quiet machine
+bound TIME="60s":
+    go test -count=1 -run "^TestCPUBound$" -v ./cmd/plinth/interop -bound-time {{TIME}}
+
 # fio against the real program at full size: 4 jobs of 256 MiB over each kind of socket, verified; takes a minute and 6 GB
 fio-full:
     go test -count=1 -timeout 20m -run TestFio -v ./cmd/plinth/interop -job-mib 256

@@ -69,7 +69,7 @@ type Host struct {
 	reliefMu  sync.Mutex
 	relieved  time.Time    // when the last one began
 	reliefErr error        // of it
-	relieving atomic.Int32 // reliefs that are under way or wait for one
+	reliefFor atomic.Int64 // since when the one under way is waited for, Unix ns; 0: none is
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}

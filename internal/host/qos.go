@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"plinth/datanode"
 	"plinth/internal/gate"
@@ -24,17 +25,23 @@ func (h *Host) openBudget(cores float64) {
 	h.destages, h.sweeps = h.budget.Background(destageShare), h.budget.Background(sweepShare)
 }
 
-// paceRound returns what rounds of destaging wait for between their steps: not
-// while writes wait for room in the log or on the spindles, which fail after a
-// while.
-func (h *Host) paceRound() func(context.Context) error {
-	return h.destages.Pace(func() bool { return h.relieving.Load() > 0 })
+// reliefLate is how long writes wait for room before what makes some no longer
+// waits for CPU time: a sixth of the time after which they fail.
+const reliefLate = 5 * time.Second
+
+// late reports whether writes have waited for room in the log or on the spindles
+// for long.
+func (h *Host) late() bool {
+	since := h.reliefFor.Load()
+	return since != 0 && time.Since(time.Unix(0, since)) > reliefLate
 }
 
-// paceSweep does so for passes and moves, while writes wait for space.
-func (h *Host) paceSweep() func(context.Context) error {
-	return h.sweeps.Pace(func() bool { return h.cleaner.hurry.Load() > 0 })
-}
+// paceRound returns what rounds of destaging wait for between their steps: not
+// where that would have writes fail for lack of room.
+func (h *Host) paceRound() func(context.Context) error { return h.destages.Pace(h.late) }
+
+// paceSweep does so for passes and moves.
+func (h *Host) paceSweep() func(context.Context) error { return h.sweeps.Pace(h.late) }
 
 // CPUStatus says how much of the machine the process may use, and uses.
 type CPUStatus struct {

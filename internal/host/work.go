@@ -148,8 +148,6 @@ func (h *Host) idle(e *export) bool {
 // the next.
 func (h *Host) relieve(ctx context.Context) error {
 	came := time.Now()
-	h.relieving.Add(1)
-	defer h.relieving.Add(-1)
 	h.reliefMu.Lock()
 	defer h.reliefMu.Unlock()
 	if h.life.Err() != nil {
@@ -164,6 +162,8 @@ func (h *Host) relieve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(h.life, cancel)() // Close waits for the writes that wait for this
+	h.reliefFor.Store(came.UnixNano())
+	defer h.reliefFor.Store(0)
 	began := time.Now()
 	err := errors.Join(h.relieveLog(ctx, h.destageAll), h.relieveSpindles(ctx))
 	if ctx.Err() == nil { // or else it is another caller's turn
