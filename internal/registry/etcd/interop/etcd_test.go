@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,13 +21,15 @@ import (
 // pools counts those of a test's cluster.
 type pools struct {
 	*cluster
-	made int
+	made atomic.Int64
 }
+
+// next returns the options of a pool that is not there yet.
+func (p *pools) next() etcd.Options { return p.options(fmt.Sprint("pool-", p.made.Add(1))) }
 
 // site is a registry of its own in the cluster.
 func (p *pools) site(t *testing.T) *registrytest.Site {
-	p.made++
-	opts := p.options(fmt.Sprint("pool-", p.made))
+	opts := p.next()
 	if _, err := etcd.Open(t.Context(), opts); !errors.Is(err, datanode.ErrNotFound) {
 		t.Fatalf("a registry that nobody made: %v", err)
 	}
@@ -55,8 +58,7 @@ func (p *pools) site(t *testing.T) *registrytest.Site {
 
 // restore makes a new pool from a dump.
 func (p *pools) restore(t *testing.T, dump []byte) datanode.RegistryNode {
-	p.made++
-	opts := p.options(fmt.Sprint("pool-", p.made))
+	opts := p.next()
 	if err := etcd.Restore(t.Context(), opts, dump); err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +139,7 @@ func (p *pools) compaction(t *testing.T) {
 
 // A restore that was cut off is no registry, and begins again.
 func (p *pools) interrupted(t *testing.T) {
-	p.made++
-	opts := p.options(fmt.Sprint("pool-", p.made))
+	opts := p.next()
 	root := "plinth/" + opts.Pool + "/"
 	for _, key := range []string{"restoring", "k/left", "l/0000000000000001"} {
 		if _, err := p.raw.Put(t.Context(), root+key, "left over"); err != nil {
