@@ -47,7 +47,9 @@ func (m *Map) Apply(b *Batch, state []byte) error {
 			return fmt.Errorf("apply: %w", err)
 		}
 	}
-	if err := m.take(s); err != nil {
+	err := m.take(s)
+	m.newest.changed(b)
+	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	m.since.Add(uint64(len(b.Updates) + len(b.Patches)))

@@ -25,25 +25,50 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 	if len(out) == 0 {
 		return nil
 	}
-	if gen := m.only.Load(); len(out) == 1 && gen != 0 {
-		if err := m.get(makePointKey(first, id.Gen(gen-1)), &out[0]); err != nil {
-			return fmt.Errorf("look up LBA %d: %w", first, err)
-		}
-		if m.only.Load() == gen {
-			return nil
-		}
-		// A newer generation came, and a sweep may have deleted the row that
-		// was looked for.
-		out[0] = Entry{}
+	look := m.lookup
+	if len(out) == 1 {
+		look = m.lookupOne
 	}
+	if err := look(first, out); err != nil {
+		return fmt.Errorf("look up LBA %d: %w", first, err)
+	}
+	return nil
+}
+
+// lookup is LookupRange for who has begun, into entries that are zero.
+func (m *Map) lookup(first id.LBA, out []Entry) error {
 	c, err := m.cursor(first, first+id.LBA(len(out)))
 	if err == nil {
 		err = c.fill(out)
 	}
-	if err != nil {
-		return fmt.Errorf("look up LBA %d: %w", first, err)
+	return err
+}
+
+// lookupOne is lookup of one LBA. Where the row's generation is known, it gets it by
+// its key.
+func (m *Map) lookupOne(lba id.LBA, out []Entry) error {
+	if gen := m.only.Load(); gen != 0 {
+		if err := m.get(makePointKey(lba, id.Gen(gen-1)), &out[0]); err != nil || m.only.Load() == gen {
+			return err
+		}
+		// A newer generation came, and a sweep may have deleted the row that
+		// was looked for.
+		out[0] = Entry{}
+	} else if gen, ok := m.newest.get(lba); ok {
+		if err := m.get(makePointKey(lba, gen), &out[0]); err != nil || !out[0].Zero() {
+			return err
+		}
+		// So there came zeros, or a newer row and a sweep.
 	}
-	return nil
+	changes := m.newest.changes.Load()
+	c, err := m.cursor(lba, lba+1)
+	if err == nil {
+		err = c.fill(out)
+	}
+	if err == nil && !out[0].Zero() {
+		m.newest.learn(changes, lba, c.gen)
+	}
+	return err
 }
 
 // get reads one row, which may be missing: half the cost of an iterator.
@@ -65,7 +90,8 @@ type cursor struct {
 	view  view
 	trims trims // cut to what may still come
 	first id.LBA
-	lba   id.LBA
+	lba   id.LBA // of the entry
+	gen   id.Gen
 	entry Entry
 	err   error
 
@@ -99,6 +125,10 @@ func newCursor(first, end id.LBA) *cursor {
 // open lets the cursor walk over rows as a view and its trims show them.
 func (c *cursor) open(db pebble.Reader, v view, t trims) (err error) {
 	c.view, c.trims = v, t[t.after(c.first):]
+	if c.one { // a prefix, which is bounds enough: to compare blocks with others takes time
+		c.it, err = db.NewIter(nil)
+		return err
+	}
 	c.it, err = db.NewIter(&pebble.IterOptions{
 		LowerBound: c.lower[:], UpperBound: c.upper[:prefixBytes], // NextPrefix wants a prefix
 	})
@@ -153,7 +183,7 @@ func (c *cursor) next() bool {
 			c.err = fmt.Errorf("LBA %d: %w", lba, err)
 			return false
 		}
-		if !c.entry.Zero() {
+		if c.gen = gen; !c.entry.Zero() {
 			return true
 		}
 		valid = c.skip()
@@ -186,18 +216,9 @@ func (c *cursor) seek(lba id.LBA, gen id.Gen) bool {
 	return c.it.SeekGE(key[:])
 }
 
-// skip moves behind all versions of the current LBA.
-func (c *cursor) skip() bool {
-	for range nextsMax {
-		if !c.it.Next() {
-			return false
-		}
-		if lba, _, err := parsePointKey(c.it.Key()); err != nil || lba != c.lba {
-			return true // next finds the error
-		}
-	}
-	return c.it.NextPrefix()
-}
+// skip moves behind all versions of the current LBA. To step over the first of
+// them took longer.
+func (c *cursor) skip() bool { return c.it.NextPrefix() }
 
 // hidden reports whether a trim hides generation gen of lba. LBAs only rise.
 func (c *cursor) hidden(lba id.LBA, gen id.Gen) bool {

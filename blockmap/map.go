@@ -58,6 +58,8 @@ type Map struct {
 	// Apply that changes it returns: so a look-up that finds it the same before
 	// and after missed nothing.
 	only atomic.Uint64
+	// newest spares look-ups of one LBA the search where there are generations.
+	newest newest
 
 	// shown makes rows and what is below of one instant. Apply and Sweep
 	// change it under both locks.
