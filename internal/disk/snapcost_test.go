@@ -151,6 +151,8 @@ const (
 	// appliedShare of the snapshots, one in so many, come by Apply where the others
 	// are loaded: so there are newer tables above older ones, as in a map in use.
 	appliedShare = 50
+	// warmReadsMax bounds the reads that come before those that are timed.
+	warmReadsMax = 500_000
 )
 
 // make fills a map: everything once, then a thousandth at random and one chunk that
@@ -337,10 +339,25 @@ func (c *costs) firstWrites() {
 	}
 }
 
+// warm reads chunks of both disks in turns until what maps keep in memory is what
+// reads have made it, and as much for the one as for the other: a scan leaves the
+// tables of the disk that was scanned last.
+func (c *costs) warm() {
+	p := make([]byte, 4096)
+	for range min(4**costChunks, warmReadsMax) {
+		at := int64(c.lba(c.rng.IntN(*costChunks))) * 4096
+		c.ok(c.plain.ReadAt(c.Context(), p, at))
+		c.ok(c.snaps.ReadAt(c.Context(), p, at))
+	}
+}
+
 // reads compares reads of chunks and of runs, of the disk and of a snapshot.
 func (c *costs) reads() {
-	for _, run := range []int{1, 256} {
+	for i, run := range []int{1, 1, 256} {
 		var x [2]times
+		if i == 1 {
+			c.warm()
+		}
 		p := make([]byte, run*4096)
 		for range *costReads {
 			at := int64(c.lba(c.rng.IntN(*costChunks/256)*256)) * 4096
@@ -356,8 +373,8 @@ func (c *costs) reads() {
 			}
 		}
 		ratio := float64(x[0].at(0.5)) / float64(x[1].at(0.5))
-		c.Logf("reads of %d KiB: without snapshots %v; with %d: %v: speed %.2f", run*4, x[0], *costSnapshots, x[1], ratio)
-		c.bound(ratio >= 0.8, "reads of %d KiB have %.2f of the speed", run*4, ratio)
+		c.Logf("reads of %d KiB%s: without snapshots %v; with %d: %v: speed %.2f", run*4, []string{" right after a scan", "", ""}[i], x[0], *costSnapshots, x[1], ratio)
+		c.bound(i == 0 || ratio >= 0.8, "reads of %d KiB have %.2f of the speed", run*4, ratio)
 	}
 	image, err := c.snaps.At(c.Context(), id.Snapshot(1+*costSnapshots/2))
 	c.ok(err)
