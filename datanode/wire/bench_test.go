@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -135,5 +136,34 @@ func BenchmarkReadFragments1M(b *testing.B) {
 				})
 			})
 		}
+	})
+}
+
+// A small call beside bulk writes, which fill the network.
+func BenchmarkAppend4KBesideBulk(b *testing.B) {
+	benchNodes(b, &memoryNode{}, func(b *testing.B, node datanode.Node) {
+		ctx, stop := context.WithCancel(b.Context())
+		var bulk sync.WaitGroup
+		for range 4 {
+			bulk.Go(func() {
+				data := make([]byte, 1<<20)
+				for ctx.Err() == nil {
+					_, _ = node.WriteFragments(ctx, &datanode.WriteFragmentsRequest{Fragments: []datanode.Fragment{{Data: data}}})
+				}
+			})
+		}
+		data, took := make([]byte, 4096), make([]time.Duration, 0, b.N)
+		for b.Loop() {
+			began := time.Now()
+			if _, err := node.Append(b.Context(), &datanode.AppendRequest{Records: []datanode.Record{{Data: data}}}); err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, time.Since(began))
+		}
+		stop()
+		bulk.Wait()
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
 	})
 }

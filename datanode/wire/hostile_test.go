@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
+	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -106,6 +109,40 @@ func TestRuleBreakersAreCutOff(t *testing.T) {
 			}
 		})
 	}
+	if _, err := b.c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Connections that say nothing do not keep out those who are in, and take no more
+// places than there are for handshakes.
+func TestHandshakesAreBounded(t *testing.T) {
+	b := newBench(t, ServerOptions{}, ClientOptions{BackOffMax: backOffMin})
+	var silent []net.Conn
+	for range handshakesMax {
+		c, err := net.Dial("tcp", b.v.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		silent = append(silent, c)
+	}
+	more, err := net.Dial("tcp", b.v.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = more.Close() }()
+	_ = more.SetDeadline(time.Now().Add(handshakeWait / 2))
+	if n, err := more.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one connection more gave %d bytes, %v", n, err)
+	}
+	if _, err := b.c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, c := range silent {
+		_ = c.Close()
+	}
+	b.proxy.cut() // and those who come back are let in
 	if _, err := b.c.Status(t.Context()); err != nil {
 		t.Error(err)
 	}

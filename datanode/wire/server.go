@@ -37,6 +37,7 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	sockets   map[net.Conn]struct{}
+	greeting  int // of the sockets, those in their handshake
 	sessions  map[[16]byte]*session
 	instance  uint64 // of the last session
 }
@@ -106,29 +107,41 @@ func (s *Server) Serve(l net.Listener) error {
 			continue
 		}
 		wait = 0
-		if !s.enter(c) {
+		greeted, ok := s.enter(c)
+		if !ok {
 			_ = c.Close()
 			continue
 		}
 		go func() {
 			defer s.leave(c)
-			if err := s.serve(c); err != nil {
+			defer greeted()
+			if err := s.serve(c, greeted); err != nil {
 				s.opts.Logger.Info("connection of a client has ended", "from", c.RemoteAddr(), "err", err)
 			}
 		}()
 	}
 }
 
-// enter counts a connection, if there may be one more.
-func (s *Server) enter(c net.Conn) bool {
+// handshakesMax bounds the connections in their handshake: whoever has no
+// certificate must not take the place of those who have.
+const handshakesMax = 128
+
+// enter counts a connection, if there may be one more; greeted is called when
+// its handshake is over.
+func (s *Server) enter(c net.Conn) (greeted func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.sockets) >= s.opts.ConnsMax {
-		return false
+	if s.closed || len(s.sockets) >= s.opts.ConnsMax || s.greeting >= handshakesMax {
+		return nil, false
 	}
 	s.sockets[c] = struct{}{}
 	s.serving.Add(1)
-	return true
+	s.greeting++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		s.greeting--
+		s.mu.Unlock()
+	}), true
 }
 
 func (s *Server) leave(c net.Conn) {
@@ -141,7 +154,7 @@ func (s *Server) leave(c net.Conn) {
 
 // serve is one connection's life. It returns why it ended, nil where nobody needs
 // to know.
-func (s *Server) serve(nc net.Conn) error {
+func (s *Server) serve(nc net.Conn, greeted func()) error {
 	deadline := time.Now().Add(handshakeWait)
 	if err := nc.SetDeadline(deadline); err != nil {
 		return err
@@ -175,6 +188,7 @@ func (s *Server) serve(nc net.Conn) error {
 	if err := nc.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
+	greeted()
 	c := newConn(t, raw, peer, h.bulk, s.opts.Keepalive)
 	if !x.join(c) {
 		c.end(datanode.ErrOutcome)

@@ -137,6 +137,27 @@ func TestRestartIsNoticed(t *testing.T) {
 	}
 }
 
+// A server that closes does not wait for what may never happen.
+func TestWatchEndsWithItsServer(t *testing.T) {
+	b := newBench(t, ServerOptions{}, ClientOptions{})
+	now, err := b.c.RegistryList(t.Context(), &datanode.RegistryListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := start(func() error {
+		_, err := b.c.RegistryWatch(t.Context(), &datanode.RegistryWatchRequest{Prefix: "never/", After: now.Revision})
+		return err
+	})
+	x := b.sessions()[0]
+	for running := 0; running == 0; time.Sleep(time.Millisecond) {
+		x.mu.Lock()
+		running = x.active
+		x.mu.Unlock()
+	}
+	b.want("close", start(b.v.Close), nil)
+	b.want("the watch", got, datanode.ErrTimeout)
+}
+
 // A session that the node gave up for want of a connection ends what the client
 // had sent under it, and another one begins.
 func TestSessionIsGivenUp(t *testing.T) {

@@ -88,6 +88,9 @@ func newBench(t *testing.T, so ServerOptions, co ClientOptions) *bench {
 		b.proxy.close()
 		b.v.stop(t)
 	})
+	for b.c.links[0].current() == nil || b.c.links[1].current() == nil {
+		time.Sleep(time.Millisecond)
+	}
 	b.fence(1)
 	return b
 }
