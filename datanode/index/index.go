@@ -45,7 +45,7 @@ type Options struct {
 	// new pool only.
 	Create bool
 	// CacheBytes is the size of the block cache; 0 means kv.CacheBytesDefault. New
-	// fingerprints take up to an eighth of it, besides.
+	// fingerprints take up to an eighth of it, and a filter of all a quarter, besides.
 	CacheBytes int64
 	// Logger gets warnings; nil discards them.
 	Logger *slog.Logger
@@ -68,6 +68,10 @@ type Index struct {
 
 	recent    *recent // grows and shrinks under rows; cleared under holds too
 	recentMax int     // rows
+	filter    *filter
+
+	filling sync.WaitGroup // what fills the filter; Close waits for it
+	closing atomic.Bool    // set under rows
 }
 
 var _ datanode.IndexNode = (*Index)(nil)
@@ -119,6 +123,7 @@ func Open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	if err := x.load(opts.Create); err != nil {
 		return nil, errors.Join(fmt.Errorf("open index in %s: %w", dir, err), x.store.Close())
 	}
+	x.startFilter()
 	return x, nil
 }
 
@@ -135,6 +140,7 @@ func open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	x := &Index{
 		store: store, deps: deps, log: opts.Logger, transit: map[id.Segment]*transit{}, recent: newRecent(),
 		recentMax: int(cmp.Or(opts.CacheBytes, kv.CacheBytesDefault) / bytesPerRecent),
+		filter:    newFilter(cmp.Or(opts.CacheBytes, kv.CacheBytesDefault)),
 	}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
@@ -214,14 +220,19 @@ func (x *Index) putSuper(s super) error {
 
 // Close waits for calls and closes the index. Everything is stable then.
 func (x *Index) Close() error {
-	if x.store.Enter() == nil {
-		x.rows.Lock()
+	entered := x.store.Enter() == nil
+	x.rows.Lock()
+	if entered {
 		if err := x.putTable(); err != nil { // Open brings the rows back
 			x.log.Warn("cannot make a table of fingerprints", "error", err)
 		}
-		x.rows.Unlock()
+	}
+	x.closing.Store(true)
+	x.rows.Unlock()
+	if entered {
 		x.store.Leave()
 	}
+	x.filling.Wait()
 	return x.store.Close()
 }
 

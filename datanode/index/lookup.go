@@ -72,16 +72,26 @@ func (x *Index) findAll(ctx context.Context, prints []id.Fingerprint, hits []dat
 
 func (x *Index) find(ctx context.Context, prints []id.Fingerprint, hits []datanode.Hit) error {
 	x.recent.find(prints, hits) // and then tables: the other way round, what becomes one would be missed
+	left := make([]int, 0, len(prints))
+	filtered := x.filter.ready.Load()
+	for i := range prints {
+		if !filtered || !x.filter.excludes(&prints[i]) {
+			left = append(left, i)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
 	rows, err := x.prints()
 	if err != nil {
 		return err
 	}
 	defer rows.close()
-	for n, r := range inOrder(len(prints), func(i int) *id.Fingerprint { return &prints[i] }) {
+	for n, r := range inOrder(len(left), func(i int) *id.Fingerprint { return &prints[left[i]] }) {
 		if n%lookupShare == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		i := r.i
+		i := left[r.i]
 		err := rows.inTables(&prints[i], func(r id.Ref) bool {
 			if !hits[i].Found || comparePlaces(r, hits[i].Ref) < 0 {
 				hits[i] = datanode.Hit{Found: true, Ref: r}

@@ -29,6 +29,7 @@ func Rebuild(ctx context.Context, fs vfs.FS, dir string, deps Deps, opts Options
 	if err := x.rebuild(ctx, walk); err != nil {
 		return nil, errors.Join(fmt.Errorf("rebuild index in %s: %w", dir, err), x.store.Close())
 	}
+	x.startFilter()
 	return x, nil
 }
 

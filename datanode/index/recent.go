@@ -218,6 +218,7 @@ func (x *Index) putTable() error {
 	if err := x.store.Commit(b); err != nil {
 		return err
 	}
+	x.putTabled(rows)
 	x.holds.Lock() // findLive relies on it
 	defer x.holds.Unlock()
 	x.recent.clear()
