@@ -35,7 +35,8 @@ type Mover struct {
 	// more may be.
 	Pace func(ctx context.Context, bytes int64) error
 
-	seq id.Seq
+	seq    id.Seq
+	memory stripe.Memory // of what is read
 }
 
 // Moved says what a Move has done.

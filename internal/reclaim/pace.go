@@ -29,7 +29,8 @@ type PaceState struct {
 
 // Rate returns how many bytes per second may be moved, 0 for no limit: as much as
 // users write where free space has only begun to be short, more the less is left,
-// and all that can be done below a quarter.
+// and all that can be done below a quarter. The rise is slow at first: a cycle that
+// takes its time is hardly noticed by who writes meanwhile.
 func Rate(s *PaceState) int64 {
 	if s.Urgent || s.Free < s.Low/4 {
 		return 0
@@ -39,7 +40,7 @@ func Rate(s *PaceState) int64 {
 		return rate
 	}
 	short := float64(s.Low-s.Free) / float64(s.Low) // at most 3/4
-	return rate + int64(float64(rate)*(rateNeed-1)*short)
+	return rate + int64(float64(rate)*(rateNeed-1)*short*short)
 }
 
 // Pacer makes work wait so that it keeps to a rate. It is not safe for concurrent

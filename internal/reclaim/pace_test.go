@@ -16,8 +16,8 @@ func TestRate(t *testing.T) {
 	}{
 		{PaceState{Free: 200, Low: 100}, rateLeast},
 		{PaceState{Free: 100, Low: 100, Foreground: 50 * mib}, 50 * mib},
-		{PaceState{Free: 60, Low: 100, Foreground: 50 * mib}, 350 * mib},
-		{PaceState{Free: 25, Low: 100, Foreground: 8 * mib}, 98 * mib},
+		{PaceState{Free: 60, Low: 100, Foreground: 50 * mib}, 170 * mib},
+		{PaceState{Free: 25, Low: 100, Foreground: 8 * mib}, 75*mib + mib/2},
 		{PaceState{Free: 24, Low: 100, Foreground: 8 * mib}, 0},
 		{PaceState{Free: 200, Low: 100, Urgent: true}, 0},
 		{PaceState{}, rateLeast},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"plinth/datanode"
@@ -11,9 +12,9 @@ import (
 	"plinth/internal/stripe"
 )
 
-// portionMax bounds the chunks that are read and opened at a stretch: a
-// millisecond or less, so that others wait no longer for a processor.
-const portionMax = 64
+// portionMax bounds the chunks that are read and opened before who paces is asked:
+// some 100 µs.
+const portionMax = 16
 
 // read returns the sealed chunks of some slots of a segment, each of which has
 // been opened: what does not open is reconstructed. It returns the first that
@@ -49,7 +50,10 @@ func (m *Mover) readPortion(ctx context.Context, s id.Segment, slots []datanode.
 	}
 	chunks := make([][]byte, len(slots))
 	var plain []byte
-	for i, data := range m.Stripes.Read(ctx, ranges) {
+	for i, data := range m.Stripes.ReadIn(ctx, &m.memory, ranges) {
+		// A write that comes back from a system call has lost its processor, and
+		// would wait until this goroutine sleeps.
+		runtime.Gosched()
 		check := func(p []byte) (err error) {
 			plain, err = m.Opener.OpenChunk(plain[:0], p, slots[i].Fingerprint)
 			if err == nil && len(plain) != int(slots[i].PlainBytes) {
