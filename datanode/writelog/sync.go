@@ -7,15 +7,84 @@ import (
 	"sync"
 )
 
-// group lets one sync serve all who came before it began.
+// group lets one sync serve all who came before it began. At its end one of those
+// who came meanwhile is woken and syncs for them; the others sleep on until that
+// has served them, so that each is woken once.
 type group struct {
 	mu      sync.Mutex
-	running chan struct{} // closed at the end of the sync under way; nil without one
+	syncing bool   // somebody syncs, or has been woken to
+	next    *batch // who came since; nil: nobody. syncing is set
 }
 
-// syncTo returns when the first target bytes of written are stable: the first
-// to come syncs, those who come meanwhile wait and one of them syncs for all.
-// Errors: ErrDead, or ctx's while waiting for another's sync.
+// batch is who waits for one sync.
+type batch struct {
+	waiters int           // who has not gone away; guarded by group.mu
+	lead    chan struct{} // holds one element when a waiter is to sync for all
+	done    chan struct{} // closed when that is over
+}
+
+// join reports that the caller is to sync, for the batch if there is one, and calls
+// finish. Else the batch's sync is over, or ctx.
+func (g *group) join(ctx context.Context) (b *batch, lead bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.syncing {
+		g.syncing = true
+		return nil, true, nil
+	}
+	if g.next == nil {
+		g.next = &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
+	}
+	b = g.next
+	b.waiters++
+	g.mu.Unlock()
+	select {
+	case <-b.lead:
+		lead = true
+	case <-b.done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	g.mu.Lock()
+	switch {
+	case lead:
+		g.next = nil // who comes from here on may have written too late
+	case err != nil:
+		g.leave(b)
+	}
+	return b, lead, err
+}
+
+// leave is a waiter's end without a sync; mu is held. The last one hands back what
+// it was woken for.
+func (g *group) leave(b *batch) {
+	if b.waiters--; b.waiters > 0 || b != g.next {
+		return
+	}
+	g.next = nil
+	select {
+	case <-b.lead:
+		g.syncing = false
+	default:
+	}
+}
+
+// finish ends the sync of the batch's leader.
+func (g *group) finish(b *batch) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if b != nil {
+		close(b.done)
+	}
+	if g.next != nil {
+		g.next.lead <- struct{}{} // its only one
+	} else {
+		g.syncing = false
+	}
+}
+
+// syncTo returns when the first target bytes of written are stable. Errors:
+// ErrDead, or ctx's while waiting for another's sync.
 func (l *Log) syncTo(ctx context.Context, target uint64) error {
 	for {
 		if err := l.alive(); err != nil {
@@ -24,57 +93,55 @@ func (l *Log) syncTo(ctx context.Context, target uint64) error {
 		if l.synced.Load() >= target {
 			return nil
 		}
-		l.group.mu.Lock()
-		running := l.group.running
-		if running == nil {
-			l.group.running = make(chan struct{})
+		b, lead, err := l.group.join(ctx)
+		if err != nil {
+			return err
 		}
-		l.group.mu.Unlock()
-		if running == nil {
-			if err := l.flush(); err != nil {
-				return err
-			}
-			// Where a sync takes microseconds, its caller would otherwise be back
-			// before those it served have run (measured: with 64 on tmpfs, one
-			// made 90 times the progress of another).
-			runtime.Gosched()
+		if !lead {
 			continue
 		}
-		select {
-		case <-running:
-		case <-ctx.Done():
-			return ctx.Err()
+		err = l.syncHead()
+		l.group.finish(b)
+		if err != nil {
+			return err
 		}
+		if err := l.mark(); err != nil {
+			return err
+		}
+		// Where a sync takes microseconds, its caller would otherwise be back
+		// before those it served have run (measured: with 64 on tmpfs, one
+		// made 90 times the progress of another).
+		runtime.Gosched()
 	}
 }
 
-// flush syncs the head, ends the group's wait, and tells in the file what is
-// stable.
+// flush makes what was written stable, and tells so in the file.
 func (l *Log) flush() error {
-	l.mu.RLock()
-	f, seq, end, written := l.head, l.head.seq, l.head.end, l.written.Load()
-	l.mu.RUnlock()
-	err := f.f.SyncData()
-	if err != nil {
-		err = l.die(fmt.Errorf("sync %s: %w", f.name, err))
-	} else {
-		l.mu.Lock()
-		if l.head == f && f.seq == seq { // or else the roll has synced it
-			f.stable.Store(max(f.stable.Load(), end))
-		}
-		l.advance(written)
-		l.mu.Unlock()
-	}
-	l.group.mu.Lock()
-	if l.group.running != nil {
-		close(l.group.running)
-		l.group.running = nil
-	}
-	l.group.mu.Unlock()
-	if err != nil {
+	if err := l.syncHead(); err != nil {
 		return err
 	}
 	return l.mark()
+}
+
+// syncHead makes what was written before it stable. A device that has failed is
+// not asked again: it may say yes then.
+func (l *Log) syncHead() error {
+	if err := l.alive(); err != nil {
+		return err
+	}
+	l.mu.RLock()
+	f, seq, end, written := l.head, l.head.seq, l.head.end, l.written.Load()
+	l.mu.RUnlock()
+	if err := f.f.SyncData(); err != nil {
+		return l.die(fmt.Errorf("sync %s: %w", f.name, err))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head == f && f.seq == seq { // or else the roll has synced it
+		f.stable.Store(max(f.stable.Load(), end))
+	}
+	l.advance(written)
+	return nil
 }
 
 // advance raises synced. The caller holds mu.
