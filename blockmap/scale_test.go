@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,14 +37,13 @@ const (
 // fileStore is Objects in files, so that memory is the map's own.
 type fileStore struct {
 	dir  string
-	next uint64
+	next atomic.Uint64
 }
 
 func (s *fileStore) path(o Object) string { return filepath.Join(s.dir, fmt.Sprintf("%x", []byte(o))) }
 
 func (s *fileStore) Put(_ context.Context, _ string, _ int64, r io.Reader) (Object, error) {
-	s.next++
-	o := Object(binary.BigEndian.AppendUint64(nil, s.next))
+	o := Object(binary.BigEndian.AppendUint64(nil, s.next.Add(1)))
 	f, err := os.Create(s.path(o))
 	if err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ const (
 // it uses over the whole time, how soon a change holds, and what a second disk with a
 // tenth of the load that it could have sees of it.
 func TestCPUBound(t *testing.T) {
-	s := start(t, tempDir(t), "--nbd", "127.0.0.1:0", "--cores", "1", "--spindle-size", "512M", "--log-size", "256M", "--ram-cache", "256M")
+	s := start(t, tempDir(t), "--nbd", "127.0.0.1:0", "--cores", "1", "--spindle-size", "512M", "--ram-cache", "256M")
 	for _, name := range []string{"busy", "quiet"} {
 		s.command(t, "disk", "create", name, "512M")
 	}
