@@ -215,7 +215,7 @@ func TestCompletion(t *testing.T) {
 	s.command(t, "snapshot", "create", "database", "monday")
 	s.command(t, "snapshot", "create", "database", "tuesday")
 	for _, c := range []struct{ line, want string }{
-		{"plinth d", "disk diff detach"},
+		{"plinth d", "datanode disk diff detach"},
 		{"plinth attach datab", "database database@monday database@tuesday"},
 		{"plinth snapshot re", "rename"},
 		{"plinth snapshot create da", "database"},
