@@ -56,8 +56,10 @@ func exchange[Q, R any](ctx context.Context, c *Client, call Call, q *Q, questio
 		_, bad = decode(f.message(), fault, mistake)
 		f.release()
 		if bad == nil {
-			if fault.Code == datanode.CodeTimeout && ctx.Err() != nil {
-				return nil, false, ctx.Err()
+			if fault.Code == datanode.CodeTimeout {
+				if over := expired(ctx); over != nil {
+					return nil, false, over
+				}
 			}
 			return nil, false, fault
 		}
@@ -69,6 +71,15 @@ func exchange[Q, R any](ctx context.Context, c *Client, call Call, q *Q, questio
 		f.release()
 	}
 	return nil, false, datanode.Errorf(datanode.ErrOutcome, "%s: bad reply: %s", call, bad.Text)
+}
+
+// expired is why the context has ended, or would have if the timer of its
+// deadline were not late: a node's word that the time is over may come first.
+func expired(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // do sends a request, which it takes over, and waits for what it gives.

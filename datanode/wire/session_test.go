@@ -107,6 +107,22 @@ func TestDeadlineTravels(t *testing.T) {
 	t.Error("the node goes on with a call beyond its deadline")
 }
 
+// lateContext is a context whose deadline's timer never fires.
+type lateContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// A node that ends a call before the caller's own timer has fired does so for
+// the caller's deadline, and that is what the caller is told.
+func TestDeadlineBeforeTimer(t *testing.T) {
+	b := newBench(t, ServerOptions{}, ClientOptions{})
+	ctx := lateContext{b.Context(), time.Now().Add(50 * time.Millisecond)}
+	b.want("append", start(func() error { return b.append(ctx, 1, 1) }), context.DeadlineExceeded)
+}
+
 // After a restart of the node's process, what may have been carried out has an
 // unknown outcome, and nothing else is sent.
 func TestRestartIsNoticed(t *testing.T) {
