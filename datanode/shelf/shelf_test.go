@@ -230,8 +230,8 @@ func TestRemovedSpindle(t *testing.T) {
 		return status.Spindles[2]
 	}
 	for start := time.Now(); state(s).State == datanode.SpindleOK; time.Sleep(50 * time.Millisecond) {
-		if time.Since(start) > 10*time.Second {
-			t.Fatal("not seen after ten seconds")
+		if time.Since(start) > time.Minute {
+			t.Fatal("not seen after a minute")
 		}
 	}
 	commit(t, s, "a", "1")

@@ -146,7 +146,7 @@ func (l *life) dead() bool {
 	select {
 	case <-l.gone:
 		return true
-	case <-time.After(2 * time.Second):
+	case <-time.After(20 * time.Second):
 		return false
 	}
 }

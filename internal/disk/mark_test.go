@@ -167,7 +167,7 @@ func TestMarkAllBusy(t *testing.T) {
 	began := time.Now()
 	_, err := MarkAll(t.Context(), []MarkRequest{{a, 1}, {b, 2}})
 	h.fails("busy", err, ErrBusy)
-	if took := time.Since(began); took < markWaitMax || took > 4*markWaitMax {
+	if took := time.Since(began); took < markWaitMax || took > markWaitMax+30*time.Second {
 		t.Errorf("gave up after %v", took)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -94,7 +94,7 @@ func TestDial(t *testing.T) {
 		c.Close()
 		t.Error("connected to port 1 of this machine")
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("dial took %v with a context of 50 ms", took)
 	}
 	if _, err := Dial(t.Context(), "a"); !errors.Is(err, ErrAddress) {
