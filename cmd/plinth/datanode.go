@@ -2,23 +2,20 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"os"
-	"sync"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/urfave/cli/v2"
 
 	"plinth/datanode/shelf"
 	"plinth/datanode/wire"
+	"plinth/internal/api"
 	"plinth/internal/host"
 	"plinth/internal/pki"
+	"plinth/internal/vfsx"
 )
 
 const dataNodeListenDefault = "127.0.0.1:10811"
@@ -26,17 +23,23 @@ const dataNodeListenDefault = "127.0.0.1:10811"
 func dataNodeCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "datanode",
-		Usage: "serve a data node that was made by plinth up to hosts on other machines",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "dir", Usage: "the data node's directory: DATA/datanode of a plinth up", Required: true},
+		Usage: "serve a data node to hosts on other machines; one is made where there is none",
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "dir", Usage: "the data node's directory, with drives mounted on spindle-NN in it; that of a plinth up is DATA/datanode", Required: true},
+		}, nodeFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: dataNodeListenDefault, Usage: "HOST:PORT or unix:PATH to serve hosts on"},
-			&cli.StringFlag{Name: "identity", Usage: "folder of the identity that plinth cluster join has made"},
-			&cli.StringFlag{Name: "cert", Usage: "without an identity: certificate, whose URI is plinth://POOL/datanode/NAME"},
-			&cli.StringFlag{Name: "key", Usage: "its key"},
-			&cli.StringFlag{Name: "ca", Usage: "certificates of the authorities for hosts"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log more"},
-		},
+		}, memberFlags("datanode", "hosts"), verboseFlags()),
 		Action: dataNode,
+	}
+}
+
+// memberFlags say who this process is to those of the cluster that it talks to.
+func memberFlags(role, peers string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "identity", Usage: "folder of the identity that plinth cluster join has made"},
+		&cli.StringFlag{Name: "cert", Usage: "without an identity: certificate, whose URI is plinth://POOL/" + role + "/NAME"},
+		&cli.StringFlag{Name: "key", Usage: "its key"},
+		&cli.StringFlag{Name: "ca", Usage: "certificates of the authorities for " + peers},
 	}
 }
 
@@ -44,46 +47,44 @@ func dataNode(c *cli.Context) (err error) {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	level := slog.LevelInfo
-	if c.Bool("verbose") {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	pool, err := shelf.PoolID(vfs.Default, c.String("dir"))
+	log := newLogger(c)
+	node, err := nodeOptions(c)
 	if err != nil {
 		return err
 	}
-	opts, member, err := dataNodeOptions(c, hex.EncodeToString(pool[:]), log)
-	if err != nil {
-		return err
-	}
-	var keeping sync.WaitGroup
-	defer keeping.Wait()
-	ctx, cancel := context.WithCancel(c.Context)
-	defer cancel()
-	if member != nil {
-		keeping.Go(func() { member.Keep(ctx, pki.KeepOptions{}) })
-	}
-	node, err := shelf.Open(c.Context, c.String("dir"), shelf.Options{PoolID: pool, Logger: log})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, node.Close()) }()
-	layouts, err := host.LayoutVersion(c.Context, node)
-	if err != nil {
-		return err
-	}
-	node.SetLayoutVersion(layouts)
-	server, err := wire.NewServer(c.Context, node, opts)
-	if err != nil {
-		return err
-	}
+	node.Logger = log
 	network, address := wire.SplitPath(c.String("listen"))
-	l, err := net.Listen(network, address)
-	if err != nil {
-		return errors.Join(err, server.Close())
+	if network == "tcp" {
+		if err := api.CheckHostPort(address); err != nil {
+			return fmt.Errorf("--listen: %w", err)
+		}
 	}
-	fmt.Printf("data node %s of pool %s serves on %s\n", opts.Name, opts.Cluster, l.Addr())
+	m, err := memberOf(c, wire.RoleDataNode, log)
+	if err != nil {
+		return err
+	}
+	defer m.keep(c.Context)()
+	s, err := openShelf(c, m, node)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	opts := wire.ServerOptions{Logger: log, Cluster: m.Cluster, Name: m.Name, TLS: m.config}
+	if m.member != nil {
+		opts.TLS, opts.Guard = m.member.ServerConfig(pki.RoleHost, pki.RoleAdmin), m.member.Guard
+	}
+	server, err := wire.NewServer(c.Context, s, opts)
+	if err != nil {
+		return err
+	}
+	l, err := listenDataNode(network, address)
+	if err != nil {
+		return errors.Join(fmt.Errorf("serve hosts: %w: choose another address with --listen", err), server.Close())
+	}
+	fmt.Printf("data node %s of pool %s serves on %s\n", m.Name, m.Cluster, l.Addr())
+	if err := notifyReady(); err != nil {
+		log.Warn("systemd does not learn that hosts are served", "err", err)
+	}
 	stop := context.AfterFunc(c.Context, func() {
 		log.Info("stopping")
 		_ = server.Close() // called again below
@@ -92,54 +93,46 @@ func dataNode(c *cli.Context) (err error) {
 	return errors.Join(server.Serve(l), server.Close())
 }
 
-// dataNodeOptions says who the data node of a pool is, by its identity, which is
-// to be kept, or by files.
-func dataNodeOptions(c *cli.Context, pool string, log *slog.Logger) (wire.ServerOptions, *pki.Identity, error) {
-	opts := wire.ServerOptions{Logger: log}
-	var self wire.Identity
-	var member *pki.Identity
-	var err error
-	if dir := c.String("identity"); dir != "" {
-		if member, err = pki.Load(dir, log); err != nil {
-			return opts, nil, err
-		}
-		is := member.Self()
-		self = wire.Identity{Cluster: is.Cluster.String(), Role: wire.Role(is.Role), Name: is.Name}
-		opts.TLS, opts.Guard = member.ServerConfig(pki.RoleHost, pki.RoleAdmin), member.Guard
-	} else if opts.TLS, self, err = memberTLS(c.String("cert"), c.String("key"), c.String("ca")); err != nil {
-		return opts, nil, err
-	}
-	opts.Cluster, opts.Name = self.Cluster, self.Name
+// openShelf opens the data node in --dir, or makes one for the cluster's pool.
+func openShelf(c *cli.Context, m *member, opts shelf.Options) (*shelf.Shelf, error) {
+	dir := c.String("dir")
+	has, err := shelf.PoolID(vfs.Default, dir)
 	switch {
-	case self.Cluster != pool:
-		return opts, nil, fmt.Errorf("the certificate is of pool %s, the data node of pool %s", self.Cluster, pool)
-	case self.Role != wire.RoleDataNode:
-		return opts, nil, fmt.Errorf("the certificate is a %s's", self.Role)
+	case errors.Is(err, shelf.ErrNoNode):
+		opts.PoolID = m.pool
+		if err := opts.Validate(); err != nil {
+			return nil, err
+		}
+		if err := vfsx.MakeDir(vfs.Default, dir, 0o700); err != nil {
+			return nil, err
+		}
+		if err := shelf.Create(dir, opts); err != nil {
+			return nil, err
+		}
+		opts.Logger.Info("made a data node", "dir", dir, "pool", m.Cluster)
+	case err != nil:
+		return nil, err
+	case has != m.pool:
+		return nil, fmt.Errorf("the certificate is of pool %s, the data node of pool %x", m.Cluster, has)
+	default:
+		opts.PoolID = has
 	}
-	return opts, member, nil
+	s, err := shelf.Open(c.Context, dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	layouts, err := host.LayoutVersion(c.Context, s)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.SetLayoutVersion(layouts)
+	return s, nil
 }
 
-// memberTLS reads a member's certificate, key and authorities from files, and
-// says who it is.
-func memberTLS(cert, key, ca string) (*tls.Config, wire.Identity, error) {
-	if cert == "" || key == "" || ca == "" {
-		return nil, wire.Identity{}, errors.New("a data node needs --identity, or --cert, --key and --ca")
+// listenDataNode listens; a socket that a dead process left is replaced.
+func listenDataNode(network, address string) (net.Listener, error) {
+	if network == "unix" {
+		return api.ListenUnix(address)
 	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, wire.Identity{}, err
-	}
-	self, err := wire.IdentityOf(pair.Leaf)
-	if err != nil {
-		return nil, self, err
-	}
-	pem, err := os.ReadFile(ca)
-	if err != nil {
-		return nil, self, err
-	}
-	authorities := x509.NewCertPool()
-	if !authorities.AppendCertsFromPEM(pem) {
-		return nil, self, fmt.Errorf("%s has no certificate", ca)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authorities, ClientCAs: authorities}, self, nil
+	return net.Listen(network, address)
 }

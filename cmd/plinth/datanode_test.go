@@ -19,12 +19,11 @@ import (
 	"plinth/internal/pki"
 )
 
-// A data node as its command serves it, reached by a host's client; it stops when
+// A data node as its command makes and serves it, reached by a host's client; it stops when
 // it is told to.
 func TestDataNodeCommand(t *testing.T) {
 	dir, pool := t.TempDir(), [16]byte{1, 2, 3}
 	data := filepath.Join(dir, "datanode")
-	makeDataNode(t, dir, pool)
 	cluster := hex.EncodeToString(pool[:])
 	ca := wiretest.NewAuthority(t)
 	writePEM(t, dir, "ca", "CERTIFICATE", ca.DER)
@@ -39,19 +38,24 @@ func TestDataNodeCommand(t *testing.T) {
 		return newApp().RunContext(ctx, []string{
 			"plinth", "datanode", "--dir", data, "--listen", "unix:" + filepath.Join(dir, "s"),
 			"--cert", filepath.Join(dir, "cert"), "--key", filepath.Join(dir, "key"), "--ca", filepath.Join(dir, "ca"),
+			"--spindles", "4", "--log-size", "12M", "--spindle-size", "16M",
 		})
 	}
+	settings := ca.Config(t, "plinth://"+cluster+"/host/h1")
+	serves(t, dir, pool, wire.ClientOptions{TLS: settings, Cluster: cluster}, func(ctx context.Context) error {
+		return run(ctx, "plinth://"+cluster+"/datanode/n1")
+	})
 	for uri, want := range map[string]string{
 		"plinth://" + cluster + "/host/n1":                     "is a host's",
-		"plinth://" + strings.Repeat("0", 32) + "/datanode/n1": "of pool 0000",
+		"plinth://" + strings.Repeat("0", 32) + "/datanode/n1": "the certificate is of pool 0000",
+		"plinth://" + cluster[:30] + "/datanode/n1":            "not the id of a pool",
 		"https://" + cluster + "/datanode/n1":                  "plinth URIs",
 	} {
 		if err := run(t.Context(), uri); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", uri, err)
 		}
 	}
-
-	settings := ca.Config(t, "plinth://"+cluster+"/host/h1")
+	// Once more: the data node that was made is found again.
 	serves(t, dir, pool, wire.ClientOptions{TLS: settings, Cluster: cluster}, func(ctx context.Context) error {
 		return run(ctx, "plinth://"+cluster+"/datanode/n1")
 	})

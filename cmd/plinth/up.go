@@ -110,14 +110,14 @@ func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
 		return nil, err
 	}
 	s := &server{
-		data: dir, rootKey: opts.RootKey, nbdAddr: c.String("nbd"), nbdSocket: c.String("nbd-socket"), log: opts.Logger,
+		data: dir, rootKey: opts.Keys.File, nbdAddr: c.String("nbd"), nbdSocket: c.String("nbd-socket"), log: opts.Logger,
 		nbdOpts: nbd.Options{Logger: opts.Logger, Errno: host.Errno},
 		apiOpts: api.ListenOptions{CertFile: c.String("api-cert"), KeyFile: c.String("api-key")},
 	}
 	if s.rootKey == "" {
 		s.rootKey = filepath.Join(dir, rootKeyName)
 	}
-	if len(opts.Passphrase) > 0 {
+	if len(opts.Keys.Passphrase) > 0 {
 		s.rootKey = ""
 	}
 	for addr := range s.addresses() {

@@ -131,7 +131,7 @@ func (c *chain) run() {
 
 func (c *chain) options(fs vfs.FS) standalone.Options {
 	return standalone.Options{
-		Dir: "pool", FS: fs, RootKey: c.key, Geometry: stripe.Geometry{K: 2, M: 1},
+		Dir: "pool", FS: fs, Keys: host.RootSource{File: c.key}, Geometry: stripe.Geometry{K: 2, M: 1},
 		Node: shelf.Options{Spindles: 3, LogBytes: 9 << 20, SpindleBytes: 16 << 20, IndexCacheBytes: 1 << 20},
 		Host: host.Options{
 			DestageInterval: time.Duration(1+c.rng.IntN(8)) * time.Millisecond, IdleTime: 20 * time.Millisecond,

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -30,11 +29,8 @@ type Options struct {
 	Dir string
 	// FS holds everything but the root key. Default: the operating system's.
 	FS vfs.FS
-	// RootKey is the root key's file; default: root.key in Dir. Made if the pool
-	// is new and there is none.
-	RootKey string
-	// Passphrase, if not empty, takes the place of the root key's file.
-	Passphrase []byte
+	// Keys say where the root key is; its file by default is root.key in Dir.
+	Keys host.RootSource
 	// Geometry of a new pool; default: by the number of spindles. An existing pool
 	// must have it, if it is given.
 	Geometry stripe.Geometry
@@ -85,8 +81,8 @@ func run(ctx context.Context, opts Options, open opener, create bool) (*Site, er
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	if opts.RootKey == "" {
-		opts.RootKey = filepath.Join(opts.Dir, "root.key")
+	if opts.Keys.File == "" {
+		opts.Keys.File = filepath.Join(opts.Dir, "root.key")
 	}
 	s := &Site{}
 	if err := s.open(ctx, &opts, open, create); err != nil {
@@ -109,8 +105,8 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if s.Node, err = open(ctx, dir, o.Node); err != nil {
 		return err
 	}
-	root, err := s.openPool(ctx, o, keyring.PoolID(id))
-	if err != nil {
+	root, err := host.FindPool(ctx, s.Node, &o.Keys, o.Geometry)
+	if s.NewRootKey = o.Keys.Made; err != nil {
 		return err
 	}
 	o.Host.FS, o.Host.Logger = o.FS, o.Logger
@@ -123,8 +119,8 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if s.Host, err = host.Open(ctx, s.Node, root, o.Host); err != nil {
 		return err
 	}
-	if has := s.Host.Geometry(); o.Geometry != (stripe.Geometry{}) && o.Geometry != has {
-		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, o.Geometry)
+	if err := s.Host.CheckGeometry(o.Geometry); err != nil {
+		return err
 	}
 	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
 	s.New, err = s.Host.NeverHadDisk(ctx)
@@ -134,7 +130,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 // createNode makes a data node for a new pool. The root key comes first: it is
 // the one thing that must not be wanting.
 func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
-	g, err := o.geometry(o.spindles())
+	g, err := stripe.ChooseGeometry(o.Geometry, o.spindles())
 	if err != nil {
 		return [16]byte{}, err
 	}
@@ -151,7 +147,12 @@ func (s *Site) createNode(o *Options, dir string) ([16]byte, error) {
 			return [16]byte{}, err
 		}
 	}
-	if _, err := s.newRoot(o); err != nil {
+	if o.FS != vfs.Default { // or else it was made just now, unless it is elsewhere
+		if err := os.MkdirAll(filepath.Dir(o.Keys.File), 0o700); err != nil {
+			return [16]byte{}, err
+		}
+	}
+	if _, err := o.Keys.New(); err != nil {
 		return [16]byte{}, err
 	}
 	return node.PoolID, shelf.Create(dir, node)
@@ -162,79 +163,6 @@ func (o *Options) spindles() int {
 		return shelf.SpindlesDefault
 	}
 	return o.Node.Spindles
-}
-
-// geometry returns the stripes of a new pool.
-func (o *Options) geometry(spindles int) (stripe.Geometry, error) {
-	if o.Geometry == (stripe.Geometry{}) {
-		return stripe.DefaultGeometry(spindles)
-	}
-	if err := o.Geometry.Validate(); err != nil {
-		return o.Geometry, err
-	}
-	if o.Geometry.Width() > spindles {
-		return o.Geometry, fmt.Errorf("stripes of %s need %d spindles, and there are %d", o.Geometry, o.Geometry.Width(), spindles)
-	}
-	return o.Geometry, nil
-}
-
-// openPool returns the root key, making the pool in the registry if it is new.
-func (s *Site) openPool(ctx context.Context, o *Options, id keyring.PoolID) (*keyring.Root, error) {
-	header, err := host.PoolHeader(ctx, s.Node)
-	if err == nil {
-		return o.root(header)
-	}
-	if !errors.Is(err, host.ErrNoPool) {
-		return nil, err
-	}
-	root, err := s.newRoot(o)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.Node.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	g, err := o.geometry(len(st.Spindles))
-	if err != nil {
-		return nil, err
-	}
-	bytes, _ := keyring.CreatePool(root, id)
-	return root, host.Format(ctx, s.Node, bytes, g, len(st.Spindles))
-}
-
-// root loads the root key of a pool that is there.
-func (o *Options) root(h keyring.PoolHeader) (*keyring.Root, error) {
-	if h.Root == keyring.RootPassphrase {
-		if len(o.Passphrase) == 0 {
-			return nil, errors.New("the pool was made with a passphrase: give it in a file, with --passphrase-file")
-		}
-		return keyring.PassphraseRoot(o.Passphrase, h.KDF)
-	}
-	root, err := keyring.LoadRootFile(o.RootKey)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the pool cannot be read without its root key: put the file back, or say where it is with --root-key", err)
-	}
-	return root, err
-}
-
-// newRoot returns the root key of a new pool: the passphrase's, the file's, or a
-// new one in that file.
-func (s *Site) newRoot(o *Options) (*keyring.Root, error) {
-	if len(o.Passphrase) > 0 {
-		return keyring.PassphraseRoot(o.Passphrase, keyring.NewKDFParams())
-	}
-	root, err := keyring.LoadRootFile(o.RootKey)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return root, err
-	}
-	if o.FS != vfs.Default {
-		if err := os.MkdirAll(filepath.Dir(o.RootKey), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	s.NewRootKey = o.RootKey
-	return keyring.CreateRootFile(o.RootKey)
 }
 
 // Close stops the agent, then the node. It may be called again.

@@ -43,6 +43,21 @@ func DefaultGeometry(spindles int) (Geometry, error) {
 	return Geometry{}, fmt.Errorf("%d spindles cannot hold a segment redundantly: it takes 2", spindles)
 }
 
+// ChooseGeometry returns the stripes of a new pool over that many spindles: those
+// that are wanted, or the default for the zero value.
+func ChooseGeometry(want Geometry, spindles int) (Geometry, error) {
+	if want == (Geometry{}) {
+		return DefaultGeometry(spindles)
+	}
+	if err := want.Validate(); err != nil {
+		return want, err
+	}
+	if want.Width() > spindles {
+		return want, fmt.Errorf("stripes of %s need %d spindles, and there are %d", want, want.Width(), spindles)
+	}
+	return want, nil
+}
+
 func (g Geometry) String() string { return fmt.Sprintf("%d+%d", g.K, g.M) }
 
 // Validate reports a geometry that cannot be used.
