@@ -153,7 +153,7 @@ func (p *plan) host(ctx context.Context, l *pool, dir string) (*host.Host, error
 		return nil, err
 	}
 	o := p.options
-	o.FS, o.Dir, o.MayReply, o.Logger = vfs.NewMem(), dir, l.node.Held, slog.New(p.log)
+	o.Sole, o.FS, o.Dir, o.MayReply, o.Logger = true, vfs.NewMem(), dir, l.node.Held, slog.New(p.log)
 	return host.Open(ctx, l.faults, root, o)
 }
 

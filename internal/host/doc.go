@@ -21,12 +21,16 @@
 //	mover         decimal: the disk in whose name segments are emptied
 //	snap/N/NAME   a snapshot of disk N: JSON, see SnapshotRecord
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
+//	host/NAME     a host's session, under its lease: JSON, see HostRecord
 //	ckpt/N        a disk's newest checkpoint (package disk)
 //
 // # Invariants
 //
 //   - I1: an epoch is claimed by a compare-and-set before the disk is fenced
 //     with it. Disk, key and segment numbers are taken the same way.
+//   - I6: no reply leaves but under the lease of the host's session, or, of a sole
+//     host, while the data node's lock is held. A lease that was lost is never valid
+//     again.
 //   - I8: a data key is durable, wrapped, before it seals anything.
 //   - I13: the index is called complete only when every disk of the catalog,
 //     those being removed included, has set its lists since its incarnation.
@@ -39,8 +43,9 @@
 //
 // # Concurrency
 //
-// Open starts two goroutines, which Close ends: one destages and makes
-// checkpoints, one passes and reclaims; the budget of CPU time has another.
+// Open starts goroutines, which Close ends: one destages and makes checkpoints,
+// one passes and reclaims, one keeps the session, with a few that make its calls;
+// the budget of CPU time has another.
 // Methods may be called at once; those that change the catalog take turns
 // (changing), longer work before it, such as a checkpoint, excepted. Lock order:
 // changing or sweeping, then recordMu or renameMu, then mu; the locks of package

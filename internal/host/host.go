@@ -33,6 +33,7 @@ type Host struct {
 	keys    *keyring.Pool
 	layouts *stripe.Layouts
 	pool    *disk.Pool
+	owning  *owning
 	cache   *blockmap.Cache
 	// flash is nil without a flash cache; flashErr says why there is none that was
 	// asked for.
@@ -135,6 +136,9 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if opts.Dir == "" {
 		return nil, fmt.Errorf("%w: the agent needs a directory", ErrInvalid)
 	}
+	if err := validateHostName(opts.Name); err != nil {
+		return nil, err
+	}
 	cores, err := opts.CPU.Number()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -152,7 +156,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		h.cancel()
 		h.closeFlash()
 		h.budget.Close()
-		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.ram.Close())
+		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.closeOwning(), h.ram.Close())
 	}
 	if err := h.openDisks(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -168,6 +172,9 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode.Status) error {
 	var err error
 	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
+		return err
+	}
+	if h.owning, err = openOwning(ctx, h.catalog, h.node, h.opts); err != nil {
 		return err
 	}
 	if err := h.openFlash(); err != nil {
@@ -194,12 +201,12 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
 		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher, RAM: h.ram,
-		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply, Pace: h.paceRound,
+		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.mayReply, Pace: h.paceRound,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
 		},
 		Space: disk.NewSpace(h.node, disk.SpaceOptions{
-			Host: "host", ChargedBytesMax: h.opts.BufferBytesMax, K: g.K, M: g.M,
+			Host: h.owning.reservation(h.owning.life), ChargedBytesMax: h.opts.BufferBytesMax, K: g.K, M: g.M,
 			Nudge: func() { wake(h.nudge) }, Relieve: h.relieve,
 		}),
 	}
@@ -207,6 +214,22 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 		h.pool.Flash = h.flash
 	}
 	return nil
+}
+
+// mayReply is asked before each reply to a read or write (I6).
+func (h *Host) mayReply() error {
+	if err := h.owning.mayReply(); err != nil {
+		return err
+	}
+	return h.opts.MayReply()
+}
+
+// closeOwning ends the session, if there is one.
+func (h *Host) closeOwning() error {
+	if h.owning == nil {
+		return nil
+	}
+	return h.owning.close()
 }
 
 // openDisks opens every disk of the catalog, and goes on with removals.
@@ -332,7 +355,7 @@ func (h *Host) Close() error {
 	h.changing <- struct{}{} // nothing is opened or removed any more, no work begins
 	defer h.endChange()
 	h.work.Wait()
-	err := h.closeDisks()
+	err := errors.Join(h.closeDisks(), h.closeOwning())
 	h.cache.Close()
 	h.closeFlash()
 	return errors.Join(err, h.ram.Close())

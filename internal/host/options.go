@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"plinth/datanode"
 	"plinth/internal/gate"
 	"plinth/internal/ramcache"
 )
@@ -21,8 +22,20 @@ type Options struct {
 	// operating system's; Dir has none.
 	FS  vfs.FS
 	Dir string
-	// MayReply is asked before each reply to a read or write (I6): nil while
-	// the host may serve. Default: always.
+	// Name is the host's among those of the pool: as in its certificate. Default:
+	// "local".
+	Name string
+	// Sole says that nobody reaches the data node but by this process, which holds
+	// the lock of its directory, and that every other host that is sole has held it
+	// too, for as long as it lived. Then that lock stands for the lease (I6), the
+	// session does not end while the process stands still, and the session of a
+	// sole host that died ends when the next one opens.
+	Sole bool
+	// LeaseTTL is that of the session of a host that is not sole: how long others
+	// wait, about, to take the disks of a host that died. Default: 10 s.
+	LeaseTTL time.Duration
+	// MayReply is asked before each reply to a read or write, beside the lease (I6):
+	// nil while the host may serve. Default: always.
 	MayReply func() error
 	// DestageInterval is how long a write waits at most, about, before it is
 	// destaged. Default: 2 s.
@@ -52,12 +65,16 @@ type Options struct {
 	// of the machine's or the control group's memory, whichever is less, at most
 	// 8 GiB. Negative: none. RAMCacheBytesMin is the smallest.
 	RAMCacheBytes int64
+
+	clock func() time.Duration // of leases; other than bootTime in tests
 }
 
 // RAMCacheBytesMin is the smallest cache of plaintext.
 const RAMCacheBytesMin = ramcache.BytesMin
 
 const (
+	hostNameDefault          = "local"
+	leaseTTLDefault          = 10 * time.Second
 	destageIntervalDefault   = 2 * time.Second
 	bufferBytesMaxDefault    = 1 << 30
 	checkpointUpdatesDefault = 1 << 20
@@ -74,6 +91,21 @@ func (o Options) withDefaults(logBytes int64) Options {
 	}
 	if o.FS == nil {
 		o.FS = vfs.Default
+	}
+	if o.Name == "" {
+		o.Name = hostNameDefault
+	}
+	if o.clock == nil {
+		o.clock = bootTime
+	}
+	if o.LeaseTTL <= 0 {
+		o.LeaseTTL = leaseTTLDefault
+	}
+	if o.Sole {
+		o.LeaseTTL = datanode.LeaseTTLMax
+		// Registry and host are stopped together, by whatever stops them.
+		began := time.Now()
+		o.clock = func() time.Duration { return time.Since(began) }
 	}
 	if o.MayReply == nil {
 		o.MayReply = func() error { return nil }

@@ -78,6 +78,9 @@ func New(host string, opts Options) *Machine {
 // Valid tells whether the session is valid.
 func (m *Machine) Valid(now time.Duration) bool { return m.session.lease != 0 && now < m.session.until }
 
+// Lease returns the session's lease, 0 for none.
+func (m *Machine) Lease() datanode.LeaseID { return m.session.lease }
+
 // MayReply tells whether a reply of a disk under an epoch may leave (I6). What is
 // being drained still replies.
 func (m *Machine) MayReply(d id.Disk, epoch id.Epoch, now time.Duration) bool {

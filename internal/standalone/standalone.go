@@ -111,7 +111,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	}
 	o.Host.FS, o.Host.Logger = o.FS, o.Logger
 	o.Host.Dir = o.FS.PathJoin(o.Dir, "host")
-	o.Host.MayReply = s.Node.Held
+	o.Host.Sole, o.Host.MayReply = true, s.Node.Held
 	o.Host.AcceptLostLog = o.Node.AcceptLostLog
 	if err := o.FS.MkdirAll(o.Host.Dir, 0o700); err != nil {
 		return err
