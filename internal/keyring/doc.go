@@ -8,7 +8,7 @@
 // ids in sealed headers.
 //
 //	root key ─wraps→ pool secret ─wraps→ session secrets ─derive→ data keys
-//	                      └─derive→ fingerprint key, MAC key of each disk
+//	                      └─derive→ fingerprint key, MAC key of each disk, signing key of peers
 //
 // # Formats, version 1
 //

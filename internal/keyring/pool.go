@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -67,6 +68,13 @@ func (p *Pool) FingerprintKey() *chunk.Secret {
 // MACKey returns the key of the MAC chain over a disk's log.
 func (p *Pool) MACKey(disk id.Disk) *chunk.Secret {
 	return p.derive(contextMAC, binary.LittleEndian.AppendUint64(nil, uint64(disk))...)
+}
+
+// PeerKey returns the key that signs the certificates by which hosts of the pool
+// know each other. It is never written down.
+func (p *Pool) PeerKey() ed25519.PrivateKey {
+	seed := p.derive(contextPeers).Reveal()
+	return ed25519.NewKeyFromSeed(seed[:])
 }
 
 func (p *Pool) derive(context string, subject ...byte) *chunk.Secret {

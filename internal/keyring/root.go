@@ -42,6 +42,7 @@ const (
 	contextPoolWrap    = "plinth v1 pool secret: wrap session secrets"
 	contextFingerprint = "plinth v1 pool secret: fingerprints"
 	contextMAC         = "plinth v1 pool secret: mac chain of a disk"
+	contextPeers       = "plinth v1 pool secret: certificates of peers"
 )
 
 // Root is a root key in memory, and where it came from.

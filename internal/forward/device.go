@@ -1,0 +1,267 @@
+package forward
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"plinth/nbd"
+)
+
+// Place is where a disk is served: exactly one of Local and Addr is set.
+type Place struct {
+	// Local is the disk in this process; Release is called once when no call to it
+	// is under way any more.
+	Local   nbd.Device
+	Release func()
+	// Addr is a peer's, "HOST:PORT", and Export the name by which it knows the disk.
+	Addr, Export string
+	// While, if set, ends when the disk is known to have left the place: a peer that
+	// hangs says nothing.
+	While context.Context
+}
+
+// Options describe one client's view of a disk.
+type Options struct {
+	// Find returns the disk's place. It may claim the disk, and wait for it; an error
+	// means that there is no place now, and it is asked again.
+	Find func(ctx context.Context) (Place, error)
+	// Size returns the size in bytes, which may only grow.
+	Size func() int64
+	// TLS is of [TLS].
+	TLS *tls.Config
+	// Gone reports an error of a local place that says that the disk has left it;
+	// nbd.ErrShutdown always does. Default: nil, no other.
+	Gone func(error) bool
+	// Logger gets a line for each change of place. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Device is one client's view of a disk, wherever that is. It implements
+// nbd.Device, nbd.TryReader, nbd.TryWriter, nbd.Extenter, nbd.Prefetcher and
+// nbd.FastZeroer. [New] makes one, Close ends it.
+type Device struct {
+	opts    Options
+	session string
+
+	// now is the target in use; nil: the next call finds one.
+	now atomic.Pointer[target]
+	// finding has room for one: who looks for a place.
+	finding chan struct{}
+	closed  atomic.Bool
+}
+
+// The pauses between attempts to find a place.
+const (
+	pauseMin = 20 * time.Millisecond
+	pauseMax = time.Second
+)
+
+// New returns a Device. It looks for the place with the first call.
+func New(o Options) *Device {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	var session [sessionBytes]byte
+	_, _ = rand.Read(session[:]) // crypto/rand: never an error
+	return &Device{opts: o, session: hex.EncodeToString(session[:]), finding: make(chan struct{}, 1)}
+}
+
+// Close leaves the place. Calls under way must have returned.
+func (d *Device) Close() {
+	d.closed.Store(true)
+	d.leave(d.now.Load())
+}
+
+// leave has later calls find a place anew. It reports if t was the one in use.
+func (d *Device) leave(t *target) bool {
+	if t == nil || !d.now.CompareAndSwap(t, nil) {
+		return false
+	}
+	t.done()
+	return true
+}
+
+// do has f called with the disk's place, and again with the next one where a place
+// turns out to be gone, until ctx ends.
+func (d *Device) do(ctx context.Context, f func(nbd.Device) error) error {
+	for pause := time.Duration(0); ; pause = min(max(2*pause, pauseMin), pauseMax) {
+		t, err := d.enter(ctx)
+		if err != nil {
+			return err
+		}
+		err = f(t.device)
+		gone := err != nil && t.gone(err, d.opts.Gone)
+		if err != nil && ctx.Err() != nil && t.remote != nil {
+			gone = true // what was given up must not be carried out after what comes next
+		}
+		t.done()
+		if !gone {
+			return err
+		}
+		if d.leave(t) {
+			d.opts.Logger.Info("forward: has left the disk's place", "place", t.name, "err", err)
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// enter returns the target, which the caller is done with later.
+func (d *Device) enter(ctx context.Context) (*target, error) {
+	for {
+		if t := d.now.Load(); t != nil && t.enter() {
+			return t, nil
+		}
+		select {
+		case d.finding <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		err := d.find(ctx)
+		<-d.finding
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// find makes sure that there is a target, however long it takes.
+func (d *Device) find(ctx context.Context) error {
+	var last error
+	for pause := pauseMin; d.now.Load() == nil; pause = min(2*pause, pauseMax) {
+		if d.closed.Load() {
+			return nbd.ErrShutdown
+		}
+		place, err := d.opts.Find(ctx)
+		var t *target
+		if err == nil {
+			t, err = d.open(ctx, place)
+		}
+		if err == nil {
+			d.opts.Logger.Info("forward: serving", "place", t.name)
+			d.now.Store(t)
+			return nil
+		}
+		if last == nil || last.Error() != err.Error() {
+			d.opts.Logger.Warn("forward: the disk has no place, will look again", "err", err)
+		}
+		last = err
+		if err := sleep(ctx, pause); err != nil {
+			return fmt.Errorf("%w: %w", err, last)
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Size implements nbd.Device.
+func (d *Device) Size() int64 { return d.opts.Size() }
+
+// ReadAt implements nbd.Device.
+func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return d.do(ctx, func(at nbd.Device) error { return at.ReadAt(ctx, p, off) })
+}
+
+// TryReadAt implements nbd.TryReader: a disk in this process may have it at once.
+func (d *Device) TryReadAt(p []byte, off int64) bool {
+	t := d.now.Load()
+	if t == nil || t.reads == nil || !t.enter() {
+		return false
+	}
+	defer t.done()
+	return t.reads.TryReadAt(p, off)
+}
+
+// TryWriteAt implements nbd.TryWriter.
+func (d *Device) TryWriteAt(p []byte, off int64) bool {
+	t := d.now.Load()
+	if t == nil || t.writes == nil || !t.enter() {
+		return false
+	}
+	defer t.done()
+	return t.writes.TryWriteAt(p, off)
+}
+
+// WriteAt implements nbd.Device.
+func (d *Device) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	return d.do(ctx, func(at nbd.Device) error { return at.WriteAt(ctx, p, off, fua) })
+}
+
+// Trim implements nbd.Device.
+func (d *Device) Trim(ctx context.Context, off, n int64, fua bool) error {
+	return d.do(ctx, func(at nbd.Device) error { return at.Trim(ctx, off, n, fua) })
+}
+
+// Zero implements nbd.Device.
+func (d *Device) Zero(ctx context.Context, off, n int64, mayTrim, fua bool) error {
+	return d.do(ctx, func(at nbd.Device) error { return at.Zero(ctx, off, n, mayTrim, fua) })
+}
+
+// Flush implements nbd.Device. What was completed at an earlier place is in the log
+// that the present one has replayed, and so in what it syncs.
+func (d *Device) Flush(ctx context.Context) error {
+	return d.do(ctx, func(at nbd.Device) error { return at.Flush(ctx) })
+}
+
+// Extents implements nbd.Extenter. After a move it begins again where it was.
+func (d *Device) Extents(ctx context.Context, off, n int64, each func(nbd.Extent) bool) error {
+	return d.do(ctx, func(at nbd.Device) error {
+		if n <= 0 {
+			return nil
+		}
+		return extents(ctx, at, off, n, func(x nbd.Extent) bool {
+			off, n = off+x.N, n-x.N
+			if !each(x) {
+				n = 0
+				return false
+			}
+			return true
+		})
+	})
+}
+
+// Prefetch implements nbd.Prefetcher.
+func (d *Device) Prefetch(ctx context.Context, off, n int64) error {
+	return d.do(ctx, func(at nbd.Device) error { return prefetch(ctx, at, off, n) })
+}
+
+// ZeroIsFast implements nbd.FastZeroer: plinth's disks do that with one record.
+func (d *Device) ZeroIsFast(int64, int64, bool) bool { return true }
+
+func extents(ctx context.Context, at nbd.Device, off, n int64, each func(nbd.Extent) bool) error {
+	if x, ok := at.(nbd.Extenter); ok {
+		return x.Extents(ctx, off, n, each)
+	}
+	each(nbd.Extent{N: n})
+	return nil
+}
+
+func prefetch(ctx context.Context, at nbd.Device, off, n int64) error {
+	if x, ok := at.(nbd.Prefetcher); ok {
+		return x.Prefetch(ctx, off, n)
+	}
+	return nil
+}
+
+var errNoPlace = errors.New("forward: a place is in this process or at an address")

@@ -1,0 +1,214 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"plinth/nbd"
+)
+
+// A session's export names are SESSION/EXPORT.
+const (
+	sessionBytes = 16
+	separator    = "/"
+)
+
+// Exports is what a host serves to the Devices of its peers. It implements
+// nbd.Exports.
+type Exports struct {
+	disks nbd.Exports
+
+	mu       sync.Mutex
+	sessions map[string]*session
+}
+
+// NewExports serves disks, which must be of this process alone: an export that it
+// opens never becomes another host's.
+func NewExports(disks nbd.Exports) *Exports {
+	return &Exports{disks: disks, sessions: map[string]*session{}}
+}
+
+// List implements nbd.Exports: peers know what they want.
+func (x *Exports) List(context.Context) ([]nbd.ExportInfo, error) { return nil, nil }
+
+// Describe implements nbd.Exports.
+func (x *Exports) Describe(ctx context.Context, name string) (nbd.ExportInfo, error) {
+	_, export, err := split(name)
+	if err != nil {
+		return nbd.ExportInfo{}, err
+	}
+	return x.disks.Describe(ctx, export)
+}
+
+// Open implements nbd.Exports. It returns when nothing that came by the session's
+// older connections will be carried out any more.
+func (x *Exports) Open(ctx context.Context, name string) (nbd.Export, func(), error) {
+	number, export, err := split(name)
+	if err != nil {
+		return nbd.Export{}, nil, err
+	}
+	s := x.enter(number)
+	turn, err := s.take(ctx)
+	if err != nil {
+		x.leave(number, s)
+		return nbd.Export{}, nil, fmt.Errorf("wait for the session's older requests: %w", err)
+	}
+	e, release, err := x.disks.Open(ctx, export)
+	if err != nil {
+		x.leave(number, s)
+		return nbd.Export{}, nil, err
+	}
+	e.Device = &held{e.Device, s, turn}
+	return e, func() { release(); x.leave(number, s) }, nil
+}
+
+func split(name string) (session, export string, err error) {
+	session, export, ok := strings.Cut(name, separator)
+	if !ok || len(session) != 2*sessionBytes || strings.Trim(session, "0123456789abcdef") != "" || export == "" {
+		return "", "", fmt.Errorf("%w: peers name SESSION/DISK, not %.100q", nbd.ErrUnknownExport, name)
+	}
+	return session, export, nil
+}
+
+func (x *Exports) enter(number string) *session {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.sessions[number]
+	if s == nil {
+		s = &session{}
+		x.sessions[number] = s
+	}
+	s.connections++
+	return s
+}
+
+func (x *Exports) leave(number string, s *session) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if s.connections--; s.connections == 0 {
+		delete(x.sessions, number)
+	}
+}
+
+// session is what one Device of a peer has open here: as a rule one connection, and
+// older ones of which this host does not know yet that they are dead.
+type session struct {
+	connections int // guarded by Exports.mu
+
+	mu      sync.Mutex
+	turn    int64         // of the newest connection; older ones are refused
+	running int           // calls under way, of all connections
+	quiet   chan struct{} // not nil: somebody waits for running to be 0
+}
+
+// errOlder is ESHUTDOWN to whoever might still read it.
+var errOlder = fmt.Errorf("%w: the session has a newer connection", nbd.ErrShutdown)
+
+// take makes the caller's the session's newest connection and waits for the calls of
+// older ones.
+func (s *session) take(ctx context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turn++
+	turn := s.turn
+	for s.running > 0 {
+		if s.quiet == nil {
+			s.quiet = make(chan struct{})
+		}
+		quiet := s.quiet
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		s.mu.Lock()
+		if err != nil {
+			return 0, err
+		}
+	}
+	if s.turn != turn {
+		return 0, errOlder
+	}
+	return turn, nil
+}
+
+func (s *session) begin(turn int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turn != turn {
+		return false
+	}
+	s.running++
+	return true
+}
+
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running--; s.running == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
+	}
+}
+
+// held is a disk as one connection of a session has it. It has the abilities of
+// plinth's disks.
+type held struct {
+	nbd.Device
+	session *session
+	turn    int64
+}
+
+func (h *held) do(f func() error) error {
+	if !h.session.begin(h.turn) {
+		return errOlder
+	}
+	defer h.session.end()
+	return f()
+}
+
+func (h *held) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return h.do(func() error { return h.Device.ReadAt(ctx, p, off) })
+}
+
+func (h *held) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	return h.do(func() error { return h.Device.WriteAt(ctx, p, off, fua) })
+}
+
+func (h *held) Trim(ctx context.Context, off, n int64, fua bool) error {
+	return h.do(func() error { return h.Device.Trim(ctx, off, n, fua) })
+}
+
+func (h *held) Zero(ctx context.Context, off, n int64, mayTrim, fua bool) error {
+	return h.do(func() error { return h.Device.Zero(ctx, off, n, mayTrim, fua) })
+}
+
+func (h *held) Flush(ctx context.Context) error {
+	return h.do(func() error { return h.Device.Flush(ctx) })
+}
+
+// TryReadAt implements nbd.TryReader. A read that comes late harms nobody.
+func (h *held) TryReadAt(p []byte, off int64) bool {
+	try, ok := h.Device.(nbd.TryReader)
+	return ok && try.TryReadAt(p, off)
+}
+
+// Extents implements nbd.Extenter.
+func (h *held) Extents(ctx context.Context, off, n int64, each func(nbd.Extent) bool) error {
+	return h.do(func() error { return extents(ctx, h.Device, off, n, each) })
+}
+
+// Prefetch implements nbd.Prefetcher.
+func (h *held) Prefetch(ctx context.Context, off, n int64) error {
+	return h.do(func() error { return prefetch(ctx, h.Device, off, n) })
+}
+
+// ZeroIsFast implements nbd.FastZeroer.
+func (h *held) ZeroIsFast(off, n int64, mayTrim bool) bool {
+	fast, ok := h.Device.(nbd.FastZeroer)
+	return ok && fast.ZeroIsFast(off, n, mayTrim)
+}
