@@ -198,3 +198,91 @@ func TestCrashPowerLoss(t *testing.T) { crash(t, 600, true) }
 
 // What comes back is all that was acknowledged.
 func TestCrashKill(t *testing.T) { crash(t, 400, false) }
+
+// beginning is a log that is about to begin a new file, and the crasher that knows
+// what it holds. Nobody syncs until its group is finished.
+func beginning(t *testing.T, rng *rand.Rand) (*crasher, *crashfs.FS) {
+	fs := crashfs.New()
+	c := &crasher{T: t, rng: rng, log: mustOpen(t, fs, small), states: []model{{}}}
+	c.log.mustFence(t, 1, 1)
+	c.states = []model{{1: {epoch: 1, life: 1, first: [2]id.Pos{1, 1}, end: [2]id.Pos{1, 1}}}}
+	for seq, end := c.log.at(); seq < 3 || end < c.log.fileBytes-3000; seq, end = c.log.at() {
+		ok(t, c.append())
+	}
+	// Files that the newest one's snapshot names become free, for whoever comes back.
+	last := c.now().clone()
+	d := last[1]
+	d.first[0] = d.end[0] - 2
+	last[1] = d
+	ok(t, c.log.testTrim(1, 1, 0, d.first[0]-1))
+	c.log.calm()
+	ok(t, c.log.testSync(1, 1))
+	c.states, c.acknowledged, c.synced = []model{last}, 0, 0
+	if _, lead, err := c.log.group.join(t.Context()); !lead || err != nil {
+		t.Fatal("a sync is under way")
+	}
+	return c, fs
+}
+
+// append adds one record of disk 1.
+func (c *crasher) append() error {
+	next := c.now().clone()
+	d := next[1]
+	rec := content(1, 1, 0, d.end[0])
+	d.end[0]++
+	next[1] = d
+	c.states = append(c.states, next)
+	err := c.log.testAppend(1, 1, 0, rec)
+	if err == nil {
+		c.acknowledged = len(c.states) - 1
+	}
+	return err
+}
+
+// A crash at any point of a file's beginning, while nothing of it or of the end of the
+// file before is stable, and of the sync that makes both so; on the way back another
+// crash at any point of that; and a loss of power right after, which takes nothing.
+func TestCrashWhereAFileBegins(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for budget, whole := int64(0), 0; whole < 10; budget += 50 {
+		c, fs := beginning(t, rng)
+		first, _ := c.log.at()
+		fs.Limit(budget)
+		for seq, end := c.log.at(); seq == first || end < 12_000; seq, end = c.log.at() {
+			if c.append() != nil {
+				break
+			}
+		}
+		c.log.group.finish(nil)
+		if c.log.testSync(1, 1) == nil {
+			c.synced = c.acknowledged
+			whole++
+		}
+		oldest := c.acknowledged
+		for opened := false; !opened; {
+			_ = c.log.Close()
+			if rng.IntN(2) == 0 {
+				fs = fs.Kill()
+			} else {
+				fs, oldest = fs.Crash(rng, rng.IntN(5)*25), c.synced
+			}
+			if rng.IntN(2) == 0 {
+				fs.Limit(rng.Int64N(20_000))
+			}
+			l, err := Open(fs, small)
+			if err != nil && !fs.Crashed() {
+				t.Fatalf("seed %d, budget %d: %v", seed, budget, err)
+			}
+			if opened = err == nil; opened {
+				c.log = l
+			}
+		}
+		c.reopened(oldest)
+		_ = c.log.Close()
+		fs = fs.Crash(rng, 0)
+		c.log = mustOpen(t, fs, small)
+		c.reopened(0)
+		ok(t, c.log.Close())
+	}
+}

@@ -31,6 +31,7 @@ func filled(t *testing.T) (*crashfs.FS, *Log, model) {
 	d.first[0] = 4
 	m[1] = d
 	ok(t, l.testTrim(1, 1, 0, 3))
+	l.calm()
 	ok(t, l.testSync(1, 1))
 	return fs, l, m
 }

@@ -13,10 +13,13 @@
 //   - W1: A file begins with a snapshot: every disk's epoch and positions, and
 //     which older files are pinned and how far each is valid. Only those files,
 //     the snapshot and what follows it are needed after a crash.
-//   - W2: Everything before a file is stable before the file's header is
-//     written. So only the newest file can have a torn tail.
-//   - W3: A slot is used again only if the head's snapshot, which is stable
-//     before the head takes a record, does not name it.
+//   - W2: When a file begins, all but the one before it is stable, the snapshot
+//     of that one included; a sync makes stable first that one, then the new one.
+//     So only the two newest files can be torn, and a frame that tells that some
+//     of the newest is stable proves the whole of the other.
+//   - W3: A slot is used again only if the head's snapshot, which is stable then,
+//     does not name it. So until the head and the file before it are stable,
+//     nothing is lost that the latter's snapshot names.
 //   - W4: At most slots-2 files are pinned. So there is always a slot for a new
 //     head, and trims and fences work in a log that is full.
 //   - W5: A frame counts only with its file's salt, which is drawn anew for each
@@ -27,8 +30,9 @@
 //
 // # What a crash leaves
 //
-// Open reads the newest file whose snapshot is whole, then the files it names.
-// Every frame tells how many bytes of its file were stable when it was written,
+// Open reads the newest file whose snapshot is whole, then the files it names. If
+// the file before it is torn, and nothing proves that it was stable, nothing of the
+// newest was: it is passed over, and the torn one taken for the newest. Every frame tells how many bytes of its file were stable when it was written,
 // and a mark follows each sync to tell it. A bad frame that some later frame
 // proves to have been stable is damage: Open fails with ErrCorrupt and names
 // file and offset. A bad frame without such proof is the torn tail: it is cut

@@ -43,6 +43,19 @@ func wantCode(t testing.TB, what string, err error, want *datanode.Error) {
 	}
 }
 
+// at returns the number of the newest file and where it ends.
+func (l *Log) at() (seq uint64, end int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.head.seq, int64(l.head.end)
+}
+
+// calm returns when what files' beginnings had synced is, and told.
+func (l *Log) calm() {
+	l.flusher.stop()
+	l.startFlusher()
+}
+
 // content is what a test's record holds: it follows from its arguments.
 func content(number id.Disk, life int, stream datanode.Stream, pos id.Pos) datanode.Record {
 	rng := rand.New(rand.NewPCG(uint64(number)<<32|uint64(life)<<8|uint64(stream), uint64(pos)))

@@ -16,6 +16,8 @@ const (
 	fileMagic     = "plinlogF"
 	superMagic    = "plinlogS"
 	formatVersion = 1
+	// featureEarly is the bit of header.early.
+	featureEarly = 1
 )
 
 // header is what a file begins with.
@@ -25,15 +27,21 @@ type header struct {
 	pool     [16]byte
 	boot     [16]byte
 	prevSeq  uint64 // the head before this one, 0 for none
-	prevEnd  uint32 // how far that is valid and stable
+	prevEnd  uint32 // how far that is valid and, unless early, stable
 	slot     uint32
 	fileSize uint64
+	// early: the file began before the one before it was stable. It was as soon as a
+	// frame tells that some of this file is.
+	early bool
 }
 
 func (h *header) encode() []byte {
 	b := make([]byte, headerBytes)
 	copy(b, fileMagic)
 	le.PutUint16(b[8:], formatVersion)
+	if h.early {
+		le.PutUint32(b[12:], featureEarly)
+	}
 	le.PutUint64(b[16:], h.seq)
 	le.PutUint64(b[24:], h.salt)
 	copy(b[32:], h.pool[:])
@@ -49,14 +57,14 @@ func (h *header) encode() []byte {
 // parseFileHeader decodes one copy of a header. Errors: errNoFrame for bytes
 // that are none, errUnsupported.
 func parseFileHeader(b []byte) (header, error) {
-	if err := checkEnvelope(b, fileMagic, headerBytes); err != nil {
+	if err := checkEnvelope(b, fileMagic, headerBytes, featureEarly); err != nil {
 		return header{}, err
 	}
 	return header{
 		seq: le.Uint64(b[16:]), salt: le.Uint64(b[24:]),
 		pool: [16]byte(b[32:48]), boot: [16]byte(b[48:64]),
 		prevSeq: le.Uint64(b[64:]), prevEnd: le.Uint32(b[72:]), slot: le.Uint32(b[76:]),
-		fileSize: le.Uint64(b[80:]),
+		fileSize: le.Uint64(b[80:]), early: le.Uint32(b[12:])&featureEarly != 0,
 	}, nil
 }
 
@@ -80,7 +88,7 @@ func (s *super) encode() []byte {
 // parseSuper decodes a superblock and checks its geometry. Errors: errNoFrame,
 // errUnsupported, a bad geometry.
 func parseSuper(b []byte) (super, error) {
-	if err := checkEnvelope(b, superMagic, superBytes); err != nil {
+	if err := checkEnvelope(b, superMagic, superBytes, 0); err != nil {
 		return super{}, err
 	}
 	s := super{pool: [16]byte(b[16:32])}
@@ -89,16 +97,16 @@ func parseSuper(b []byte) (super, error) {
 	return s, s.geometry.validate()
 }
 
-// checkEnvelope checks magic, version, feature bits and the checksum in the
-// last 4 of size bytes.
-func checkEnvelope(b []byte, magic string, size int) error {
+// checkEnvelope checks magic, version, that no feature bits but the known are set,
+// and the checksum in the last 4 of size bytes.
+func checkEnvelope(b []byte, magic string, size int, known uint32) error {
 	if len(b) < size || string(b[:8]) != magic || le.Uint32(b[size-4:]) != crc32.Checksum(b[:size-4], castagnoli) {
 		return errNoFrame
 	}
 	if v := le.Uint16(b[8:]); v != formatVersion {
 		return fmt.Errorf("version %d: %w", v, errUnsupported)
 	}
-	if bits := le.Uint32(b[12:]); bits != 0 {
+	if bits := le.Uint32(b[12:]); bits&^known != 0 {
 		return fmt.Errorf("required features %#x: %w", bits, errUnsupported)
 	}
 	return nil

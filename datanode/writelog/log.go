@@ -32,6 +32,9 @@ type Log struct {
 	state *state
 	files []*file // by slot
 	head  *file   // nil only inside Open
+	// prev is the file before head until both are stable, head through its snapshot
+	// at least; then nil. Only mu guards its end.
+	prev *file
 
 	// Bytes of frames that somebody may wait for (no marks), since Open. synced
 	// never exceeds written and is what is stable of it.

@@ -70,7 +70,7 @@ func (l *Log) open() error {
 	if err != nil {
 		return err
 	}
-	return l.mark()
+	return l.flush()
 }
 
 // create makes the slots and then, as the last thing, the superblock: what is

@@ -22,8 +22,8 @@ const (
 	fileBytesWhole = 3 << 19
 	// dataPercent of the capacity may be pinned by ClassData.
 	dataPercent = 95
-	// unsyncedBytesMax starts a sync without anybody asking, so that the one at
-	// the end of a file, for which appends wait, is short.
+	// unsyncedBytesMax starts a sync without anybody asking, so that those which a
+	// new file starts are short: appends wait if they last until that is full.
 	unsyncedBytesMax = 2 << 20
 )
 

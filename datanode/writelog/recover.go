@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"plinth/datanode"
 	"plinth/internal/vfsx"
@@ -63,8 +64,9 @@ func (r *recovery) read() error {
 			newest = f.slot
 		}
 	}
-	// A file whose snapshot is torn never took a record. The head before it was
-	// stable through prevEnd before the file began (W2).
+	// A file whose snapshot is torn, or that began early after one that is, holds
+	// nothing that was stable. Else the head before it was stable through prevEnd
+	// before the file began (W2).
 	need := 0
 	for newest >= 0 {
 		f := r.files[newest]
@@ -78,6 +80,9 @@ func (r *recovery) read() error {
 			return nil
 		}
 		newest, need = r.slotOf(h.prevSeq), int(h.prevEnd)
+		if h.early {
+			need = 0 // its own frames tell
+		}
 		if newest < 0 {
 			return damage(f.name, 0, "the file before it, number %d, is missing", h.prevSeq)
 		}
@@ -108,6 +113,9 @@ func (r *recovery) readHead(f *file, need int) (whole bool, err error) {
 	if err != nil {
 		return false, damage(f.name, dataStart, "%v", err)
 	}
+	if torn, err := r.prevTorn(f, refs); torn || err != nil {
+		return false, err
+	}
 	r.state = state
 	for _, ref := range refs {
 		if err := r.readPinned(ref); err != nil {
@@ -125,6 +133,11 @@ func (r *recovery) readHead(f *file, need int) (whole bool, err error) {
 		return false, err
 	}
 	r.head = f
+	if seq := r.headers[f.slot].prevSeq; seq != 0 {
+		if slot := r.slotOf(seq); slot >= 0 {
+			r.prev = r.files[slot] // a process that died may have left both unsynced
+		}
+	}
 	f.end = uint32(dataStart + head.size())
 	for {
 		off := int(f.end)
@@ -137,6 +150,34 @@ func (r *recovery) readHead(f *file, need int) (whole bool, err error) {
 		}
 		f.end += uint32(rec.size())
 	}
+}
+
+// prevTorn reports that the file before f lost its tail, where f began before that
+// was stable and no frame of f, which is loaded, tells that it is since.
+func (r *recovery) prevTorn(f *file, refs []fileRef) (bool, error) {
+	h := r.headers[f.slot]
+	i := slices.IndexFunc(refs, func(ref fileRef) bool { return ref.seq == h.prevSeq })
+	if !h.early || i < 0 {
+		return false, nil
+	}
+	if _, ok := provenStable(r.content, f.salt, 0); ok {
+		return false, nil
+	}
+	prev, end := r.files[refs[i].slot], int(refs[i].end)
+	if prev.seq != refs[i].seq || prev.salt != refs[i].salt {
+		return false, nil // which readPinned judges
+	}
+	if err := r.load(prev, end); err != nil {
+		return false, err
+	}
+	for off := dataStart; off < end; {
+		rec, _, err := parseFrame(r.content[off:end], prev.salt)
+		if err != nil {
+			return errors.Is(err, errNoFrame), nil
+		}
+		off += rec.size()
+	}
+	return false, nil
 }
 
 // tornAt tells the torn tail, which is nil, from damage and from what a newer

@@ -130,15 +130,21 @@ func (l *Log) syncHead() error {
 		return err
 	}
 	l.mu.RLock()
-	f, seq, end, written := l.head, l.head.seq, l.head.end, l.written.Load()
+	prev, f, seq, end, written := l.prev, l.head, l.head.seq, l.head.end, l.written.Load()
 	l.mu.RUnlock()
-	if err := f.f.SyncData(); err != nil {
-		return l.die(fmt.Errorf("sync %s: %w", f.name, err))
+	for _, f := range []*file{prev, f} {
+		if f == nil {
+			continue
+		}
+		if err := f.f.SyncData(); err != nil {
+			return l.die(fmt.Errorf("sync %s: %w", f.name, err))
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.head == f && f.seq == seq { // or else the roll has synced it
+	if l.head == f && f.seq == seq { // or else it is the next one's prev, and may have grown
 		f.stable.Store(max(f.stable.Load(), end))
+		l.prev = nil
 	}
 	l.advance(written)
 	return nil

@@ -219,15 +219,20 @@ func (l *Log) mark() error {
 	return nil
 }
 
-// roll makes all that was written stable and begins a new file. The caller
+// roll begins a new file and has what was written made stable soon. It waits for
+// that only where the file before the full one is not stable yet (W2). The caller
 // holds writing.
 func (l *Log) roll() error {
-	old := l.head
-	h := header{seq: 1, pool: l.opts.PoolID, boot: l.opts.BootID, fileSize: uint64(l.fileBytes)}
-	if old != nil {
-		if err := old.f.SyncData(); err != nil {
-			return l.die(fmt.Errorf("sync %s: %w", old.name, err))
+	l.mu.RLock()
+	old, wait := l.head, l.prev != nil
+	l.mu.RUnlock()
+	if wait {
+		if err := l.syncHead(); err != nil {
+			return err
 		}
+	}
+	h := header{seq: 1, early: true, pool: l.opts.PoolID, boot: l.opts.BootID, fileSize: uint64(l.fileBytes)}
+	if old != nil {
 		h.prevSeq, h.prevEnd = old.seq, old.end
 	}
 	var next *file
@@ -249,18 +254,15 @@ func (l *Log) roll() error {
 	if _, err := next.f.WriteAt(b, 0); err != nil {
 		return l.die(fmt.Errorf("write %s: %w", next.name, err))
 	}
-	if err := next.f.SyncData(); err != nil {
-		return l.die(fmt.Errorf("sync %s: %w", next.name, err))
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, f := range l.files {
 		f.listed = f.live > 0
 	}
 	next.seq, next.salt, next.end, next.told = h.seq, h.salt, uint32(len(b)), 0
-	next.stable.Store(next.end)
-	l.head = next
-	l.advance(l.written.Load())
+	next.stable.Store(0)
+	l.head, l.prev = next, old
+	l.flusher.nudge()
 	return nil
 }
 
