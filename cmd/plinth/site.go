@@ -20,6 +20,8 @@ const (
 	passphraseMax  = 4096
 	bufferBytesMin = 1 << 20
 	intervalMin    = time.Millisecond
+
+	scrubIntervalMin = time.Minute
 )
 
 // siteFlags say what pool it is, for up and recover.
@@ -54,6 +56,7 @@ func agentFlags() []cli.Flag {
 		&cli.GenericFlag{Name: "ram-cache", Value: new(sizeFlag), Usage: "memory for chunks ready to be read; 0 for none", DefaultText: "an eighth of the memory, at most 8G"},
 		&cli.DurationFlag{Name: "destage-interval", Usage: "longest time, about, until a write is destaged", DefaultText: "2s"},
 		&cli.Int64Flag{Name: "checkpoint-updates", Usage: "map updates after which a checkpoint is made", DefaultText: "1048576"},
+		&cli.DurationFlag{Name: "scrub-interval", Usage: "time in which the checksums of all fragments are tested once; 0 for never", DefaultText: "336h"},
 		&cli.DurationFlag{Name: "idle-time", Usage: "quiet time after which a disk is checkpointed and scanned", DefaultText: "10s"},
 	}
 }
@@ -103,7 +106,12 @@ func agentOptions(c *cli.Context) (host.Options, error) {
 	o := host.Options{
 		BufferBytesMax: size(c, "buffer-size"), DestageInterval: c.Duration("destage-interval"),
 		CheckpointUpdates: c.Int64("checkpoint-updates"), IdleTime: c.Duration("idle-time"),
-		RAMCacheBytes: size(c, "ram-cache"),
+		RAMCacheBytes: size(c, "ram-cache"), ScrubInterval: c.Duration("scrub-interval"),
+	}
+	if c.IsSet("scrub-interval") && o.ScrubInterval == 0 {
+		o.ScrubInterval = -1
+	} else if c.IsSet("scrub-interval") && o.ScrubInterval < scrubIntervalMin {
+		return o, fmt.Errorf("--scrub-interval is 0, or at least %v", scrubIntervalMin)
 	}
 	if err := atLeast(c,
 		least{"buffer-size", o.BufferBytesMax, bufferBytesMin, formatSize(bufferBytesMin)},

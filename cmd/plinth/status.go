@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -62,6 +63,9 @@ func printStatus(s *host.Status) error {
 		{"free", formatSize(sp.FreeBytes) + " of " + formatSize(sp.CapacityBytes) + ", parity included"},
 		{"buffered", formatSize(sp.BufferedBytes) + "  acknowledged, not yet destaged"},
 	}
+	if s.Scrub.Pass != nil {
+		rows = append(rows, [2]string{"scrub", scrubText(&s.Scrub)})
+	}
 	if r := s.RAMCache; r.BytesMax > 0 {
 		rows = append(rows, [2]string{"RAM cache", ramText(r)})
 	}
@@ -84,6 +88,20 @@ func printStatus(s *host.Status) error {
 		fmt.Printf("\nneeds attention:\n  %s\n", strings.Join(s.Warnings, "\n  "))
 	}
 	return nil
+}
+
+// scrubText says how far the scrub is and what it has found.
+func scrubText(x *host.ScrubStatus) string {
+	p := x.Pass
+	text := fmt.Sprintf("%.0f %% since %s", 100*x.Progress, p.Began.Format(time.DateOnly))
+	if p.Ended != nil {
+		text = "ended " + p.Ended.Format(time.DateOnly)
+	}
+	damaged := int64(0)
+	for _, n := range p.Damaged {
+		damaged += n
+	}
+	return fmt.Sprintf("%s, %d damaged fragments found, %d mended", text, damaged, p.Repaired)
 }
 
 // ramText says how full the RAM cache is and how often it helped.

@@ -71,6 +71,7 @@ var poolMetrics = []metric{
 	gauge("cpu_used_cores", "In use, on average over the last second or two.", func(s *host.Status) float64 { return s.CPU.Used }),
 	gauge("cpu_wanted_cores", "In use, and one for each request that waited for CPU time.", func(s *host.Status) float64 { return s.CPU.Wanted }),
 	counter("ranges_reconstructed_total", "Ranges computed from other fragments.", func(s *host.Status) float64 { return float64(s.Repairs["ranges_reconstructed"]) }),
+	gauge("scrub_progress", "Of the pass under way, from 0 to 1.", func(s *host.Status) float64 { return s.Scrub.Progress }),
 	counter("fragments_rewritten_total", "Damaged fragments rewritten.", func(s *host.Status) float64 { return float64(s.Repairs["fragments_rewritten"]) }),
 }
 

@@ -72,6 +72,8 @@ type Host struct {
 	reliefErr error        // of it
 	reliefFor atomic.Int64 // since when the one under way is waited for, Unix ns; 0: none is
 
+	scrub scrub
+
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
 	// cleaner is the state of reclaim.
@@ -161,10 +163,11 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if err := h.openDisks(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	h.work.Add(3)
+	h.work.Add(4)
 	go h.warmUp()
 	go h.destageLoop()
 	go h.sweepLoop()
+	go h.scrubLoop()
 	return h, nil
 }
 

@@ -49,6 +49,9 @@ type Options struct {
 	// IdleTime is how long a disk must have been quiet for its remaining
 	// updates to be checkpointed and for a pass. Default: 10 s.
 	IdleTime time.Duration
+	// ScrubInterval is the time in which the checksums of all fragments are tested
+	// once. Default: 14 days. Negative: never.
+	ScrubInterval time.Duration
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
 	AcceptLostLog bool
@@ -79,6 +82,7 @@ const (
 	bufferBytesMaxDefault    = 1 << 30
 	checkpointUpdatesDefault = 1 << 20
 	idleTimeDefault          = 10 * time.Second
+	scrubIntervalDefault     = 14 * 24 * time.Hour
 	cacheBytesDefault        = 256 << 20
 
 	ramCacheShare           = 8 // of memory: most of it is for the machines that the host runs
@@ -124,6 +128,9 @@ func (o Options) withDefaults(logBytes int64) Options {
 	}
 	if o.IdleTime <= 0 {
 		o.IdleTime = idleTimeDefault
+	}
+	if o.ScrubInterval == 0 {
+		o.ScrubInterval = scrubIntervalDefault
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = cacheBytesDefault

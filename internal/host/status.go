@@ -58,6 +58,7 @@ type Status struct {
 	CPU      CPUStatus         `json:"cpu"`
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
+	Scrub    ScrubStatus       `json:"scrub"`
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
@@ -143,6 +144,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		},
 	}
 	s.RAMCache = h.ram.Stats()
+	s.Scrub = h.scrubStatus(node)
 	s.Space = SpaceStatus{
 		UniqueBytes: node.Index.PlainBytes, CompressedBytes: node.Index.SealedBytes,
 		CheckpointBytes: node.Index.ObjectBytes, FreeBytes: node.FreeBytes, BufferedBytes: h.pool.Space.Charged(),
@@ -154,6 +156,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d (%s) is %s: %s", sp.Spindle, sp.Path, sp.State, sp.Reason))
 		}
 	}
+	s.Warnings = append(s.Warnings, s.Scrub.warnings()...)
 	for _, d := range s.Disks {
 		s.Space.LogicalBytes += d.LogicalBytes
 		if d.State != "ok" {

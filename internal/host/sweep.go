@@ -83,9 +83,7 @@ func (h *Host) repair(ctx context.Context, s id.Segment) error {
 		return nil // deleted since
 	}
 	if report != nil {
-		for _, d := range report.Damage {
-			h.log.Warn("found damage", "segment", s, "what", d.String(), "repaired", d.Repaired)
-		}
+		h.noteDamage(report)
 	}
 	return err
 }

@@ -118,6 +118,23 @@ func (s *Store) Check(ctx context.Context, seg id.Segment, repair bool) (*Report
 	return report, err
 }
 
+// Scrub has the node test the checksums of a segment's fragments, without sending
+// them, and reports whether each is on its spindle, good, and of the same content as
+// the others; those on spindles that do not work are passed over. What it can not see
+// is parity that does not fit: Check does. Errors: those of Check.
+func (s *Store) Scrub(ctx context.Context, seg id.Segment) (sound bool, err error) {
+	v, answers, err := s.look(ctx, seg, true)
+	if err != nil {
+		return false, err
+	}
+	for i := range v.parts {
+		if p := &v.parts[i]; p.state != unreachable && (p.state != present || len(answers[i].Bad) > 0) {
+			return false, nil
+		}
+	}
+	return v.known, nil
+}
+
 // itemize reports what is wrong with each fragment by itself.
 func (v *survey) itemize(report *Report) {
 	kinds := map[state]DamageKind{

@@ -28,11 +28,18 @@ type mismatch struct{ index, block int }
 
 // survey reads all of a stripe. The caller gives the token back.
 func (s *Store) survey(ctx context.Context, seg id.Segment) (*survey, error) {
+	v, _, err := s.look(ctx, seg, false)
+	return v, err
+}
+
+// look has the node test all of a stripe's fragments. With discard their data is not
+// read, and bad blocks are only in the answers.
+func (s *Store) look(ctx context.Context, seg id.Segment, discard bool) (*survey, []datanode.FragmentData, error) {
 	list, err := s.list(seg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	request := &datanode.ReadFragmentsRequest{Verify: true}
+	request := &datanode.ReadFragmentsRequest{Verify: true, Discard: discard}
 	for i, spindle := range list {
 		request.Ranges = append(request.Ranges, datanode.FragmentRange{Spindle: spindle, Segment: seg, Index: uint8(i)})
 	}
@@ -41,24 +48,25 @@ func (s *Store) survey(ctx context.Context, seg id.Segment) (*survey, error) {
 		err = answers("read", len(reply.Results), len(list))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read segment %s: %w", seg, err)
+		return nil, nil, fmt.Errorf("read segment %s: %w", seg, err)
 	}
 	v := &survey{stripe: newStripe(s.layouts.Geometry, seg, list)}
 	for i := range list {
 		d := &reply.Results[i]
 		if d.Err != nil && d.Err.Code == datanode.CodeClosed {
-			return nil, fmt.Errorf("read segment %s: %w", seg, d.Err)
+			return nil, nil, fmt.Errorf("read segment %s: %w", seg, d.Err)
 		}
 		v.take(i, d)
-		if p := &v.parts[i]; p.state == present && (p.bytes == 0 || len(p.data) != int(p.bytes) || len(p.data) > v.g.NominalBytes()) {
+		p := &v.parts[i]
+		if p.state == present && (p.bytes == 0 || int(p.bytes) > v.g.NominalBytes() || !discard && len(p.data) != int(p.bytes)) {
 			p.state = badFields
 		}
 	}
 	if v.count(present, badHeader, badFields) == 0 {
-		return nil, v.failure(fmt.Sprintf("read segment %s", seg), true)
+		return nil, nil, v.failure(fmt.Sprintf("read segment %s", seg), true)
 	}
 	v.agree()
-	return v, nil
+	return v, reply.Results, nil
 }
 
 // hold takes one of the tokens that bound the surveys in memory.
