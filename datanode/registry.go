@@ -35,7 +35,7 @@ const (
 	// LeasesMax bounds the leases of a data node's registry, LeaseKeysMax the keys
 	// under one of them.
 	LeasesMax    = 1024
-	LeaseKeysMax = 1024
+	LeaseKeysMax = 8192
 	// LeaseMarginDivisor is the part of its time by which a registry waits longer
 	// than the holder counts, so that a lease ends for its holder first although
 	// the registry's clock may run faster by that part. Clocks that are being

@@ -14,7 +14,7 @@ import (
 
 func diskCommand() *cli.Command {
 	return &cli.Command{
-		Name: "disk", Usage: "create, list, show, resize, limit, rename and remove disks", HideHelpCommand: true,
+		Name: "disk", Usage: "create, list, show, resize, limit, rename, move and remove disks", HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{
 				Name: "create", Usage: "create an empty, thin disk", ArgsUsage: "NAME SIZE",
@@ -33,6 +33,7 @@ func diskCommand() *cli.Command {
 				Flags: append(limitsFlags(), apiFlags()...), Action: setDisk, BashComplete: completeDisks,
 			},
 			{Name: "rename", Usage: "give a disk another name", ArgsUsage: "NAME NEW", Flags: apiFlags(), Action: renameDisk, BashComplete: completeDisks},
+			{Name: "move", Usage: "have another host serve a disk that has no clients", ArgsUsage: "NAME HOST", Flags: apiFlags(), Action: moveDisk, BashComplete: completeDisks},
 			{
 				Name: "rm", Usage: "remove a disk for ever", ArgsUsage: "NAME",
 				Flags:  append(apiFlags(), &cli.BoolFlag{Name: "snapshots", Usage: "with all its snapshots: a disk that has some is else not removed"}),
@@ -176,6 +177,20 @@ func renameDisk(c *cli.Context) error {
 	}
 	return call(c, func(client *api.Client) error {
 		info, err := client.RenameDisk(c.Context, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return printDisk(c, info)
+	})
+}
+
+func moveDisk(c *cli.Context) error {
+	args, err := arguments(c, "NAME", "HOST")
+	if err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		info, err := client.MoveDisk(c.Context, args[0], args[1])
 		if err != nil {
 			return err
 		}

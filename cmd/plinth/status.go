@@ -37,6 +37,22 @@ func showStatus(c *cli.Context) error {
 	})
 }
 
+// hostsText names the hosts, with what they serve.
+func hostsText(s *host.Status) string {
+	var all []string
+	for _, h := range s.Hosts {
+		text := h.Name + ": " + plural(h.Disks, "disk")
+		if h.Warden {
+			text += ", reclaims"
+		}
+		if h.Name == s.Host {
+			text += " (this one)"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
+}
+
 func printStatus(s *host.Status) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	ok := 0
@@ -71,6 +87,9 @@ func printStatus(s *host.Status) error {
 	}
 	if f := s.Flash; f != nil {
 		rows = append(rows, [2]string{"flash cache", flashText(f)})
+	}
+	if len(s.Hosts) > 1 {
+		rows = append(rows, [2]string{"hosts", hostsText(s)})
 	}
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])

@@ -59,6 +59,9 @@ func printReport(r *host.VerifyReport) {
 	if r.Rebuilding {
 		fmt.Println("the index is being rebuilt: reference lists were not verified; verify again when plinth status calls it complete")
 	}
+	if r.Elsewhere > 0 {
+		fmt.Printf("%s with other hosts: what those need was not walked\n", plural(r.Elsewhere, "disk"))
+	}
 	verdict := "nothing is wrong"
 	if n := len(r.Findings) + r.More; n > 0 {
 		verdict = fmt.Sprintf("%d findings", n)

@@ -173,6 +173,12 @@ func (c *Client) ChangeLimits(ctx context.Context, name string, change host.Limi
 	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Limits: &change}, &out)
 }
 
+// MoveDisk has another host serve a disk, and returns when it does.
+func (c *Client) MoveDisk(ctx context.Context, name, to string) (*host.DiskInfo, error) {
+	var out host.DiskInfo
+	return &out, c.call(ctx, "PATCH", "/disks/"+url.PathEscape(name), ChangeDisk{Host: to}, &out)
+}
+
 // RemoveDisk removes a disk that has no snapshots.
 func (c *Client) RemoveDisk(ctx context.Context, name string) error {
 	return c.call(ctx, "DELETE", "/disks/"+url.PathEscape(name), nil, nil)

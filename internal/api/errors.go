@@ -28,6 +28,8 @@ var statuses = []struct {
 	{host.ErrInvalid, http.StatusBadRequest, "invalid"},
 	{host.ErrUnknownDisk, http.StatusNotFound, "not_found"},
 	{host.ErrUnknownSnapshot, http.StatusNotFound, "not_found"},
+	{host.ErrElsewhere, http.StatusMisdirectedRequest, "elsewhere"},
+	{host.ErrNoLease, http.StatusServiceUnavailable, "no_lease"},
 	{host.ErrExists, http.StatusConflict, "exists"},
 	{host.ErrInUse, http.StatusConflict, "in_use"},
 	{host.ErrBusy, http.StatusServiceUnavailable, "busy"},

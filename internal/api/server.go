@@ -220,14 +220,18 @@ func (s *Server) changeDisk(w http.ResponseWriter, r *http.Request) error {
 	var info *host.DiskInfo
 	ctx, name := r.Context(), r.PathValue("name")
 	switch {
-	case req.Name != "" && req.Bytes == 0 && req.Limits == nil:
+	case req.changes() != 1:
+		err = fmt.Errorf("%w: body: give one of bytes, name, limits and host", errBadRequest)
+	case req.Name != "":
 		info, err = s.host.RenameDisk(ctx, name, req.Name)
-	case req.Name == "" && req.Bytes != 0 && req.Limits == nil:
+	case req.Bytes != 0:
 		info, err = s.host.ResizeDisk(ctx, name, req.Bytes)
-	case req.Name == "" && req.Bytes == 0 && req.Limits != nil:
+	case req.Limits != nil:
 		info, err = s.host.ChangeLimits(ctx, name, *req.Limits)
 	default:
-		err = fmt.Errorf("%w: body: give one of bytes, name and limits", errBadRequest)
+		if err = s.host.MoveDisk(ctx, name, req.Host); err == nil {
+			info, err = s.host.Disk(name)
+		}
 	}
 	if err == nil {
 		writeJSON(w, http.StatusOK, info)

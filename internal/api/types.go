@@ -26,6 +26,18 @@ type ChangeDisk struct {
 	Name string `json:"name,omitempty"`
 	// Limits are the limits that change; nil leaves all.
 	Limits *host.LimitsChange `json:"limits,omitempty"`
+	// Host is the host that shall serve the disk; empty leaves it where it is.
+	Host string `json:"host,omitempty"`
+}
+
+// changes counts what is to change.
+func (c *ChangeDisk) changes() (n int) {
+	for _, is := range []bool{c.Bytes != 0, c.Name != "", c.Limits != nil, c.Host != ""} {
+		if is {
+			n++
+		}
+	}
+	return n
 }
 
 // CreateSnapshot is the body of POST /disks/{name}/snapshots.

@@ -176,6 +176,14 @@ func (d *Disk) fail(err error) error {
 	return d.err
 }
 
+// mayReply is asked before each reply (I6).
+func (d *Disk) mayReply() error {
+	if d.cfg.MayReply != nil {
+		return d.cfg.MayReply()
+	}
+	return d.pool.MayReply()
+}
+
 // settle ends a call that changed the disk: stable if that was asked for, and
 // allowed to reply.
 func (d *Disk) settle(ctx context.Context, stable bool) error {
@@ -184,7 +192,7 @@ func (d *Disk) settle(ctx context.Context, stable bool) error {
 			return err
 		}
 	}
-	return d.pool.MayReply()
+	return d.mayReply()
 }
 
 func (d *Disk) sync(ctx context.Context) error {

@@ -76,7 +76,7 @@ func (i *Image) ReadAt(ctx context.Context, p []byte, off int64) error {
 		p, off = p[n:], off+int64(n)
 	}
 	i.readAhead(first, off-first, !r.stored)
-	return i.d.pool.MayReply()
+	return i.d.mayReply()
 }
 
 func (i *Image) read(ctx context.Context, r *reader, p []byte, off int64) error {
@@ -104,7 +104,7 @@ func (i *Image) TryReadAt(p []byte, off int64) bool {
 		}
 	}
 	i.readAhead(off, int64(len(p)), true)
-	return i.d.pool.MayReply() == nil
+	return i.d.mayReply() == nil
 }
 
 // Extents is Disk.Extents of the snapshot.

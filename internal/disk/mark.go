@@ -78,7 +78,7 @@ func MarkAll(ctx context.Context, rs []MarkRequest) ([]int64, error) {
 		err = syncAll(ctx, order)
 	}
 	if err == nil {
-		err = rs[0].Disk.pool.MayReply()
+		err = rs[0].Disk.mayReply()
 	}
 	if err != nil {
 		for _, r := range order {

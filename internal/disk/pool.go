@@ -68,6 +68,8 @@ type Config struct {
 	// AcceptLostLog opens the disk as its newest checkpoint has it where the log
 	// is lost: what was acknowledged since and not in it is gone.
 	AcceptLostLog bool
+	// MayReply, if set, is asked in the place of the pool's.
+	MayReply func() error
 	// Under is what a clone reads where it was not written while the registry has
 	// no checkpoint record of it, until Independent; else nil. Its disk stays open,
 	// with its lists held.

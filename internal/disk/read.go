@@ -36,7 +36,7 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 		p, off = p[n:], off+int64(n)
 	}
 	d.readAhead(first, off-first, !r.stored)
-	return d.pool.MayReply()
+	return d.mayReply()
 }
 
 // TryReadAt is ReadAt for what is in memory: it neither waits nor allocates, but
@@ -54,7 +54,7 @@ func (d *Disk) TryReadAt(p []byte, off int64) bool {
 		}
 	}
 	d.readAhead(off, int64(len(p)), true)
-	return d.pool.MayReply() == nil
+	return d.mayReply() == nil
 }
 
 // tryFill fills p but for some chunks of the write buffer, which it notes.

@@ -49,7 +49,7 @@ func (d *Disk) Rollback(ctx context.Context, s id.Snapshot) error {
 	if err := d.endRollback(ctx); err != nil {
 		return d.fail(err)
 	}
-	return d.pool.MayReply()
+	return d.mayReply()
 }
 
 // stop keeps calls out and waits for those under way; resume ends it.

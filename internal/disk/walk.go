@@ -93,7 +93,7 @@ func (d *Disk) tellRuns(ctx context.Context, walk walker, over runs, off, n int6
 	if err != nil {
 		return fmt.Errorf("disk %s: %w", d.cfg.Name, err)
 	}
-	if err := d.pool.MayReply(); err != nil {
+	if err := d.mayReply(); err != nil {
 		return err
 	}
 	tell(under.overlay(over), off, min(off+n, int64(stopped)*size), size, each)

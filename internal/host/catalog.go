@@ -88,20 +88,32 @@ type catalog struct {
 
 // get returns a value and its revision, nil and 0 for none.
 func (c catalog) get(ctx context.Context, key string) ([]byte, uint64, error) {
-	reply, err := c.node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: key})
-	if errors.Is(err, datanode.ErrNotFound) {
-		return nil, 0, nil
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("read %s of the registry: %w", key, err)
+	reply, err := c.getEntry(ctx, key)
+	if err != nil || reply == nil {
+		return nil, 0, err
 	}
 	return reply.Value, reply.Revision, nil
+}
+
+// getEntry returns all of an entry, nil for none.
+func (c catalog) getEntry(ctx context.Context, key string) (*datanode.RegistryGetReply, error) {
+	reply, err := c.node.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: key})
+	if errors.Is(err, datanode.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s of the registry: %w", key, err)
+	}
+	return reply, nil
 }
 
 func (c catalog) commit(ctx context.Context, txn *datanode.RegistryTxn) error {
 	_, err := c.node.RegistryCommit(ctx, txn)
 	return err
 }
+
+// firstEpoch is a new disk's.
+const firstEpoch id.Epoch = 1
 
 // takesMax bounds how often take tries again against other takers.
 const takesMax = 64
@@ -189,18 +201,21 @@ func parseDiskRecord(b []byte) (*DiskRecord, error) {
 
 // addDisk records a new disk under a free name, with a number and its first epoch,
 // which is the caller's: all in one transaction. more adds to it for a number.
-func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more func(id.Disk) *datanode.RegistryTxn) error {
+func (c catalog) addDisk(ctx context.Context, rec *DiskRecord, more func(id.Disk) (*datanode.RegistryTxn, error)) error {
 	for range takesMax {
 		next, first, err := c.counter(ctx, nextDisk)
 		if err != nil {
 			return err
 		}
-		rec.ID, rec.epoch = id.Disk(first), 1
+		rec.ID, rec.epoch = id.Disk(first), firstEpoch
 		value, err := rec.marshal()
 		if err != nil {
 			return err
 		}
-		txn := more(rec.ID)
+		txn, err := more(rec.ID)
+		if err != nil {
+			return err
+		}
 		for _, key := range []string{nameKey(rec.Name), diskKey(rec.ID), datanode.EpochKey(rec.ID)} {
 			txn.Compares = append(txn.Compares, datanode.Compare{Key: key})
 		}
@@ -244,6 +259,6 @@ func (c catalog) changeDisk(ctx context.Context, rec *DiskRecord, more *datanode
 // releaseRemoved must be above those.
 func (c catalog) forgetDisk(ctx context.Context, d id.Disk) error {
 	return c.commit(ctx, &datanode.RegistryTxn{
-		Deletes: []string{diskKey(d), disk.CheckpointKey(d)},
+		Deletes: []string{diskKey(d), disk.CheckpointKey(d), ownerKey(d), statedKey(d)},
 	})
 }

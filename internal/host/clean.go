@@ -95,6 +95,9 @@ func (h *Host) cleanLow(ctx context.Context) error {
 
 func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 	c := &h.cleaner
+	if warden, err := h.beWarden(ctx); err != nil || !warden {
+		return false, err
+	}
 	st, err := h.node.Status(ctx)
 	if err != nil || !st.Index.Complete {
 		return false, err
@@ -177,8 +180,15 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 		return false, errors.Join(errs...)
 	}
 	plan := reclaim.Decide(s)
-	if k.mode == cleanFull && st.Index.Complete {
+	if k.mode == cleanFull && st.Index.Complete && h.wardenOf.Load() != nil {
 		errs = append(errs, h.releaseStrangers(ctx, s.Segments))
+	}
+	warden, err := h.beWarden(ctx)
+	if err != nil {
+		return false, errors.Join(append(errs, err)...)
+	}
+	if !warden {
+		plan = &reclaim.Plan{Why: "another host empties segments for the pool"}
 	}
 	if !st.Index.Complete {
 		plan = &reclaim.Plan{Why: "the index is incomplete: nothing is condemned before every disk has passed"}

@@ -55,11 +55,11 @@ func (h *Host) Clone(ctx context.Context, parent, snapshot, name string) (*DiskI
 	defer h.endChange()
 	ctx = context.WithoutCancel(ctx)
 	e.disk.HoldLists()
-	rec, ok, err := h.addClone(ctx, e, s, name, began)
+	rec, lease, ok, err := h.addClone(ctx, e, s, name, began)
 	if err != nil {
 		return nil, fmt.Errorf("clone snapshot %q of disk %q: %w", snapshot, parent, err)
 	}
-	c, err := h.openClone(ctx, e, *rec, ok)
+	c, err := h.openClone(ctx, e, *rec, lease, ok)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (h *Host) Clone(ctx context.Context, parent, snapshot, name string) (*DiskI
 }
 
 // openClone opens a new clone, and has it grow if it has no checkpoint.
-func (h *Host) openClone(ctx context.Context, parent *export, rec DiskRecord, checkpoint bool) (*export, error) {
+func (h *Host) openClone(ctx context.Context, parent *export, rec DiskRecord, lease datanode.LeaseID, checkpoint bool) (*export, error) {
 	var image *disk.Image
 	if !checkpoint {
 		var err error
@@ -75,12 +75,12 @@ func (h *Host) openClone(ctx context.Context, parent *export, rec DiskRecord, ch
 			h.log.Warn("a clone waits for its parent's checkpoint", "disk", rec.Name, "err", err)
 		}
 	}
-	c := h.add(ctx, rec, nil, image)
+	c, err := h.born(ctx, rec, lease, image)
 	if image == nil {
-		return c, c.err
+		return c, err
 	}
-	if c.err != nil {
-		return nil, errors.Join(c.err, image.Close())
+	if err != nil {
+		return nil, errors.Join(err, image.Close())
 	}
 	grown := make(chan struct{})
 	h.mu.Lock()
@@ -93,7 +93,7 @@ func (h *Host) openClone(ctx context.Context, parent *export, rec DiskRecord, ch
 
 // addClone records a clone, with a checkpoint if one of the parent's has the
 // snapshot. The parent's lists are held; they stay so for the clone.
-func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string, began time.Time) (rec *DiskRecord, ok bool, err error) {
+func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string, began time.Time) (rec *DiskRecord, lease datanode.LeaseID, ok bool, err error) {
 	h.mu.Lock()
 	snapName, revision := s.name, s.revision
 	h.mu.Unlock()
@@ -104,24 +104,27 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 	value, ok, err := e.disk.CloneRecord(ctx, s.rec.ID)
 	if err != nil {
 		e.disk.ReleaseLists()
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
-	err = h.catalog.addDisk(ctx, rec, func(clone id.Disk) *datanode.RegistryTxn {
+	err = h.catalog.addDisk(ctx, rec, func(clone id.Disk) (*datanode.RegistryTxn, error) {
+		owned, err := h.owning.putOwner(clone, firstEpoch)
+		lease = owned.Lease
 		txn := &datanode.RegistryTxn{
+			Puts: []datanode.Put{owned},
 			// The parent is still ours, and so what was read is its newest checkpoint.
 			Guards:   []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}},
 			Compares: []datanode.Compare{{Key: snapKey(e.rec.ID, snapName), Revision: revision}, {Key: disk.CheckpointKey(clone)}},
 		}
 		if ok {
-			txn.Puts = []datanode.Put{{Key: disk.CheckpointKey(clone), Value: value}}
+			txn.Puts = append(txn.Puts, datanode.Put{Key: disk.CheckpointKey(clone), Value: value})
 		}
-		return txn
+		return txn, err
 	})
 	if err != nil && !errors.Is(err, errDoubt) {
 		e.disk.ReleaseLists()
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -129,7 +132,7 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 	// One that may be there counts as one that is: its parent, if it is removed in
 	// this life, is not given up.
 	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
-	return rec, ok, err
+	return rec, lease, ok, err
 }
 
 // undoubted notes that a number is a new disk's, and so not that of a clone of
@@ -140,18 +143,6 @@ func (h *Host) undoubted(d id.Disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dropClone(d)
-}
-
-// holdBases holds the lists of the bases of all clones, before any pass.
-func (h *Host) holdBases() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, c := range h.clones {
-		if e := h.byID[c.base.Disk]; e != nil && e.disk != nil {
-			c.held = e.disk
-			c.held.HoldLists()
-		}
-	}
 }
 
 // dependents counts the clones that rely on what a disk's lists hold.

@@ -26,7 +26,7 @@ func (h *Host) growLoop(parent, clone *export, image *disk.Image, grown chan<- s
 			h.log.Warn("closing a clone's snapshot failed", "id", clone.rec.ID, "err", err)
 		}
 	}()
-	for h.life.Err() == nil {
+	for h.life.Err() == nil && h.current(parent) && h.current(clone) {
 		err := h.grow(h.life, parent.disk, clone)
 		if err == nil || errors.Is(err, disk.ErrClosed) { // removed meanwhile
 			return
@@ -96,6 +96,9 @@ func (h *Host) regrow(ctx context.Context, rec *DiskRecord) error {
 	h.mu.Lock()
 	parent := h.byID[rec.Base.Disk]
 	h.mu.Unlock()
+	if parent != nil && errors.Is(parent.err, ErrElsewhere) {
+		return fmt.Errorf("it began as snapshot %d of disk %d: %w", rec.Base.Snapshot, rec.Base.Disk, parent.err)
+	}
 	if parent == nil || parent.disk == nil {
 		return fmt.Errorf("it began as snapshot %d of disk %d, which is not open: %w", rec.Base.Snapshot, rec.Base.Disk, ErrUnknownDisk)
 	}
@@ -106,6 +109,21 @@ func (h *Host) regrow(ctx context.Context, rec *DiskRecord) error {
 		return err
 	}
 	return h.catalog.putCheckpoint(ctx, parent.disk, rec)
+}
+
+// current reports whether an export is in the catalog as it is.
+func (h *Host) current(e *export) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byID[e.rec.ID] == e
+}
+
+// grown returns a channel that is closed when some clone that reads the disk does
+// not any more; nil: none reads it.
+func (h *Host) grown(e *export) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.growing(e)
 }
 
 // awaitGrown returns when no clone reads the disk any more. Errors: ErrInUse.

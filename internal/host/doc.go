@@ -23,6 +23,10 @@
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	scrub         how far the scrub is: JSON, see scrubRow
 //	host/NAME     a host's session, under its lease: JSON, see HostRecord
+//	owner/N       who serves a disk, under its lease: JSON
+//	want/N        the host that shall serve a disk
+//	stated/N      decimal: to which incarnation of the index a disk has stated
+//	warden        the host that reclaims, under its lease
 //	ckpt/N        a disk's newest checkpoint (package disk)
 //
 // # Invariants
@@ -33,8 +37,12 @@
 //     host, while the data node's lock is held. A lease that was lost is never valid
 //     again.
 //   - I8: a data key is durable, wrapped, before it seals anything.
+//   - A disk is opened under an epoch that was claimed together with its owner row,
+//     under the host's lease, and replies while that very lease is valid. Only its
+//     owner changes its record and its snapshots' rows: its epoch guards them.
 //   - I13: the index is called complete only when every disk of the catalog,
-//     those being removed included, has set its lists since its incarnation.
+//     those being removed included, has set its lists since its incarnation, whoever
+//     had it then.
 //   - A row of a snapshot is written when its mark is stable, and a mark that
 //     neither a row nor a clone's base names is forgotten, unless its row is
 //     being written (package disk: Settled).
@@ -45,8 +53,9 @@
 // # Concurrency
 //
 // Open starts goroutines, which Close ends: one destages and makes checkpoints,
-// one passes and reclaims, one keeps the session, with a few that make its calls;
-// the budget of CPU time has another.
+// one passes and reclaims, one keeps session and owned disks, with a few that make
+// its calls, three watch what other hosts do (a sole host has none); the budget of
+// CPU time has another.
 // Methods may be called at once; those that change the catalog take turns
 // (changing), longer work before it, such as a checkpoint, excepted. Lock order:
 // changing or sweeping, then recordMu or renameMu, then mu; the locks of package
@@ -57,6 +66,9 @@
 // marked as being removed, which the next Open goes on removing, and marks of
 // snapshots without a row.
 //
-// Errors: [ErrExists], [ErrUnknownDisk], [ErrUnknownSnapshot], [ErrInUse],
+// Exports do not change, but for what mu guards: a disk that comes or goes has another
+// one, so that whoever has the old one works with a disk that is closed.
+//
+// Errors: [ErrElsewhere], [ErrNoLease], [ErrExists], [ErrUnknownDisk], [ErrUnknownSnapshot], [ErrInUse],
 // [ErrBusy], [ErrTooMany], [ErrInvalid].
 package host

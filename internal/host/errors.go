@@ -21,6 +21,9 @@ var (
 	// ErrNoPool: the registry has no pool: creation did not end, or the
 	// registry is lost.
 	ErrNoPool = errors.New("no pool")
+	// ErrElsewhere: another host serves the disk; ElsewhereError says which. What is to
+	// be done with it is done there.
+	ErrElsewhere = errors.New("disk is elsewhere")
 	// ErrNoLease: the host's lease has ended, or it has none yet: what it would answer
 	// may be old. It tries to get another one.
 	ErrNoLease = errors.New("the host has no lease")

@@ -73,9 +73,13 @@ func (h *Host) enter(ctx context.Context, name string) (*export, error) {
 			return nil, err
 		}
 		h.mu.Lock()
-		if h.closing || h.byName[e.now.Name] != e {
+		if h.closing {
 			h.mu.Unlock()
 			return nil, ErrClosed
+		}
+		if h.byName[e.now.Name] != e { // it has changed meanwhile
+			h.mu.Unlock()
+			continue
 		}
 		busy := e.busy
 		if busy == nil {
@@ -109,7 +113,7 @@ func (x Exports) export(e *export) nbd.Export {
 
 func nbdError(err error) error {
 	switch {
-	case errors.Is(err, ErrUnknownDisk), errors.Is(err, ErrUnknownSnapshot):
+	case errors.Is(err, ErrUnknownDisk), errors.Is(err, ErrUnknownSnapshot), errors.Is(err, ErrElsewhere):
 		return fmt.Errorf("%w: %w", nbd.ErrUnknownExport, err)
 	case errors.Is(err, ErrClosed):
 		return fmt.Errorf("%w: %w", nbd.ErrShutdown, err)

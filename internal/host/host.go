@@ -20,6 +20,7 @@ import (
 	"plinth/internal/id"
 	"plinth/internal/keyring"
 	"plinth/internal/object"
+	"plinth/internal/owner"
 	"plinth/internal/ramcache"
 	"plinth/internal/stripe"
 )
@@ -78,6 +79,8 @@ type Host struct {
 	sweeping chan struct{}
 	// cleaner is the state of reclaim.
 	cleaner cleaner
+	// wardenOf is the term in which this host became the warden.
+	wardenOf atomic.Pointer[term]
 
 	mu      sync.Mutex
 	byName  map[string]*export
@@ -88,16 +91,25 @@ type Host struct {
 	// removed disks whose space is not given back. Changed under recordMu too.
 	clones   map[id.Disk]*cloneState
 	leftover map[id.Disk]*leftover
+	// owners are the other hosts that are known to serve disks, births are new
+	// clones that are not open yet.
+	owners map[id.Disk]string
+	free   map[id.Disk]time.Time // disks that no host has, since when
+	births map[id.Disk]*birth
 	// snapBytes is the size of all snapshots' rows in the registry.
 	snapBytes int64
 }
 
-// export is a disk of the catalog, open unless err says why not.
+// export is a disk of the catalog, open unless err says why not. When that changes
+// another one takes its place.
 type export struct {
-	rec  DiskRecord // as it was when the disk was opened
-	disk *disk.Disk
-	door *gate.Door // of its clients and those of its snapshots
-	err  error
+	rec     DiskRecord // as it was when the disk was opened
+	claimed id.Epoch   // under which this host has it; 0: it has it not
+	// installed is since when.
+	installed time.Time
+	disk      *disk.Disk
+	door      *gate.Door // of its clients and those of its snapshots
+	err       error
 
 	// Guarded by Host.mu:
 	now       DiskRecord // as the catalog has it
@@ -150,6 +162,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
+		owners: make(map[id.Disk]string), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.openBudget(cores)
@@ -158,10 +171,17 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		h.cancel()
 		h.closeFlash()
 		h.budget.Close()
-		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.closeOwning(), h.ram.Close())
+		if h.owning != nil {
+			h.owning.stop()
+			err = errors.Join(err, h.owning.giveUp())
+		}
+		return nil, errors.Join(fmt.Errorf("open the pool: %w", err), h.ram.Close())
 	}
 	if err := h.openDisks(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
+	}
+	if !h.opts.Sole {
+		h.watchOthers()
 	}
 	h.work.Add(4)
 	go h.warmUp()
@@ -177,7 +197,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
 		return err
 	}
-	if h.owning, err = openOwning(ctx, h.catalog, h.node, h.opts); err != nil {
+	if h.owning, err = openOwning(ctx, h); err != nil {
 		return err
 	}
 	if err := h.openFlash(); err != nil {
@@ -204,7 +224,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	h.cache = blockmap.NewCache(h.opts.CacheBytes, mapCacheFiles)
 	h.pool = &disk.Pool{
 		Node: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Hasher: hasher, RAM: h.ram,
-		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.mayReply, Pace: h.paceRound,
+		Logger: h.log, Geometry: g, LogBytes: st.Log.CapacityBytes, Number: seq.take, MayReply: h.opts.MayReply, Pace: h.paceRound,
 		Objects: &object.Store{
 			Index: h.node, Stripes: stripes, Sealer: sealer, Opener: opener, Geometry: g, Number: seq.take,
 		},
@@ -219,23 +239,8 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	return nil
 }
 
-// mayReply is asked before each reply to a read or write (I6).
-func (h *Host) mayReply() error {
-	if err := h.owning.mayReply(); err != nil {
-		return err
-	}
-	return h.opts.MayReply()
-}
-
-// closeOwning ends the session, if there is one.
-func (h *Host) closeOwning() error {
-	if h.owning == nil {
-		return nil
-	}
-	return h.owning.close()
-}
-
-// openDisks opens every disk of the catalog, and goes on with removals.
+// openDisks opens every disk of the catalog that no other host has, and goes on
+// with removals.
 func (h *Host) openDisks(ctx context.Context) error {
 	recs, err := h.catalog.disks(ctx)
 	if err != nil {
@@ -246,61 +251,50 @@ func (h *Host) openDisks(ctx context.Context) error {
 			h.clones[rec.ID] = &cloneState{base: *rec.Base}
 		}
 		if rec.Removing {
-			h.leftover[rec.ID] = &leftover{rec: rec}
+			if h.opts.Sole { // or else whoever removes it may live
+				h.leftover[rec.ID] = &leftover{rec: rec}
+			}
 			continue
 		}
-		rows, err := h.catalog.snapshots(ctx, rec.ID)
-		if err != nil {
-			return err
-		}
-		h.add(ctx, rec, rows, nil)
+		h.know(rec)
 	}
-	h.holdBases()
+	for _, rec := range recs { // a clone may need that its parent is open
+		if rec.Removing {
+			continue
+		}
+		if err := h.owning.acquire(ctx, rec.ID, owner.Adopt{Disk: rec.ID}); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			h.log.Error("disk is not served yet", "disk", rec.Name, "id", rec.ID, "err", err)
+		}
+	}
 	return h.releaseLeftover(ctx)
 }
 
-// add opens a disk and makes it known, with its error if it does not open, and its
-// snapshots. under is what a clone reads that has no checkpoint yet.
-func (h *Host) add(ctx context.Context, rec DiskRecord, rows []snapshotRow, under *disk.Image) *export {
-	e := &export{rec: rec, now: rec, door: gate.NewDoor(h.budget, rec.limits()), quietFrom: time.Now(), snaps: make(map[string]*snapshot, len(rows))}
-	if e.disk, e.err = h.openDisk(ctx, rec, under); e.err != nil {
-		h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, row := range rows {
-		s := &snapshot{snapshotRow: row}
-		if e.disk != nil && !e.disk.Marked(row.rec.ID) {
-			s.lost = true
-			h.log.Error("snapshot is lost: the log was, with its mark", "disk", rec.Name, "snapshot", row.name, "id", row.rec.ID)
-		}
-		e.snaps[row.name] = s
-		h.snapBytes += row.bytes
-	}
-	h.byName[rec.Name], h.byID[rec.ID] = e, e
-	return e
-}
-
-func (h *Host) openDisk(ctx context.Context, rec DiskRecord, under *disk.Image) (*disk.Disk, error) {
+// openDisk opens a disk under an epoch that was claimed under a lease's term.
+func (h *Host) openDisk(ctx context.Context, rec DiskRecord, epoch id.Epoch, t *term, b *birth) (*disk.Disk, error) {
 	suite, err := chunk.ParseSuite(rec.Cipher)
 	if err != nil {
 		return nil, err
 	}
-	if under == nil {
+	var under *disk.Image
+	if b != nil {
+		under = b.under
+	} else {
 		if err := h.regrow(ctx, &rec); err != nil {
 			return nil, fmt.Errorf("clone %s (%d): %w", rec.Name, rec.ID, err)
-		}
-	}
-	epoch := rec.epoch
-	if epoch == 0 {
-		if epoch, err = h.catalog.claimEpoch(ctx, rec.ID); err != nil {
-			return nil, err
 		}
 	}
 	return disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
 		Stable: rec.Stable, AcceptLostLog: h.opts.AcceptLostLog, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
-		Under: under,
+		Under: under, MayReply: func() error {
+			if !t.valid() {
+				return ErrNoLease
+			}
+			return h.opts.MayReply()
+		},
 		Map: blockmap.Options{
 			FS: h.opts.FS, Dir: h.mapDir(rec.ID), Cache: h.cache, Logger: h.log,
 		},
@@ -358,7 +352,8 @@ func (h *Host) Close() error {
 	h.changing <- struct{}{} // nothing is opened or removed any more, no work begins
 	defer h.endChange()
 	h.work.Wait()
-	err := errors.Join(h.closeDisks(), h.closeOwning())
+	h.owning.stop()
+	err := errors.Join(h.closeDisks(), h.owning.giveUp())
 	h.cache.Close()
 	h.closeFlash()
 	return errors.Join(err, h.ram.Close())

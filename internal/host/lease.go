@@ -68,11 +68,3 @@ func (t *term) valid() bool {
 	t.last.Store(r)
 	return int64(r.clock) < until
 }
-
-// mayReply is valid with the reason.
-func (t *term) mayReply() error {
-	if t.valid() {
-		return nil
-	}
-	return ErrNoLease
-}

@@ -11,6 +11,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
+	"plinth/internal/owner"
 )
 
 const (
@@ -114,13 +115,18 @@ func (h *Host) CreateDisk(ctx context.Context, spec DiskSpec) (*DiskInfo, error)
 		Version: diskRecordVersion, Name: spec.Name, Bytes: spec.Bytes, Chunk: uint32(spec.Chunk),
 		Cipher: spec.Cipher, Stable: spec.Stable, Created: time.Now().UTC().Truncate(time.Second),
 	}
-	if err := h.catalog.addDisk(ctx, &rec, func(id.Disk) *datanode.RegistryTxn { return &datanode.RegistryTxn{} }); err != nil {
+	var owned datanode.Put
+	err := h.catalog.addDisk(ctx, &rec, func(d id.Disk) (_ *datanode.RegistryTxn, err error) {
+		owned, err = h.owning.putOwner(d, firstEpoch)
+		return &datanode.RegistryTxn{Puts: []datanode.Put{owned}}, err
+	})
+	if err != nil {
 		return nil, err
 	}
 	h.undoubted(rec.ID)
-	e := h.add(ctx, rec, nil, nil)
-	if e.err != nil {
-		return nil, e.err
+	e, err := h.born(ctx, rec, owned.Lease, nil)
+	if err != nil {
+		return nil, err
 	}
 	return h.info(e), nil
 }
@@ -184,6 +190,7 @@ func (h *Host) renameRecord(ctx context.Context, e *export, name, to string) err
 	rec := h.record(e)
 	rec.Name = to
 	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{
+		Guards:   e.guards(),
 		Compares: []datanode.Compare{{Key: nameKey(to)}},
 		Puts:     []datanode.Put{{Key: nameKey(to), Value: strconv.AppendUint(nil, uint64(rec.ID), 10)}},
 		Deletes:  []string{nameKey(name)},
@@ -205,6 +212,9 @@ func (h *Host) reserve(name string, unused func(*export) error) (e *export, free
 	defer h.mu.Unlock()
 	if e = h.byName[name]; e == nil {
 		return nil, nil, fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
+	}
+	if errors.Is(e.err, ErrElsewhere) {
+		return nil, nil, e.err
 	}
 	if err := unused(e); err != nil {
 		return nil, nil, fmt.Errorf("disk %q: %w", name, err)
@@ -254,6 +264,7 @@ func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) erro
 		h.mu.Unlock()
 		return fmt.Errorf("remove disk %q: %w", name, err)
 	}
+	h.owning.send(owner.Removed{Disk: rec.ID})
 	e.door.Close()
 	if e.disk != nil {
 		if err := e.disk.Close(); err != nil {
@@ -288,7 +299,7 @@ func (h *Host) forget(ctx context.Context, e *export, name string) (DiskRecord, 
 	defer h.recordMu.Unlock()
 	rec := h.record(e)
 	rec.Removing = true
-	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{Deletes: []string{nameKey(name)}})
+	err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{Guards: e.guards(), Deletes: []string{nameKey(name)}})
 	if err != nil && !errors.Is(err, errDoubt) {
 		return rec, err
 	}
@@ -299,6 +310,15 @@ func (h *Host) forget(ctx context.Context, e *export, name string) (DiskRecord, 
 		h.snapBytes -= s.bytes
 	}
 	return rec, err
+}
+
+// guards are those of a change that only the disk's owner may make. One that does
+// not open has none: its record alone must be as it was.
+func (e *export) guards() []datanode.Guard {
+	if e.disk == nil {
+		return nil
+	}
+	return []datanode.Guard{{Disk: e.rec.ID, Epoch: e.disk.Epoch()}}
 }
 
 // named returns the disk of that name, nil if there is none.
@@ -322,6 +342,9 @@ func (h *Host) hide(name string, snapshots bool) (*export, error) {
 	e := h.byName[name]
 	if e == nil {
 		return nil, ErrUnknownDisk
+	}
+	if errors.Is(e.err, ErrElsewhere) {
+		return nil, e.err
 	}
 	if err := e.unused(); err != nil {
 		return nil, err

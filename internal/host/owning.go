@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"plinth/datanode"
+	"plinth/internal/id"
 	"plinth/internal/owner"
 )
 
@@ -20,6 +21,7 @@ import (
 // the machine, others make the calls and tell it what came of them. It begins when
 // the host opens and ends when its disks are closed.
 type owning struct {
+	host    *Host
 	catalog catalog
 	node    datanode.FragmentNode
 	opts    Options
@@ -31,10 +33,17 @@ type owning struct {
 
 	mu   sync.Mutex
 	gone []string // reservations of lives whose row was in the way
+	// waiting are those who wait for a disk to be served, or not.
+	waiting map[id.Disk][]chan error
 
 	machine *owner.Machine // the loop's
 	term    atomic.Pointer[term]
-	events  chan owner.Event
+	events  chan message
+	// opened are disks that the machine has not had served yet, closing those that
+	// are being closed. Both are the loop's.
+	opened  map[id.Disk]opened
+	closing map[id.Disk]<-chan struct{}
+	atOnce  chan struct{}   // room for disksAtOnce
 	ctx     context.Context // ends with it
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
@@ -45,15 +54,22 @@ type owning struct {
 // revokeTimeMax bounds how long a host that ends waits to give up its session.
 const revokeTimeMax = 5 * time.Second
 
+// retryTimeMax bounds the pause before what failed is tried again.
+const retryTimeMax = 500 * time.Millisecond
+
 // callTime bounds a call to the registry: the machine asks again after that.
 func (o *owning) callTime() time.Duration { return o.opts.LeaseTTL / 3 }
 
+func (o *owning) retry() time.Duration { return min(o.opts.LeaseTTL/20, retryTimeMax) }
+
 // openOwning begins the host's session, and waits for it. Errors: ErrInUse, if the
 // name is that of another host that lives.
-func openOwning(ctx context.Context, c catalog, node datanode.FragmentNode, opts Options) (*owning, error) {
+func openOwning(ctx context.Context, h *Host) (*owning, error) {
+	opts := h.opts
 	o := &owning{
-		catalog: c, node: node, opts: opts, log: opts.Logger, life: newLife(), clock: opts.clock,
-		events: make(chan owner.Event), tried: make(chan error, 1),
+		host: h, catalog: h.catalog, node: h.node, opts: opts, log: opts.Logger, life: newLife(), clock: opts.clock,
+		events: make(chan message), tried: make(chan error, 1), opened: make(map[id.Disk]opened),
+		closing: make(map[id.Disk]<-chan struct{}), atOnce: make(chan struct{}, disksAtOnce), waiting: make(map[id.Disk][]chan error),
 	}
 	if !opts.Sole {
 		var err error
@@ -61,16 +77,18 @@ func openOwning(ctx context.Context, c catalog, node datanode.FragmentNode, opts
 			return nil, err
 		}
 	}
-	o.machine = owner.New(opts.Name, owner.Options{TTL: opts.LeaseTTL})
+	o.machine = owner.New(opts.Name, owner.Options{TTL: opts.LeaseTTL, Retry: o.retry()})
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	o.work.Add(1)
 	go o.loop()
 	if err := o.awaitSession(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("begin the session of host %q: %w", opts.Name, err), o.close())
+		o.stop()
+		return nil, errors.Join(fmt.Errorf("begin the session of host %q: %w", opts.Name, err), o.giveUp())
 	}
 	if o.home != nil {
 		if err := o.home.alone(); err != nil {
-			return nil, errors.Join(err, o.close())
+			o.stop()
+			return nil, errors.Join(err, o.giveUp())
 		}
 	}
 	o.giveUpReservations(ctx)
@@ -146,11 +164,21 @@ func (e *rivalError) Error() string {
 
 func (e *rivalError) Unwrap() error { return ErrInUse }
 
-// close ends the session: what it had is free for others at once. Nothing may be
-// served any more.
-func (o *owning) close() error {
+// stop ends the loop and all that it has begun: no disk is opened any more. The
+// lease lasts for what is left of it.
+func (o *owning) stop() {
 	o.cancel()
 	o.work.Wait()
+	for d, n := range o.opened {
+		delete(o.opened, d)
+		o.shut(d, n.e)
+	}
+	o.work.Wait()
+}
+
+// giveUp ends the session after stop: what it had is free for others at once.
+// Nothing may be served any more.
+func (o *owning) giveUp() error {
 	var err error
 	if t := o.term.Load(); t != nil {
 		t.lost.Store(true)
@@ -169,14 +197,6 @@ func (o *owning) close() error {
 	return err
 }
 
-// mayReply is asked before each reply (I6).
-func (o *owning) mayReply() error {
-	if t := o.term.Load(); t != nil {
-		return t.mayReply()
-	}
-	return ErrNoLease
-}
-
 // loop gives the machine events and time. After the machine was suspended it wakes
 // late, which harms nobody: who replies looks at the clock.
 func (o *owning) loop() {
@@ -184,14 +204,16 @@ func (o *owning) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		var e owner.Event
+		var m message
 		select {
 		case <-o.ctx.Done():
 			return
-		case e = <-o.events:
+		case m = <-o.events:
 		case <-timer.C:
 		}
-		o.step(e)
+		o.keepOpened(m)
+		o.step(m.event)
+		o.discard(m)
 		timer.Reset(max(o.machine.Wake()-o.clock(), time.Millisecond))
 	}
 }
@@ -240,10 +262,15 @@ func (o *owning) tell(err error) {
 }
 
 // send tells the machine of an event.
-func (o *owning) send(e owner.Event) {
+func (o *owning) send(e owner.Event) { o.tellLoop(message{event: e}) }
+
+func (o *owning) tellLoop(m message) {
 	select {
-	case o.events <- e:
+	case o.events <- m:
 	case <-o.ctx.Done():
+		if m.e != nil && m.e.disk != nil {
+			_ = m.e.disk.Close() // it was not served
+		}
 	}
 }
 
@@ -264,6 +291,8 @@ func (o *owning) carry(a owner.Action) {
 			err := o.catalog.node.RegistryKeepAlive(ctx, &datanode.RegistryKeepAliveRequest{Lease: a.Lease})
 			return owner.KeptAlive{Call: a.Call, Outcome: outcomeOf(err)}
 		})
+	default:
+		o.carryDisk(a)
 	}
 }
 

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -114,6 +115,9 @@ func (h *Host) ChangeLimits(ctx context.Context, name string, change LimitsChang
 	if e == nil {
 		return nil, fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
 	}
+	if errors.Is(e.err, ErrElsewhere) {
+		return nil, e.err
+	}
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
 	rec := h.record(e)
@@ -125,7 +129,7 @@ func (h *Host) ChangeLimits(ctx context.Context, name string, change LimitsChang
 	if limits == (gate.Limits{}) {
 		rec.Limits = nil
 	}
-	if err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{}); err != nil {
+	if err := h.catalog.changeDisk(ctx, &rec, &datanode.RegistryTxn{Guards: e.guards()}); err != nil {
 		return nil, fmt.Errorf("change the limits of disk %q: %w", name, err)
 	}
 	e.door.SetLimits(limits)

@@ -99,6 +99,10 @@ func (h *Host) scrubLoop() {
 // scrubNext does the next step of the scrub, and returns how long to wait after it.
 func (h *Host) scrubNext(ctx context.Context) (time.Duration, error) {
 	x := &h.scrub
+	if warden, err := h.beWarden(ctx); err != nil || !warden {
+		x.loaded, x.changed, x.page = false, false, nil // another host goes on with it
+		return scrubRetryTime, err
+	}
 	if !x.loaded {
 		if err := h.loadScrub(ctx); err != nil {
 			return 0, err

@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -115,6 +116,9 @@ func (h *Host) Snapshots(disk string) ([]SnapshotInfo, error) {
 	if e == nil {
 		return nil, fmt.Errorf("disk %q: %w", disk, ErrUnknownDisk)
 	}
+	if errors.Is(e.err, ErrElsewhere) {
+		return nil, e.err
+	}
 	out := make([]SnapshotInfo, 0, len(e.snaps))
 	for _, s := range e.snaps {
 		out = append(out, s.info(e))
@@ -132,6 +136,9 @@ func (h *Host) snapshotOf(disk, name string) (*export, *snapshot, error) {
 		return nil, nil, ErrClosed
 	case e == nil:
 		return nil, nil, fmt.Errorf("disk %q: %w", disk, ErrUnknownDisk)
+	}
+	if errors.Is(e.err, ErrElsewhere) {
+		return nil, nil, e.err
 	}
 	s := e.snaps[name]
 	if s == nil || s.gone {

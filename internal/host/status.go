@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,7 +22,8 @@ type DiskInfo struct {
 	Cipher  string    `json:"cipher"`
 	Stable  bool      `json:"stable"`
 	Created time.Time `json:"created"`
-	// State is "ok" or "failed", then with the reason.
+	// State is "ok", "failed", or "elsewhere" for one that another host serves, or
+	// none at present; then with the reason.
 	State  string   `json:"state"`
 	Reason string   `json:"reason,omitempty"`
 	Epoch  id.Epoch `json:"epoch"`
@@ -50,8 +52,11 @@ type DiskInfo struct {
 
 // Status describes the pool.
 type Status struct {
-	PoolID   string            `json:"pool_id"`
-	Geometry string            `json:"geometry"`
+	PoolID   string `json:"pool_id"`
+	Geometry string `json:"geometry"`
+	// Host is this host's name, Hosts are all that have a session.
+	Host     string            `json:"host"`
+	Hosts    []HostInfo        `json:"hosts"`
 	Disks    []DiskInfo        `json:"disks"`
 	Node     datanode.Status   `json:"node"`
 	Space    SpaceStatus       `json:"space"`
@@ -62,6 +67,39 @@ type Status struct {
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
+}
+
+// HostInfo describes a host that has a session.
+type HostInfo struct {
+	Name  string    `json:"name"`
+	Began time.Time `json:"began"` // the session
+	// Warden: it empties segments for the pool.
+	Warden bool `json:"warden,omitempty"`
+	Disks  int  `json:"disks"` // that it serves
+}
+
+// hosts describes all hosts that have a session, in the order of their names.
+func (h *Host) hosts(ctx context.Context) ([]HostInfo, error) {
+	out := []HostInfo{}
+	all, err := h.catalog.hosts(ctx, hostPrefix)
+	if err != nil {
+		return out, err
+	}
+	warden, _, err := h.catalog.get(ctx, keyWarden)
+	serve := make(map[string]int)
+	h.mu.Lock()
+	for d, e := range h.byID {
+		if e.claimed != 0 {
+			serve[h.opts.Name]++
+		} else {
+			serve[h.owners[d]]++
+		}
+	}
+	h.mu.Unlock()
+	for _, r := range all {
+		out = append(out, HostInfo{r.name, r.Began, r.name == string(warden), serve[r.name]})
+	}
+	return out, err
 }
 
 // SpaceStatus is where the bytes go.
@@ -106,6 +144,9 @@ func (h *Host) info(e *export) *DiskInfo {
 	}
 	if err != nil {
 		out.State, out.Reason = "failed", err.Error()
+		if errors.Is(err, ErrElsewhere) {
+			out.State = "elsewhere"
+		}
 	}
 	return out
 }
@@ -138,13 +179,16 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{
-		PoolID: h.keys.ID().String(), Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
+		PoolID: h.keys.ID().String(), Host: h.opts.Name, Hosts: []HostInfo{}, Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
 		Repairs: map[string]uint64{
 			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
 		},
 	}
 	s.RAMCache = h.ram.Stats()
 	s.Scrub = h.scrubStatus(node)
+	if s.Hosts, err = h.hosts(ctx); err != nil {
+		s.Warnings = append(s.Warnings, "which hosts there are is not known: "+err.Error())
+	}
 	s.Space = SpaceStatus{
 		UniqueBytes: node.Index.PlainBytes, CompressedBytes: node.Index.SealedBytes,
 		CheckpointBytes: node.Index.ObjectBytes, FreeBytes: node.FreeBytes, BufferedBytes: h.pool.Space.Charged(),
@@ -159,7 +203,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	s.Warnings = append(s.Warnings, s.Scrub.warnings()...)
 	for _, d := range s.Disks {
 		s.Space.LogicalBytes += d.LogicalBytes
-		if d.State != "ok" {
+		if d.State == "failed" {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("disk %s: %s", d.Name, d.Reason))
 		}
 	}

@@ -29,7 +29,7 @@ func (h *Host) sweepLoop() {
 		case s := <-h.suspects:
 			err = h.repair(h.life, s)
 		case <-tick.C:
-			err = errors.Join(h.expire(h.life, time.Now()), h.sweepIdle(h.life))
+			err = errors.Join(h.tend(h.life, false), h.expire(h.life, time.Now()), h.sweepIdle(h.life))
 		case <-space.C:
 			err = h.cleanLow(h.life)
 		}
@@ -99,7 +99,8 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || h.owes(e) && h.rested(e) || h.idle(e) && changes(e.disk) != swept {
+		if !stated || h.owes(e) && h.rested(e) || h.idle(e) && changes(e.disk) != swept ||
+			!h.opts.Sole && passed == 0 && h.idle(e) { // an earlier owner may have left something
 			due = append(due, e)
 		}
 	}
@@ -123,6 +124,9 @@ func (h *Host) lastPass(e *export) (sweptAt int64, passed uint64) {
 
 // Sweep passes over all disks, completes the index if it was not, and reclaims.
 func (h *Host) Sweep(ctx context.Context) error {
+	if err := h.tend(ctx, true); err != nil {
+		return err
+	}
 	st, err := h.node.Status(ctx)
 	if err != nil {
 		return err
@@ -168,12 +172,22 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 		if report.Held {
 			continue // by a clone that was just made
 		}
+		if !index.Complete {
+			if err := h.state(ctx, e, index.Incarnation); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
 		h.mu.Lock()
 		e.passed, e.sweptAt = index.Incarnation+1, before
 		h.mu.Unlock()
 		if err := h.passed(ctx, e, report); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	warden, err := h.beWarden(ctx)
+	if err != nil || !warden {
+		return errors.Join(append(errs, err)...)
 	}
 	if err := h.completeIndex(ctx, index); err != nil {
 		return errors.Join(append(errs, err)...)
@@ -194,8 +208,9 @@ func (h *Host) passDisk(ctx context.Context, e *export, index datanode.IndexStat
 }
 
 // completeIndex calls the index complete if every disk of the catalog has
-// passed in its incarnation (I13), and has removed disks and the mover give up what
-// they hold.
+// passed in its incarnation (I13), whoever had it, and has removed disks and the mover
+// give up what they hold. The catalog is read first: what is made later needs
+// nothing that it does not hold by births and look-ups, or its base for it.
 func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) error {
 	if index.Complete {
 		return nil
@@ -204,14 +219,15 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
+	stated, err := h.catalog.stated(ctx)
+	if err != nil {
+		return err
+	}
 	for _, rec := range recs {
-		if e := h.byID[rec.ID]; e == nil || e.passed != index.Incarnation+1 {
-			h.mu.Unlock()
+		if n, ok := stated[rec.ID]; !ok || n != index.Incarnation {
 			return nil
 		}
 	}
-	h.mu.Unlock()
 	if err := errors.Join(h.releaseRemoved(ctx, nil), h.releaseMover(ctx)); err != nil {
 		return err
 	}

@@ -39,6 +39,8 @@ type VerifyReport struct {
 	Findings []Finding `json:"findings"`
 	// More counts findings beyond the report's bound.
 	More int `json:"more,omitempty"`
+	// Elsewhere counts disks that other hosts serve: what those need was not walked.
+	Elsewhere int `json:"elsewhere,omitempty"`
 	// Rebuilding says that the index was lost and not every disk has stated yet
 	// what it needs: its lists and slots were not judged.
 	Rebuilding bool `json:"rebuilding,omitempty"`
@@ -95,6 +97,10 @@ func (h *Host) Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, e
 	defer v.close()
 	h.refreshHealth(ctx)
 	for _, e := range h.exports() {
+		if errors.Is(e.err, ErrElsewhere) {
+			v.report.Elsewhere++
+			continue
+		}
 		if e.disk == nil {
 			v.report.add(Finding{Kind: "map", Where: "disk " + e.rec.Name, What: e.err.Error()})
 			continue
@@ -307,7 +313,7 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 		v.leaks(d, needs)
 	}
 	if len(needs) == 0 && (!d.Known || !v.stored[d.Segment]) {
-		if !d.Known && v.stored[d.Segment] && d.Segment.Number() < v.newer {
+		if !d.Known && v.stored[d.Segment] && d.Segment.Number() < v.newer && v.h.opts.Sole { // or else another host may be writing it
 			v.report.add(Finding{Kind: "leak", Where: where, What: "has fragments that the index does not know; plinth recover takes them in"})
 		}
 		if d.Known && d.State == datanode.StateLive && !v.stored[d.Segment] {
@@ -317,6 +323,9 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 	}
 	if len(needs) == 0 && d.State == datanode.StateDeleting {
 		return nil // a reclaim that was interrupted: the next one ends it
+	}
+	if gone, err := v.vanished(ctx, d, len(needs)); err != nil || gone {
+		return err
 	}
 	v.report.Segments++
 	// Its writer may have died before it was whole: the owner's next pass frees it.
@@ -341,6 +350,24 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 	}
 	v.index(where, d)
 	return v.verifyNeeds(ctx, d, report, needs)
+}
+
+// vanished reports whether a segment that no disk of this host needs has been
+// deleted meanwhile: of several hosts one reclaims, and does not wait for the verify
+// of another. It is asked when damage was found.
+func (v *verify) vanished(ctx context.Context, d *datanode.SegmentDescription, needs int) (bool, error) {
+	if v.h.opts.Sole || needs > 0 {
+		return false, nil
+	}
+	report, err := v.check(ctx, d.Segment)
+	if ctx.Err() != nil || err == nil && len(report.Damage) == 0 {
+		return false, ctx.Err()
+	}
+	reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: []id.Segment{d.Segment}})
+	if err != nil {
+		return false, err
+	}
+	return !reply.Segments[0].Known || reply.Segments[0].State == datanode.StateDeleting, nil
 }
 
 // index verifies what the index says of a segment against itself.

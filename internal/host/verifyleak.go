@@ -85,10 +85,11 @@ func (v *verify) keep(view *disk.View) error {
 }
 
 // speaks reports whether what a disk needs is all that it may hold. One that does
-// not open may need anything, and one that clones rely on holds for them.
+// not open may need anything, and one that clones rely on holds for them. One that is
+// not known may have been made by another host just now.
 func (v *verify) speaks(d id.Disk) bool {
 	v.h.mu.Lock()
 	e := v.h.byID[d]
 	v.h.mu.Unlock()
-	return (e == nil || e.disk != nil && e.disk.Err() == nil) && v.h.dependents(d) == 0
+	return (e == nil && v.h.opts.Sole || e != nil && e.disk != nil && e.disk.Err() == nil) && v.h.dependents(d) == 0
 }

@@ -73,12 +73,33 @@ type Event interface {
 
 // Want says that this host shall own the disk, and Unwant that it shall not: for
 // exports, moves and hand-overs. Who asks the owner of a disk sends it Unwant, also
-// when it does not know that it is one. Vanished says that a disk's owner key is gone.
+// when it does not know that it is one. Adopt says that it shall own the disk unless
+// another host does. Vanished says that a disk's owner key is gone.
 type (
 	Want     struct{ Disk id.Disk }
 	Unwant   struct{ Disk id.Disk }
+	Adopt    struct{ Disk id.Disk }
 	Vanished struct{ Disk id.Disk }
 )
+
+// Born says that a new disk was recorded together with its owner key, under this
+// host's lease and that epoch.
+type Born struct {
+	Disk  id.Disk
+	Lease datanode.LeaseID
+	Epoch id.Epoch
+}
+
+// Renewed says that the owner of a disk has claimed another epoch itself, and put
+// that into its owner key: it opens the disk anew.
+type Renewed struct {
+	Disk     id.Disk
+	From, To id.Epoch
+}
+
+// Removed says that a disk is no more: whoever removed it has its owner key, until
+// that goes with the disk.
+type Removed struct{ Disk id.Disk }
 
 // Granted answers Grant.
 type Granted struct {
@@ -133,6 +154,7 @@ type (
 
 func (e Want) apply(m *Machine, now time.Duration) {
 	if k := m.disks[e.Disk]; k != nil {
+		k.adopted = false
 		k.wanted = true // one that is draining is given away all the same, and claimed anew
 		return
 	}
@@ -147,6 +169,35 @@ func (e Unwant) apply(m *Machine, now time.Duration) {
 	// A claim in doubt may have come late: who asks for the disk sees our key.
 	m.disks[e.Disk] = &disk{number: e.Disk, check: true, due: now}
 }
+
+func (e Adopt) apply(m *Machine, now time.Duration) {
+	k := m.disks[e.Disk]
+	if k == nil {
+		k = &disk{number: e.Disk, due: now}
+		m.disks[e.Disk] = k
+	}
+	if !k.wanted {
+		k.wanted, k.adopted = true, true
+	}
+}
+
+func (e Born) apply(m *Machine, now time.Duration) {
+	if m.session.lease == 0 || m.session.lease != e.Lease || m.disks[e.Disk] != nil {
+		Adopt{e.Disk}.apply(m, now) // its owner key goes with the lease
+		return
+	}
+	k := &disk{number: e.Disk, wanted: true, phase: fencing, epoch: e.Epoch}
+	m.disks[e.Disk] = k
+	k.call = m.do(Action{Do: Fence, Disk: k.number, Epoch: k.epoch})
+}
+
+func (e Renewed) apply(m *Machine, now time.Duration) {
+	if k := m.disks[e.Disk]; k != nil && k.epoch == e.From && k.phase >= fencing {
+		k.epoch = e.To
+	}
+}
+
+func (e Removed) apply(m *Machine, now time.Duration) { delete(m.disks, e.Disk) }
 
 func (e Vanished) apply(m *Machine, now time.Duration) {
 	if k := m.disks[e.Disk]; k != nil && k.phase == away {
@@ -211,6 +262,9 @@ func (e Looked) apply(m *Machine, now time.Duration) {
 		k.call = m.do(Action{Do: Release, Disk: k.number, Epoch: k.epoch, Lease: m.session.lease})
 	case !k.wanted:
 		m.leave(k, now)
+	case e.Owner != "" && e.Owner != m.host && k.adopted:
+		k.wanted = false
+		m.leave(k, now)
 	case e.Owner != "":
 		m.leave(k, now+m.opts.Retry)
 		if now >= k.ask && e.Owner != m.host {
@@ -230,7 +284,8 @@ func (e Claimed) apply(m *Machine, now time.Duration) {
 	}
 	switch e.Outcome {
 	case Done:
-		k.phase, k.call = fencing, m.do(Action{Do: Fence, Disk: k.number, Epoch: k.epoch})
+		k.phase, k.adopted = fencing, false
+		k.call = m.do(Action{Do: Fence, Disk: k.number, Epoch: k.epoch})
 	case Lost:
 		m.lose(now)
 	case Refused:

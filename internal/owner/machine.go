@@ -56,12 +56,15 @@ const (
 type disk struct {
 	number id.Disk
 	wanted bool
-	phase  phase
-	epoch  id.Epoch      // claimed or being claimed
-	call   uint64        // what is under way, 0: nothing
-	due    time.Duration // when to look again
-	ask    time.Duration // when to ask the owner to give it away
-	check  bool          // not known to be ours, and somebody says it is: look
+	// adopted: it is wanted only until another host has it. What was served when the
+	// session was lost becomes so, or hosts would take from each other what they had.
+	adopted bool
+	phase   phase
+	epoch   id.Epoch      // claimed or being claimed
+	call    uint64        // what is under way, 0: nothing
+	due     time.Duration // when to look again
+	ask     time.Duration // when to ask the owner to give it away
+	check   bool          // not known to be ours, and somebody says it is: look
 }
 
 // New makes a machine of a host without session and disks.
@@ -153,6 +156,7 @@ func (m *Machine) expire(now time.Duration) {
 func (m *Machine) lose(now time.Duration) {
 	m.session = session{next: now}
 	for _, k := range m.inOrder() {
+		k.adopted = k.adopted || k.phase >= fencing
 		m.leave(k, now)
 	}
 }

@@ -164,8 +164,10 @@ func (w *world) trouble() {
 	h := w.hosts[w.rng.IntN(len(w.hosts))]
 	d := id.Disk(1 + w.rng.IntN(simDisks))
 	switch n := w.rng.IntN(100); {
-	case n < 10:
+	case n < 7:
 		h.step(Want{d})
+	case n < 10:
+		h.step(Adopt{d})
 	case n < 12:
 		h.step(Unwant{d})
 	case w.calm:

@@ -1,0 +1,498 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/disk"
+	"plinth/internal/gate"
+	"plinth/internal/id"
+	"plinth/internal/owner"
+)
+
+// opened is a disk that this host has opened and does not serve yet.
+type opened struct {
+	e     *export
+	epoch id.Epoch
+}
+
+// message tells the loop of an event, and of the disk that it opened.
+type message struct {
+	event owner.Event
+	disk  id.Disk
+	opened
+}
+
+// carryDisk begins what an action on a disk asks for. It is the loop's.
+func (o *owning) carryDisk(a owner.Action) {
+	switch a.Do {
+	case owner.Look:
+		o.callDisk(func(ctx context.Context) message { return message{event: o.look(ctx, a)} })
+	case owner.Claim:
+		o.callDisk(func(ctx context.Context) message {
+			err := o.catalog.claim(ctx, o.opts.Name, a.Lease, a.Disk, a.Epoch, a.EpochAt)
+			if err != nil && !errors.Is(err, datanode.ErrConflict) {
+				o.settled(a.Disk, fmt.Errorf("claim disk %d: %w", a.Disk, err))
+			}
+			return message{event: owner.Claimed{Call: a.Call, Disk: a.Disk, Outcome: outcomeOf(err)}}
+		})
+	case owner.Release:
+		o.callDisk(func(ctx context.Context) message {
+			err := o.catalog.release(ctx, a.Lease, a.Disk)
+			return message{event: owner.Released{Call: a.Call, Disk: a.Disk, Outcome: outcomeOf(err)}}
+		})
+	case owner.Fence:
+		t, before := o.term.Load(), o.closing[a.Disk]
+		o.goDisk(func() message { return o.open(a, t, before) })
+	case owner.Drain:
+		o.drain(a)
+	case owner.Serve:
+		if n, ok := o.opened[a.Disk]; ok && n.epoch == a.Epoch {
+			delete(o.opened, a.Disk)
+			o.host.install(n.e)
+			o.settled(a.Disk, nil)
+			if !o.opts.Sole {
+				o.wish(func(ctx context.Context) error { return o.fulfilled(ctx, a.Disk) })
+			}
+		}
+	case owner.Ask:
+		o.wish(func(ctx context.Context) error { return o.ask(ctx, a.Disk) })
+	case owner.Stop:
+		if e := o.host.uninstall(a.Disk, a.Epoch); e != nil {
+			o.shut(a.Disk, e)
+		}
+	}
+}
+
+// disksAtOnce bounds the disks of which something is under way: after a lost session
+// all are claimed at once.
+const disksAtOnce = 16
+
+// goDisk does something beside the loop that may take long.
+func (o *owning) goDisk(do func() message) {
+	o.work.Add(1)
+	go func() {
+		defer o.work.Done()
+		select {
+		case o.atOnce <- struct{}{}:
+		case <-o.ctx.Done():
+			return
+		}
+		m := do()
+		<-o.atOnce
+		o.tellLoop(m)
+	}()
+}
+
+// callDisk makes calls to the registry beside the loop.
+func (o *owning) callDisk(do func(context.Context) message) {
+	o.goDisk(func() message {
+		ctx, cancel := context.WithTimeout(o.ctx, o.callTime())
+		defer cancel()
+		return do(ctx)
+	})
+}
+
+// wish changes a wish beside the loop. One that was changed by others meanwhile, or
+// not reached, is looked at again by whoever waits for it.
+func (o *owning) wish(do func(context.Context) error) {
+	o.work.Add(1)
+	go func() {
+		defer o.work.Done()
+		ctx, cancel := context.WithTimeout(o.ctx, o.callTime())
+		defer cancel()
+		if err := do(ctx); err != nil && !errors.Is(err, datanode.ErrConflict) && o.ctx.Err() == nil {
+			o.log.Warn("a wish for a disk was not changed", "err", err)
+		}
+	}()
+}
+
+// look reads the owner's row, and then the counter of epochs.
+func (o *owning) look(ctx context.Context, a owner.Action) owner.Event {
+	out := owner.Looked{Call: a.Call, Disk: a.Disk}
+	row, err := o.catalog.ownerOf(ctx, a.Disk)
+	if err == nil {
+		var next uint64
+		out.EpochAt, next, err = o.catalog.counter(ctx, datanode.EpochKey(a.Disk))
+		out.Newest = id.Epoch(next - 1)
+	}
+	if err != nil {
+		out.Outcome = owner.Failed
+		o.settled(a.Disk, fmt.Errorf("look who has disk %d: %w", a.Disk, err))
+		return out
+	}
+	if row != nil {
+		out.Owner, out.OwnerLease, out.OwnerEpoch = row.Host, row.lease, row.Epoch
+		if row.Host != o.opts.Name {
+			o.host.noteOwner(a.Disk, row.Host)
+			o.settled(a.Disk, nil) // its export says so
+		}
+	}
+	return out
+}
+
+// open opens a claimed disk when what was open of it before is closed. A disk that
+// does not open is this host's all the same: its export says why. What was only not
+// reached is tried again.
+func (o *owning) open(a owner.Action, t *term, before <-chan struct{}) message {
+	out := owner.Fenced{Call: a.Call, Disk: a.Disk}
+	if before != nil {
+		select {
+		case <-before:
+		case <-o.ctx.Done():
+		}
+	}
+	e, err := o.host.openClaimed(o.ctx, a.Disk, a.Epoch, t)
+	switch {
+	case errors.Is(err, datanode.ErrFenced):
+		out.Outcome = owner.Overtaken
+	case errors.Is(err, errGone): // it is given up
+		o.settled(a.Disk, err)
+		o.send(owner.Unwant{Disk: a.Disk})
+	case err != nil:
+		o.settled(a.Disk, err)
+		select {
+		case <-time.After(o.retry()):
+		case <-o.ctx.Done():
+		}
+		out.Outcome = owner.Failed
+	}
+	return message{out, a.Disk, opened{e, a.Epoch}}
+}
+
+// transient reports whether an error says only that something was not reached.
+func transient(err error) bool {
+	for _, e := range []error{
+		datanode.ErrUnreachable, datanode.ErrOutcome, datanode.ErrTimeout, datanode.ErrRestarted,
+		context.DeadlineExceeded, context.Canceled, ErrElsewhere, // a clone's parent
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// drain takes a disk out of service and closes it, which waits for calls under way:
+// all that they wrote is in the log then.
+func (o *owning) drain(a owner.Action) {
+	e := o.host.uninstall(a.Disk, a.Epoch)
+	if e == nil {
+		o.goDisk(func() message { return message{event: owner.Drained{Call: a.Call, Disk: a.Disk}} })
+		return
+	}
+	closed := o.shut(a.Disk, e)
+	o.goDisk(func() message {
+		select {
+		case <-closed:
+		case <-o.ctx.Done():
+		}
+		return message{event: owner.Drained{Call: a.Call, Disk: a.Disk}}
+	})
+}
+
+// shut closes a disk beside the loop; the next one of its number opens after that.
+func (o *owning) shut(d id.Disk, e *export) <-chan struct{} {
+	closed := make(chan struct{})
+	o.closing[d] = closed
+	o.work.Add(1)
+	go func() {
+		defer o.work.Done()
+		defer close(closed)
+		e.door.Close()
+		if e.disk == nil {
+			return
+		}
+		if grown := o.host.grown(e); grown != nil { // a clone has an image of it
+			select {
+			case <-grown:
+			case <-o.ctx.Done():
+			}
+		}
+		if err := e.disk.Close(); err != nil {
+			o.log.Warn("closing a disk's map failed", "id", d, "err", err)
+		}
+	}()
+	return closed
+}
+
+// keepOpened takes what an open gave before the machine hears of it, and discard
+// closes it if the machine did not have it served.
+func (o *owning) keepOpened(m message) {
+	if m.e != nil {
+		o.opened[m.disk] = m.opened
+	}
+}
+
+func (o *owning) discard(m message) {
+	if n, ok := o.opened[m.disk]; ok && m.e != nil && n.e == m.e {
+		delete(o.opened, m.disk)
+		o.shut(m.disk, n.e)
+	}
+}
+
+// acquire tells the machine of an event and returns when the disk is served here, or
+// known to be another host's, or an attempt has failed: more follow.
+func (o *owning) acquire(ctx context.Context, d id.Disk, e owner.Event) error {
+	done := make(chan error, 1)
+	o.mu.Lock()
+	o.waiting[d] = append(o.waiting[d], done)
+	o.mu.Unlock()
+	o.send(e)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-o.host.life.Done():
+		return ErrClosed
+	}
+}
+
+// settled lets those go who wait for a disk.
+func (o *owning) settled(d id.Disk, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.waiting[d] {
+		w <- err // it has room for the one
+	}
+	delete(o.waiting, d)
+}
+
+// putOwner returns the put that makes this host the owner of a new disk, and the
+// lease under which it is. Errors: ErrNoLease.
+func (o *owning) putOwner(d id.Disk, epoch id.Epoch) (datanode.Put, error) {
+	t := o.term.Load()
+	if t == nil || !t.valid() {
+		return datanode.Put{}, ErrNoLease
+	}
+	return putOwner(o.opts.Name, t.lease, d, epoch)
+}
+
+// errGone: the disk was removed.
+var errGone = errors.New("the disk is gone")
+
+// openClaimed opens a disk that this host has claimed under an epoch. The error is
+// ErrFenced, errGone, or a transient one; others are the export's. What the registry says of
+// the disk is read when it is fenced: no earlier owner changes that any more.
+func (h *Host) openClaimed(ctx context.Context, d id.Disk, epoch id.Epoch, t *term) (*export, error) {
+	h.mu.Lock()
+	now, birth := h.byID[d], h.births[d]
+	h.mu.Unlock()
+	if now == nil {
+		return nil, fmt.Errorf("disk %d: %w", d, errGone)
+	}
+	rec := h.record(now)
+	e := newExport(h.budget, rec)
+	e.claimed = epoch
+	e.disk, e.err = h.openDisk(ctx, rec, epoch, t, birth)
+	if e.err == nil {
+		e.err = h.openedRows(ctx, e)
+	}
+	if e.err == nil {
+		return e, nil
+	}
+	if e.disk != nil {
+		e.err = errors.Join(e.err, e.disk.Close())
+		e.disk = nil
+	}
+	if errors.Is(e.err, datanode.ErrFenced) || errors.Is(e.err, errGone) || transient(e.err) {
+		e.door.Close()
+		return nil, e.err
+	}
+	h.log.Error("disk does not open", "disk", rec.Name, "id", rec.ID, "err", e.err)
+	return e, nil
+}
+
+// openedRows reads what the registry says of a disk beside its record.
+func (h *Host) openedRows(ctx context.Context, e *export) error {
+	rows, err := h.catalog.snapshots(ctx, e.rec.ID)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		s := &snapshot{snapshotRow: row}
+		if !e.disk.Marked(row.rec.ID) {
+			s.lost = true
+			h.log.Error("snapshot is lost: the log was, with its mark", "disk", e.rec.Name, "snapshot", row.name, "id", row.rec.ID)
+		}
+		e.snaps[row.name] = s
+	}
+	if h.opts.Sole {
+		return nil // nobody else changes records or makes clones
+	}
+	rec, err := h.catalog.diskRecord(ctx, e.rec.ID)
+	if err == nil && (rec == nil || rec.Removing) {
+		err = fmt.Errorf("disk %d: %w", e.rec.ID, errGone)
+	}
+	if err != nil {
+		return err
+	}
+	e.rec, e.now = *rec, *rec
+	e.door.SetLimits(rec.limits())
+	if rec.Base != nil {
+		h.learnBase(rec.ID, *rec.Base)
+	} else {
+		h.forgetBase(rec.ID)
+	}
+	recs, err := h.catalog.disks(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range recs {
+		if b := recs[i].Base; b != nil && b.Disk == e.rec.ID {
+			h.learnBase(recs[i].ID, *b)
+		}
+	}
+	return nil
+}
+
+// newExport makes the export of a disk that is not open.
+func newExport(b *gate.Budget, rec DiskRecord) *export {
+	return &export{
+		rec: rec, now: rec, door: gate.NewDoor(b, rec.limits()), quietFrom: time.Now(), snaps: make(map[string]*snapshot),
+	}
+}
+
+// know makes a disk of the catalog known, without opening it.
+func (h *Host) know(rec DiskRecord) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.byID[rec.ID] != nil {
+		return
+	}
+	e := newExport(h.budget, rec)
+	e.err = h.absence(e)
+	h.byName[rec.Name], h.byID[rec.ID] = e, e
+}
+
+// absence says why a disk is not served here; mu is held.
+func (h *Host) absence(e *export) error {
+	return &ElsewhereError{Disk: e.now.Name, Host: h.owners[e.rec.ID]}
+}
+
+// noteOwner notes which host serves a disk; empty: none.
+func (h *Host) noteOwner(d id.Disk, host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if host == "" {
+		delete(h.owners, d)
+	} else {
+		h.owners[d] = host
+		delete(h.free, d)
+	}
+	if e := h.byID[d]; e != nil && e.disk == nil && errors.Is(e.err, ErrElsewhere) {
+		h.replace(e)
+	}
+}
+
+// replace puts an export in the place of one, without a disk: exports do not change,
+// but for what mu guards. mu is held.
+func (h *Host) replace(e *export) {
+	n := newExport(h.budget, e.now)
+	n.err = h.absence(n)
+	n.stored = e.stored
+	h.put(e, n)
+}
+
+// put has n take the place of e; mu is held.
+func (h *Host) put(e, n *export) {
+	if h.byName[e.now.Name] == e {
+		delete(h.byName, e.now.Name)
+		h.byName[n.now.Name] = n
+	}
+	h.byID[e.rec.ID] = n
+}
+
+// install serves a disk that was opened, if it is still in the catalog.
+func (h *Host) install(e *export) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.byID[e.rec.ID]
+	if old == nil {
+		return
+	}
+	old.door.Close()
+	e.installed = time.Now()
+	delete(h.free, e.rec.ID)
+	delete(h.owners, e.rec.ID)
+	delete(h.births, e.rec.ID)
+	for _, s := range e.snaps {
+		h.snapBytes += s.bytes
+	}
+	h.put(old, e)
+	h.holdBases(e)
+}
+
+// uninstall takes a disk out of service if it is open under that epoch, and returns
+// it to be closed.
+func (h *Host) uninstall(d id.Disk, epoch id.Epoch) *export {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.byID[d]
+	if e == nil || e.claimed != epoch {
+		return nil
+	}
+	for _, s := range e.snaps {
+		h.snapBytes -= s.bytes
+	}
+	for _, c := range h.clones {
+		if c.held != nil && c.held == e.disk {
+			c.held = nil
+		}
+	}
+	h.replace(e)
+	return e
+}
+
+// holdBases holds an open disk's lists for the clones that rely on it, before any
+// pass; mu is held.
+func (h *Host) holdBases(e *export) {
+	for _, c := range h.clones {
+		if c.base.Disk == e.rec.ID && c.held == nil && e.disk != nil {
+			c.held = e.disk
+			c.held.HoldLists()
+		}
+	}
+}
+
+// learnBase notes a clone that another host's registry row names.
+func (h *Host) learnBase(clone id.Disk, base CloneBase) {
+	h.recordMu.Lock()
+	defer h.recordMu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.clones[clone] == nil {
+		h.clones[clone] = &cloneState{base: base}
+		if e := h.byID[base.Disk]; e != nil {
+			h.holdBases(e)
+		}
+	}
+}
+
+// birth is what a clone reads that has no checkpoint yet.
+type birth struct{ under *disk.Image }
+
+// born has a new disk, whose record was made with its owner row, served.
+func (h *Host) born(ctx context.Context, rec DiskRecord, lease datanode.LeaseID, under *disk.Image) (*export, error) {
+	h.know(rec)
+	if under != nil {
+		h.mu.Lock()
+		h.births[rec.ID] = &birth{under}
+		h.mu.Unlock()
+	}
+	err := h.owning.acquire(ctx, rec.ID, owner.Born{Disk: rec.ID, Lease: lease, Epoch: rec.epoch})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.byID[rec.ID]
+	if e == nil {
+		return nil, fmt.Errorf("disk %q: %w", rec.Name, ErrUnknownDisk)
+	}
+	if err == nil {
+		err = e.err
+	}
+	return e, err
+}
