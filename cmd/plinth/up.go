@@ -62,6 +62,7 @@ func up(c *cli.Context) error {
 		return errors.New("--cache-size needs --cache")
 	}
 	opts.Host.CPU = cpuOf(c)
+	spareProcessor()
 	s, err := newServer(c, opts)
 	if err != nil {
 		return err

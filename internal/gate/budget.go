@@ -52,7 +52,7 @@ type Figures struct {
 // Open starts a budget of the process that calls it. cores at or above those of
 // the machine are no bound.
 func Open(cores float64) *Budget {
-	return open(cores, machineCores(), processTime)
+	return open(cores, machineCores, processTime)
 }
 
 func open(cores, machine float64, clock func() time.Duration) *Budget {

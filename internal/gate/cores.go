@@ -29,12 +29,12 @@ const (
 	coresMax = 4096
 )
 
-// machineCores returns the cores that there are for this process: a control group
-// may have fewer than the machine.
-func machineCores() float64 { return float64(min(runtime.NumCPU(), runtime.GOMAXPROCS(0))) }
+// machineCores is how many cores there are for this process: a control group may have
+// fewer than the machine. A server has the runtime take more, later.
+var machineCores = float64(min(runtime.NumCPU(), runtime.GOMAXPROCS(0)))
 
 // Number returns the number of cores on this machine.
-func (c CPU) Number() (float64, error) { return c.of(machineCores()) }
+func (c CPU) Number() (float64, error) { return c.of(machineCores) }
 
 func (c CPU) of(machine float64) (float64, error) {
 	share, known := modes[c.Mode]
