@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"net"
+	"runtime"
 	"sync"
 )
 
@@ -109,6 +110,9 @@ func (q *replies) writer() {
 		}
 		q.kicked = false
 		q.mu.Unlock()
+		// It runs before those who finished together with who kicked it: they come
+		// first now, and their replies go along.
+		runtime.Gosched()
 		q.flush()
 		q.mu.Lock()
 	}
