@@ -15,6 +15,7 @@
 // quiet cycle, verify finds nothing, leaks included, and the bytes stored are
 // bounded by what the model says can be reached.
 //
+//   - TestSimTwoHosts: the same where two hosts share the pool, with moves of disks.
 //   - TestSimHistories: -histories N of them, each with a seed that is printed if
 //     it fails; -history-seed goes through one again. Background work runs by the
 //     clock in some histories, so that not all of them repeat exactly. With

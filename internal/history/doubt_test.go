@@ -57,6 +57,9 @@ func (w *world) loseIn(ctx context.Context, o op) error {
 // takeOver stops a host in the middle of its work, opens another one, and lets
 // the first go on some time later: nothing that it does may count.
 func (w *world) takeOver(ctx context.Context) error {
+	if w.life.other != nil {
+		return w.leave(ctx)
+	}
 	if err := w.flush(); err != nil {
 		return err
 	}

@@ -41,6 +41,11 @@ func (w *world) verify(ctx context.Context, strict bool) error {
 // can reach.
 func (w *world) end(ctx context.Context) error {
 	w.note("the end")
+	if w.life.other != nil {
+		if err := w.gather(ctx); err != nil {
+			return err
+		}
+	}
 	for range 2 {
 		if err := w.life.host.Quiesce(ctx); err != nil {
 			return err

@@ -18,6 +18,7 @@ var (
 	histories  = flag.Int("histories", 500, "random histories of TestSimHistories")
 	firstSeed  = flag.Uint64("history-seed", 0, "of the first one; 0: draw one")
 	historyDir = flag.String("history-dir", "", "where the run is kept, to go on; empty: nowhere")
+	twoHosts   = flag.Int("history-two", 6, "histories of TestSimTwoHosts")
 	most       = flag.Int("history-most", 0, "how many of them this process goes through at most, as what an opening leaves that met a crash stays in memory, 3 MB a history; 0: all")
 	opsWanted  = flag.Int("history-ops", 200, "operations of each")
 	verbose    = flag.Bool("history-log", false, "with -v: what data node and host log")
@@ -40,6 +41,7 @@ type world struct {
 	seed  uint64
 	tally *tally
 	clock *clock
+	two   bool // hosts
 	plan  *plan
 	life  *pool
 	disks map[string]*model
@@ -65,6 +67,7 @@ func (w *world) run() (err error) {
 	fs := crashfs.New()
 	fs.Order("index") // Pebble
 	w.plan = newPlan(w.t, w.rng, w.clock)
+	w.plan.two = w.two
 	if err := w.plan.create(ctx, fs); err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -88,6 +91,9 @@ func (w *world) run() (err error) {
 
 func (w *world) step(ctx context.Context, n int) error {
 	w.tally.Ops++
+	if w.life.other != nil && w.rng.IntN(2) == 0 {
+		w.life.swap()
+	}
 	o := w.draw(n)
 	var err error
 	switch w.rng.IntN(crashPeriod) {
@@ -143,7 +149,7 @@ func (w *world) compare() error {
 		if err := w.life.whole(name, d.head); err != nil {
 			return err
 		}
-		infos, err := w.life.host.Snapshots(name)
+		infos, err := w.life.at(name).Snapshots(name)
 		if err != nil || len(infos) != len(d.snaps) {
 			return fmt.Errorf("disk %s has snapshots %v, want %d: %w", name, infos, len(d.snaps), err)
 		}
@@ -164,7 +170,7 @@ func (w *world) compare() error {
 func (w *world) diff() error {
 	name := w.someDisk()
 	d := w.disks[name]
-	infos, err := w.life.host.Snapshots(name)
+	infos, err := w.life.at(name).Snapshots(name)
 	if err != nil || len(infos) < 2 {
 		return err
 	}
@@ -176,7 +182,7 @@ func (w *world) diff() error {
 	from, to := d.snaps[all[n]], d.snaps[all[n+1]]
 	changed := map[int64]bool{}
 	for off := int64(0); ; {
-		r, err := w.life.host.Diff(context.Background(), name, all[n], all[n+1], off, 3)
+		r, err := w.life.at(name).Diff(context.Background(), name, all[n], all[n+1], off, 3)
 		if err != nil {
 			return fmt.Errorf("diff of %s from %s to %s: %w", name, all[n], all[n+1], err)
 		}

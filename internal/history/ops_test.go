@@ -31,6 +31,9 @@ type op struct {
 // draw returns a random operation that the model allows.
 func (w *world) draw(n int) op {
 	quiet := op{done: func() {}, calls: sweepCalls}
+	if w.life.other != nil && w.rng.IntN(8) == 0 {
+		return w.move()
+	}
 	switch r := w.rng.IntN(100); {
 	case r < 38:
 		return w.write()
@@ -191,6 +194,10 @@ func (w *world) snapshot(n int) op {
 	all := slices.Sorted(maps.Keys(w.disks))
 	w.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	all = slices.DeleteFunc(all, func(name string) bool { return len(w.disks[name].snaps) >= snapsMax })
+	if len(all) > 0 { // of one host
+		at := w.life.at(all[0])
+		all = slices.DeleteFunc(all, func(name string) bool { return w.life.at(name) != at })
+	}
 	all = all[:min(n, len(all))]
 	if len(all) == 0 {
 		return w.removeSnapshot()
@@ -207,7 +214,7 @@ func (w *world) snapshot(n int) op {
 		name: fmt.Sprintf("snapshot %v@%s", all, name), done: done,
 		mayFail: w.busy,
 		do: func(ctx context.Context) error {
-			_, err := w.life.host.CreateSnapshots(ctx, spec)
+			_, err := w.life.at(all[0]).CreateSnapshots(ctx, spec)
 			return err
 		},
 		calls: changeCalls,
@@ -229,7 +236,7 @@ func (w *world) snapshot(n int) op {
 }
 
 func (w *world) hasSnapshot(disk, name string) bool {
-	infos, err := w.life.host.Snapshots(disk)
+	infos, err := w.life.at(disk).Snapshots(disk)
 	return err == nil && slices.ContainsFunc(infos, func(s host.SnapshotInfo) bool { return s.Name == name })
 }
 
@@ -256,7 +263,7 @@ func (w *world) rollback() op {
 		name: fmt.Sprintf("roll %s back to %s", disk, snap), disk: disk, end: nearChunks, done: done,
 		mayFail: w.busy,
 		do: func(ctx context.Context) error {
-			_, err := w.life.host.Rollback(ctx, disk, snap)
+			_, err := w.life.at(disk).Rollback(ctx, disk, snap)
 			return err
 		},
 		calls: changeCalls,
@@ -289,7 +296,7 @@ func (w *world) clone() op {
 		name: fmt.Sprintf("clone %s@%s as %s", disk, snap, name), disk: name, end: nearChunks, done: done,
 		mayFail: w.busy,
 		do: func(ctx context.Context) error {
-			_, err := w.life.host.Clone(ctx, disk, snap, name)
+			_, err := w.life.at(disk).Clone(ctx, disk, snap, name)
 			return err
 		},
 		calls:  changeCalls,

@@ -20,7 +20,7 @@ func (w *world) removeSnapshot() op {
 	return op{
 		name: fmt.Sprintf("remove %s@%s", disk, snap), done: done,
 		mayFail: w.busy,
-		do:      func(ctx context.Context) error { return w.life.host.RemoveSnapshot(ctx, disk, snap, true) },
+		do:      func(ctx context.Context) error { return w.life.at(disk).RemoveSnapshot(ctx, disk, snap, true) },
 		calls:   changeCalls,
 		settle: func(context.Context) error {
 			if !w.hasSnapshot(disk, snap) {
@@ -42,7 +42,7 @@ func (w *world) removeDisk() op {
 	}
 	return op{
 		name: "remove disk " + disk, done: done,
-		do:    func(ctx context.Context) error { return w.life.host.RemoveDiskWithSnapshots(ctx, disk) },
+		do:    func(ctx context.Context) error { return w.life.at(disk).RemoveDiskWithSnapshots(ctx, disk) },
 		calls: changeCalls,
 		settle: func(context.Context) error {
 			if _, err := w.life.host.Disk(disk); errors.Is(err, host.ErrUnknownDisk) {
@@ -78,7 +78,7 @@ func (w *world) resize() op {
 		name: fmt.Sprintf("resize %s to %d chunks", disk, chunks), disk: disk, end: nearChunks,
 		done: func() { d.head.chunks = chunks },
 		do: func(ctx context.Context) error {
-			_, err := w.life.host.ResizeDisk(ctx, disk, chunks*chunkBytes)
+			_, err := w.life.at(disk).ResizeDisk(ctx, disk, chunks*chunkBytes)
 			return err
 		},
 		calls: changeCalls,
@@ -104,7 +104,7 @@ func (w *world) rename() op {
 		done := func() { snaps[name] = snaps[snap]; delete(snaps, snap) }
 		return op{
 			name: fmt.Sprintf("rename %s@%s to %s", disk, snap, name), done: done,
-			do:    func(ctx context.Context) error { return w.life.host.RenameSnapshot(ctx, disk, snap, name) },
+			do:    func(ctx context.Context) error { return w.life.at(disk).RenameSnapshot(ctx, disk, snap, name) },
 			calls: changeCalls,
 			settle: func(context.Context) error {
 				if w.hasSnapshot(disk, name) {
@@ -117,7 +117,7 @@ func (w *world) rename() op {
 	return op{
 		name: fmt.Sprintf("rename %s to %s", disk, to), disk: to, end: nearChunks, done: done,
 		do: func(ctx context.Context) error {
-			_, err := w.life.host.RenameDisk(ctx, disk, to)
+			_, err := w.life.at(disk).RenameDisk(ctx, disk, to)
 			return err
 		},
 		calls:  changeCalls,

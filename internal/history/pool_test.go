@@ -42,6 +42,8 @@ type pool struct {
 	fs     *crashfs.FS
 	node   *shelf.Shelf
 	host   *host.Host
+	other  *host.Host // nil: there is one host
+	names  map[*host.Host]string
 	faults *faults
 	clock  *clock
 	after  *crashfs.FS // what a crash left; nil: there was none
@@ -52,6 +54,7 @@ type plan struct {
 	id      keyring.PoolID
 	key     string // file of the root key
 	options host.Options
+	two     bool // hosts
 	log     slog.Handler
 	clock   *clock
 }
@@ -139,7 +142,7 @@ func (p *plan) start(fs *crashfs.FS, park vfs.FS, rebuilt bool) (*pool, error) {
 		return nil, fmt.Errorf("open the node: %w", err)
 	}
 	l := &pool{fs: fs, node: node, faults: &faults{Node: node}, clock: p.clock}
-	if l.host, err = p.host(ctx, l, "host"); err != nil {
+	if err := p.hosts(ctx, l); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the host: %w", err), node.Close())
 	}
 	node.SetLayoutVersion(l.host.LayoutVersion())
@@ -161,7 +164,13 @@ func (p *plan) host(ctx context.Context, l *pool, dir string) (*host.Host, error
 // ends.
 func (l *pool) close() error {
 	done := make(chan error, 1)
-	go func() { done <- errors.Join(l.host.Close(), l.node.Close()) }()
+	go func() {
+		var err error
+		if l.other != nil {
+			err = l.other.Close()
+		}
+		done <- errors.Join(err, l.host.Close(), l.node.Close())
+	}()
 	limit, cancel := l.clock.within(context.Background(), callTimeMax)
 	defer cancel()
 	select {
@@ -174,7 +183,8 @@ func (l *pool) close() error {
 
 // with opens an export for the time of a call.
 func (l *pool) with(name string, do func(d nbd.Device) error) error {
-	e, release, err := host.Exports{Host: l.host}.Open(context.Background(), name)
+	disk, _, _ := strings.Cut(name, "@")
+	e, release, err := host.Exports{Host: l.at(disk)}.Open(context.Background(), name)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
 	}

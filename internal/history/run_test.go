@@ -25,15 +25,15 @@ const (
 
 // tally counts what histories went through.
 type tally struct {
-	Histories, Ops, Snapshots, Rollbacks, Clones, Removals, Cycles, Moved, Crashes, Doubts, Recoveries, Takeovers, Lost, Again, Full, Refused int64
-	ByCall                                                                                                                                    map[string]int64 // crashes
+	Histories, Ops, Snapshots, Rollbacks, Clones, Removals, Cycles, Moved, Crashes, Doubts, Recoveries, Takeovers, Moves, Lost, Again, Full, Refused int64
+	ByCall                                                                                                                                           map[string]int64 // crashes
 }
 
 func (s *tally) add(o *tally) {
 	for _, x := range [][2]*int64{
 		{&s.Histories, &o.Histories}, {&s.Ops, &o.Ops}, {&s.Snapshots, &o.Snapshots}, {&s.Rollbacks, &o.Rollbacks}, {&s.Clones, &o.Clones},
 		{&s.Removals, &o.Removals}, {&s.Cycles, &o.Cycles}, {&s.Moved, &o.Moved}, {&s.Crashes, &o.Crashes}, {&s.Doubts, &o.Doubts},
-		{&s.Recoveries, &o.Recoveries}, {&s.Takeovers, &o.Takeovers}, {&s.Lost, &o.Lost}, {&s.Again, &o.Again}, {&s.Full, &o.Full}, {&s.Refused, &o.Refused},
+		{&s.Recoveries, &o.Recoveries}, {&s.Takeovers, &o.Takeovers}, {&s.Moves, &o.Moves}, {&s.Lost, &o.Lost}, {&s.Again, &o.Again}, {&s.Full, &o.Full}, {&s.Refused, &o.Refused},
 	} {
 		*x[0] += *x[1]
 	}
@@ -50,8 +50,8 @@ func (s *tally) at(call string, n int64) {
 }
 
 func (s *tally) String() string {
-	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers, %d lost answers; %d found no space, %d were refused; %d contents are stored twice",
-		s.Histories, s.Ops, s.Snapshots, s.Rollbacks, s.Clones, s.Removals, s.Cycles, s.Moved, s.Crashes, s.Doubts, s.Recoveries, s.Takeovers, s.Lost, s.Full, s.Refused, s.Again)
+	out := fmt.Sprintf("%d histories, %d operations: %d snapshots, %d rollbacks, %d clones, %d removals, %d cycles that moved %d chunks, %d crashes, of these %d in doubt, %d indexes rebuilt, %d takeovers, %d moves, %d lost answers; %d found no space, %d were refused; %d contents are stored twice",
+		s.Histories, s.Ops, s.Snapshots, s.Rollbacks, s.Clones, s.Removals, s.Cycles, s.Moved, s.Crashes, s.Doubts, s.Recoveries, s.Takeovers, s.Moves, s.Lost, s.Full, s.Refused, s.Again)
 	out += "\ncrashes at"
 	for _, call := range slices.Sorted(maps.Keys(s.ByCall)) {
 		out += fmt.Sprintf(" %s %d,", call, s.ByCall[call])

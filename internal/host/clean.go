@@ -22,6 +22,9 @@ const (
 	damagedTime = time.Hour
 	// statusTime is how long a figure of free space is good for pacing.
 	statusTime = 250 * time.Millisecond
+	// followTime is how long a disk of another host may take to follow what has moved
+	// before segments that it holds slots of are let alone: it may not open there.
+	followTime = 10 * time.Minute
 )
 
 // cleaner is what reclaim keeps from cycle to cycle.
@@ -46,8 +49,10 @@ type cleaner struct {
 	paced    bool
 	deleted  int // segments, ever
 	damaged  map[id.Segment]time.Time
-	// waiting are the disks that hold slots of segments that were forwarded.
+	// waiting are the disks that hold slots of segments that were forwarded; since
+	// when others look at that they have not done so with disks of other hosts.
 	waiting    map[id.Disk]bool
+	since      map[id.Disk]time.Time
 	looked     bool      // at the segments since the start
 	unfinished bool      // some are condemned or forwarded
 	kept       int64     // bytes that the data node keeps from reservations
@@ -113,7 +118,7 @@ func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 	began := time.Now()
 	k := &cycle{h: h, mode: cleanBackground, report: &ReclaimReport{}}
 	again, err = k.run(ctx)
-	if !k.enough && !again || err != nil {
+	if (!k.enough || !h.opts.Sole) && !again || err != nil {
 		// There is nothing to gain, or something hinders.
 		c.notBefore = time.Now().Add(max(h.opts.IdleTime, 4*time.Since(began)))
 	}

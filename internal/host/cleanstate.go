@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"plinth/datanode"
@@ -43,8 +45,26 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 			}
 		}
 	}
+	c.noteSince()
 	h.account(all)
 	return all, h.keep(ctx)
+}
+
+// noteSince notes since when each disk is waited for.
+func (c *cleaner) noteSince() {
+	for d := range c.since {
+		if !c.waiting[d] {
+			delete(c.since, d)
+		}
+	}
+	for d := range c.waiting {
+		if c.since == nil {
+			c.since = make(map[id.Disk]time.Time)
+		}
+		if _, known := c.since[d]; !known {
+			c.since[d] = time.Now()
+		}
+	}
 }
 
 // maps returns what the newest checkpoints take. Every other time what they have
@@ -137,7 +157,35 @@ func (h *Host) follows(d id.Disk) bool {
 		return true // what it holds it is about to give up
 	}
 	h.mu.Lock()
-	e := h.byID[d]
+	e, host := h.byID[d], h.owners[d]
 	h.mu.Unlock()
-	return e != nil && e.disk != nil && e.disk.Err() == nil && h.dependents(d) == 0
+	if e == nil || h.dependents(d) > 0 {
+		return false
+	}
+	if errors.Is(e.err, ErrElsewhere) {
+		since, waits := h.cleaner.since[d]
+		return host != "" && (!waits || time.Since(since) < followTime)
+	}
+	return e.disk != nil && e.disk.Err() == nil
+}
+
+// awaited returns the disks of this host that another one, which empties segments,
+// waits for: they hold slots of segments that were forwarded. The warden knows them
+// anyhow.
+func (h *Host) awaited(ctx context.Context) (map[id.Disk]bool, error) {
+	if h.opts.Sole || h.wardenOf.Load() == h.owning.term.Load() {
+		return nil, nil
+	}
+	forwards, err := h.node.Forwards(ctx, &datanode.ForwardsRequest{})
+	if err != nil || len(forwards.Forwards) == 0 {
+		return nil, err
+	}
+	if err := h.lockSweep(ctx); err != nil {
+		return nil, err
+	}
+	defer h.unlockSweep()
+	if _, err := h.usage(ctx); err != nil {
+		return nil, err
+	}
+	return maps.Clone(h.cleaner.waiting), nil
 }

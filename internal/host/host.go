@@ -107,9 +107,11 @@ type export struct {
 	claimed id.Epoch   // under which this host has it; 0: it has it not
 	// installed is since when.
 	installed time.Time
-	disk      *disk.Disk
-	door      *gate.Door // of its clients and those of its snapshots
-	err       error
+	// bare are clones of it that an earlier owner left without a checkpoint.
+	bare []DiskRecord
+	disk *disk.Disk
+	door *gate.Door // of its clients and those of its snapshots
+	err  error
 
 	// Guarded by Host.mu:
 	now       DiskRecord // as the catalog has it

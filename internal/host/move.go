@@ -69,6 +69,9 @@ func (h *Host) seeWant(e *datanode.RegistryEvent) {
 	}
 	if row.Host == h.opts.Name {
 		h.owning.send(owner.Want{Disk: d})
+		if h.has(d) { // or else it is taken back when the disk is served
+			h.owning.wish(func(ctx context.Context) error { return h.owning.fulfilled(ctx, d) })
+		}
 		return
 	}
 	h.work.Add(1)
@@ -96,6 +99,7 @@ func (h *Host) giveAway(d id.Disk, moved bool) {
 		}
 	}
 	if e != nil && e.claimed != 0 {
+		h.awaitGrowing(e)
 		h.mu.Lock()
 		err := e.unused()
 		h.mu.Unlock()
@@ -105,6 +109,31 @@ func (h *Host) giveAway(d id.Disk, moved bool) {
 		}
 	}
 	h.owning.send(owner.Unwant{Disk: d})
+}
+
+// awaitGrowing waits until a clone has a checkpoint of its own, and all clones of the
+// disk: until then both must be at one host.
+func (h *Host) awaitGrowing(e *export) {
+	for {
+		h.mu.Lock()
+		grown := h.growing(e)
+		if c := h.clones[e.rec.ID]; grown == nil && c != nil && c.grown != nil {
+			select {
+			case <-c.grown:
+			default:
+				grown = c.grown
+			}
+		}
+		h.mu.Unlock()
+		if grown == nil {
+			return
+		}
+		select {
+		case <-grown:
+		case <-h.life.Done():
+			return
+		}
+	}
 }
 
 // MoveDisk has another host serve a disk, or this one, and returns when it does.

@@ -54,6 +54,10 @@ func (o *owning) carryDisk(a owner.Action) {
 			delete(o.opened, a.Disk)
 			o.host.install(n.e)
 			o.settled(a.Disk, nil)
+			if len(n.e.bare) > 0 {
+				o.work.Add(1)
+				go o.growBare(n.e)
+			}
 			if !o.opts.Sole {
 				o.wish(func(ctx context.Context) error { return o.fulfilled(ctx, a.Disk) })
 			}
@@ -154,6 +158,12 @@ func (o *owning) open(a owner.Action, t *term, before <-chan struct{}) message {
 		o.send(owner.Unwant{Disk: a.Disk})
 	case err != nil:
 		o.settled(a.Disk, err)
+		o.host.mu.Lock()
+		c := o.host.clones[a.Disk]
+		o.host.mu.Unlock()
+		if c != nil && errors.Is(err, ErrElsewhere) { // its parent makes its checkpoint, wherever it is
+			o.send(owner.Adopt{Disk: c.base.Disk})
+		}
 		select {
 		case <-time.After(o.retry()):
 		case <-o.ctx.Done():
@@ -174,6 +184,31 @@ func transient(err error) bool {
 		}
 	}
 	return false
+}
+
+// growBare gives clones that were left without a checkpoint one of their parent,
+// which this host has: they wait for that, wherever they are.
+func (o *owning) growBare(parent *export) {
+	defer o.work.Done()
+	for _, rec := range parent.bare {
+		for o.ctx.Err() == nil && o.host.current(parent) {
+			err := parent.disk.Await(o.ctx, rec.Base.Snapshot)
+			if err == nil {
+				err = parent.disk.Checkpoint(o.ctx)
+			}
+			if err == nil {
+				err = o.catalog.putCheckpoint(o.ctx, parent.disk, &rec)
+			}
+			if err == nil || errors.Is(err, disk.ErrClosed) { // it is removed, or the parent has gone
+				break
+			}
+			o.log.Error("a clone got no checkpoint of its parent, will retry", "disk", rec.Name, "err", err)
+			select {
+			case <-time.After(o.retry()):
+			case <-o.ctx.Done():
+			}
+		}
+	}
 }
 
 // drain takes a disk out of service and closes it, which waits for calls under way:
@@ -282,8 +317,16 @@ func (h *Host) openClaimed(ctx context.Context, d id.Disk, epoch id.Epoch, t *te
 	h.mu.Lock()
 	now, birth := h.byID[d], h.births[d]
 	h.mu.Unlock()
-	if now == nil {
-		return nil, fmt.Errorf("disk %d: %w", d, errGone)
+	if now == nil { // asked for before it was heard of
+		rec, err := h.catalog.diskRecord(ctx, d)
+		if err == nil && (rec == nil || rec.Removing) {
+			err = errGone
+		}
+		if err != nil {
+			return nil, fmt.Errorf("disk %d: %w", d, err)
+		}
+		h.know(*rec)
+		return nil, fmt.Errorf("disk %d was not known yet: %w", d, ErrElsewhere)
 	}
 	rec := h.record(now)
 	e := newExport(h.budget, rec)
@@ -343,8 +386,17 @@ func (h *Host) openedRows(ctx context.Context, e *export) error {
 		return err
 	}
 	for i := range recs {
-		if b := recs[i].Base; b != nil && b.Disk == e.rec.ID {
-			h.learnBase(recs[i].ID, *b)
+		b := recs[i].Base
+		if b == nil || b.Disk != e.rec.ID {
+			continue
+		}
+		h.learnBase(recs[i].ID, *b)
+		_, revision, err := h.catalog.get(ctx, disk.CheckpointKey(recs[i].ID))
+		if err != nil {
+			return err
+		}
+		if revision == 0 {
+			e.bare = append(e.bare, recs[i])
 		}
 	}
 	return nil

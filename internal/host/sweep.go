@@ -95,11 +95,15 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	awaited, err := h.awaited(ctx)
+	if err != nil {
+		return err
+	}
 	var due []*export
 	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || h.owes(e) && h.rested(e) || h.idle(e) && changes(e.disk) != swept ||
+		if !stated || (h.owes(e) || awaited[e.rec.ID]) && h.rested(e) || h.idle(e) && changes(e.disk) != swept ||
 			!h.opts.Sole && passed == 0 && h.idle(e) { // an earlier owner may have left something
 			due = append(due, e)
 		}

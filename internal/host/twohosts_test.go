@@ -227,6 +227,46 @@ func TestTwoHosts(t *testing.T) {
 	r.quiet(a, b)
 }
 
+// TestReclaimWithDisksElsewhere empties a segment of which a disk of another host
+// holds a slot: that host follows, and the space comes back.
+func TestReclaimWithDisksElsewhere(t *testing.T) {
+	r := openRack(t)
+	a, b := r.host("a", longTTL), r.host("b", longTTL)
+	content := noise(1, 4<<20)
+	a.create("one", content)
+	r.ok(a.Quiesce(t.Context()))
+	r.ok(a.Sweep(t.Context())) // and is the warden
+	b.create("two", content[:64<<10])
+	r.ok(b.Quiesce(t.Context()))
+	r.ok(b.Sweep(t.Context()))
+	a.sees("two", "b")
+	stored := func() (bytes int64) {
+		st, err := r.node.Status(t.Context())
+		r.ok(err)
+		for _, sp := range st.Spindles {
+			bytes += sp.AllocatedBytes
+		}
+		return bytes
+	}
+	before := stored()
+	r.ok(a.device("one", func(d nbd.Device) error { return d.Trim(t.Context(), 1<<20, 3<<20, true) }))
+	r.ok(a.Quiesce(t.Context()))
+	report, err := a.Reclaim(t.Context(), host.ReclaimOptions{Full: true})
+	r.ok(err)
+	if report.Condemned == 0 {
+		t.Fatalf("no segment was emptied: %+v", report)
+	}
+	r.ok(b.Sweep(t.Context())) // in the background it asks every few seconds
+	_, err = a.Reclaim(t.Context(), host.ReclaimOptions{Full: true})
+	r.ok(err)
+	if after := stored(); after > before/2 {
+		t.Errorf("%d bytes are stored after three quarters were trimmed, %d before", after, before)
+	}
+	b.has("two", content[:64<<10])
+	a.has("one", append(content[:1<<20:1<<20], make([]byte, 3<<20)...))
+	r.quiet(a, b)
+}
+
 // quiet has hosts destage, pass and reclaim, and sees that verify finds nothing,
 // with all disks at one of them too.
 func (r *rack) quiet(hosts ...*member) {

@@ -324,13 +324,15 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 	if len(needs) == 0 && d.State == datanode.StateDeleting {
 		return nil // a reclaim that was interrupted: the next one ends it
 	}
-	if gone, err := v.vanished(ctx, d, len(needs)); err != nil || gone {
-		return err
-	}
 	v.report.Segments++
 	// Its writer may have died before it was whole: the owner's next pass frees it.
 	abandoned := len(needs) == 0 && len(d.Slots) == 0
 	report, err := v.check(ctx, d.Segment)
+	if len(needs) == 0 && (err != nil || report != nil && len(report.Damage) > 0) {
+		if gone, err := v.vanished(ctx, d.Segment); err != nil || gone {
+			return err
+		}
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -352,18 +354,14 @@ func (v *verify) segment(ctx context.Context, d *datanode.SegmentDescription, ne
 	return v.verifyNeeds(ctx, d, report, needs)
 }
 
-// vanished reports whether a segment that no disk of this host needs has been
-// deleted meanwhile: of several hosts one reclaims, and does not wait for the verify
-// of another. It is asked when damage was found.
-func (v *verify) vanished(ctx context.Context, d *datanode.SegmentDescription, needs int) (bool, error) {
-	if v.h.opts.Sole || needs > 0 {
+// vanished reports whether a segment that no disk of this host needs, and in which
+// something is not sound, has been deleted meanwhile: of several hosts one reclaims,
+// and does not wait for the verify of another.
+func (v *verify) vanished(ctx context.Context, s id.Segment) (bool, error) {
+	if v.h.opts.Sole {
 		return false, nil
 	}
-	report, err := v.check(ctx, d.Segment)
-	if ctx.Err() != nil || err == nil && len(report.Damage) == 0 {
-		return false, ctx.Err()
-	}
-	reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: []id.Segment{d.Segment}})
+	reply, err := v.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: []id.Segment{s}})
 	if err != nil {
 		return false, err
 	}
