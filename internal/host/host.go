@@ -264,7 +264,11 @@ func (h *Host) openDisks(ctx context.Context) error {
 		if rec.Removing {
 			continue
 		}
-		if err := h.owning.acquire(ctx, rec.ID, owner.Adopt{Disk: rec.ID}); err != nil {
+		var e owner.Event = owner.Adopt{Disk: rec.ID}
+		if h.opts.Sole { // who has it is cut off, and its lease is about to end
+			e = owner.Want{Disk: rec.ID}
+		}
+		if err := h.owning.acquire(ctx, rec.ID, e); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}

@@ -63,6 +63,9 @@ func (o *owning) carryDisk(a owner.Action) {
 			}
 		}
 	case owner.Ask:
+		if o.opts.Sole {
+			return // there is nobody
+		}
 		o.wish(func(ctx context.Context) error { return o.ask(ctx, a.Disk) })
 	case owner.Stop:
 		if e := o.host.uninstall(a.Disk, a.Epoch); e != nil {

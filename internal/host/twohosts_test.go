@@ -99,13 +99,17 @@ type member struct {
 
 func (r *rack) host(name string, ttl time.Duration) *member {
 	r.Helper()
+	return r.open(name, host.Options{LeaseTTL: ttl})
+}
+
+func (r *rack) open(name string, o host.Options) *member {
+	r.Helper()
 	root, err := keyring.LoadRootFile(r.key)
 	r.ok(err)
 	m := &member{r: r, name: name, cut: &cut{Node: r.node}}
-	m.Host, err = host.Open(r.Context(), m.cut, root, host.Options{
-		Name: name, LeaseTTL: ttl, FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin,
-		DestageInterval: time.Hour, IdleTime: time.Hour, Logger: slog.New(slog.DiscardHandler),
-	})
+	o.Name, o.FS, o.Dir, o.CacheBytes, o.RAMCacheBytes = name, vfs.NewMem(), "host", 1<<20, host.RAMCacheBytesMin
+	o.DestageInterval, o.IdleTime, o.Logger = time.Hour, time.Hour, slog.New(slog.DiscardHandler)
+	m.Host, err = host.Open(r.Context(), m.cut, root, o)
 	r.ok(err)
 	r.node.SetLayoutVersion(m.LayoutVersion())
 	r.Cleanup(func() { _ = m.Close() })
@@ -347,6 +351,25 @@ func TestTakeover(t *testing.T) {
 	b.has("one", two)
 	r.ok(a.Close())
 	r.quiet(b)
+}
+
+// TestSoleWaits opens a host with the data node when another one that used that over
+// a wire may still reply: it has the disks when that one's lease has ended.
+func TestSoleWaits(t *testing.T) {
+	r := openRack(t)
+	one := noise(1, 256<<10)
+	a := r.host("a", longTTL)
+	a.create("one", one)
+	a.cut.off.Store(true)
+	r.ok(a.Close()) // its lease stays
+	s := r.open("local", host.Options{Sole: true})
+	s.sees("one", "a")
+	row, err := r.node.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: "host/a"})
+	r.ok(err)
+	r.ok(r.node.RegistryRevoke(t.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease})) // its time is over
+	s.sees("one", "ok")
+	s.has("one", one)
+	r.quiet(s)
 }
 
 // TestZombie has a host whose lease was ended at the registry, and that counts on
