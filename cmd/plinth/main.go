@@ -1,5 +1,6 @@
 // Command plinth serves disks and manages them. "plinth up" runs everything on
-// this machine; the other commands talk to it over its API.
+// this machine, "plinth host" and "plinth datanode" on two; the other commands talk to
+// a host over its API.
 package main
 
 import (
@@ -59,7 +60,7 @@ func newApp() *cli.App {
 		Suggest:              true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			upCommand(), dataNodeCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
+			upCommand(), hostCommand(), dataNodeCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
 			statusCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), attachCommand(), detachCommand(), qemuCommand(), clusterCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.

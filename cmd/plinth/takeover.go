@@ -10,13 +10,12 @@ import (
 	"plinth/internal/api"
 	"plinth/internal/handover"
 	"plinth/internal/keyring"
-	"plinth/internal/standalone"
 )
 
-// upSocketName is where an up awaits its successor.
+// upSocketName is where a server awaits its successor.
 const upSocketName = "up.sock"
 
-// takeOver ends the up that serves the directory, and takes its sockets. Where
+// takeOver ends the process that serves the directory, and takes its sockets. Where
 // there is none it does nothing. What may be wrong with this process is found
 // before: afterwards nobody would serve.
 func (s *server) takeOver(ctx context.Context) (err error) {
@@ -37,22 +36,22 @@ func (s *server) takeOver(ctx context.Context) (err error) {
 // awaitSuccessor returns when a successor has come and its hand-over is prepared:
 // the sockets go on listening then. It returns nil when ctx ends, and at once where
 // nobody can ask.
-func (s *server) awaitSuccessor(ctx context.Context, site *standalone.Site) *handover.Successor {
+func (s *server) awaitSuccessor(ctx context.Context, a *agent) *handover.Successor {
 	l, err := api.ListenUnix(filepath.Join(s.data, upSocketName))
 	if err != nil {
-		s.log.Warn("--take-over of another plinth up will not work", "err", err)
+		s.log.Warn("--take-over by another plinth will not work", "err", err)
 		return nil
 	}
 	successor, err := handover.Await(ctx, l, s.log, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, shutdownTimeMax)
 		defer cancel()
-		if err := site.Host.Quiesce(ctx); err != nil && ctx.Err() == nil {
+		if err := a.host().Quiesce(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot destage before handing over", "err", err)
 		}
 	})
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.Warn("--take-over of another plinth up will not work any more", "err", err)
+			s.log.Warn("--take-over by another plinth will not work any more", "err", err)
 		}
 		return nil
 	}

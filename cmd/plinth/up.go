@@ -4,47 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"path/filepath"
-	"strings"
-	"sync"
-	"time"
+	"slices"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sync/errgroup"
 
 	"plinth/datanode/shelf"
-	"plinth/internal/api"
-	"plinth/internal/handover"
 	"plinth/internal/host"
 	"plinth/internal/standalone"
-	"plinth/nbd"
-)
-
-const (
-	nbdDefault       = "127.0.0.1:10809"
-	nbdSocketName    = "nbd.sock"
-	firstDisk        = "vm1"
-	firstDiskBytes   = 10 << 30
-	shutdownTimeMax  = 30 * time.Second
-	clientsDrainTime = 5 * time.Second
 )
 
 func upCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "up",
-		Usage: "run everything on this machine: a data node, an agent and a first disk",
-		Flags: append(append(append(siteFlags(), tlsFlags()...), cpuFlags(", the default is "+cpuModeDefault)...),
-			&cli.StringFlag{Name: "cache", Usage: "file or raw device of this machine's own flash to cache chunks on", DefaultText: "none"},
-			&cli.GenericFlag{Name: "cache-size", Value: new(sizeFlag), Usage: "size of the cache; a new file needs one", DefaultText: "all of a device; what a file has"},
-			&cli.StringFlag{Name: "nbd", Value: nbdDefault, Usage: "addresses to serve NBD on, HOST:PORT or vsock:[CID:]PORT, with commas between; empty for none"},
-			&cli.StringFlag{Name: "nbd-socket", Usage: "unix socket to serve NBD on", DefaultText: "DATA/nbd.sock"},
-			&cli.StringFlag{Name: "api", Usage: "where to serve the API: unix:PATH or HOST:PORT", DefaultText: "unix:DATA/api.sock"},
-			&cli.StringFlag{Name: "api-cert", Usage: "certificate for an API over TLS"},
-			&cli.StringFlag{Name: "api-key", Usage: "its key"},
-			&cli.BoolFlag{Name: "take-over", Usage: "if another plinth up serves the directory, end it and go on with its NBD sockets: clients see a pause"},
-		),
+		Name:   "up",
+		Usage:  "run everything on this machine: a data node, an agent and a first disk",
+		Flags:  slices.Concat(siteFlags(), serveFlags("DATA")),
 		Action: up,
 	}
 }
@@ -57,226 +30,25 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	opts.Host.FlashPath, opts.Host.FlashBytes = c.String("cache"), size(c, "cache-size")
-	if opts.Host.FlashBytes != 0 && opts.Host.FlashPath == "" {
-		return errors.New("--cache-size needs --cache")
+	if err := flashOptions(c, &opts.Host); err != nil {
+		return err
 	}
-	opts.Host.CPU = cpuOf(c)
 	spareProcessor()
-	s, err := newServer(c, opts)
+	s, err := newServer(c, opts.Dir, opts.Keys, opts.Logger)
 	if err != nil {
 		return err
 	}
-	if c.Bool("take-over") {
-		if err := s.takeOver(c.Context); err != nil {
-			return err
+	return s.serve(c, func(ctx context.Context) (*agent, error) {
+		site, err := standalone.Open(ctx, opts)
+		if errors.Is(err, shelf.ErrLocked) {
+			err = fmt.Errorf("%w; --take-over goes on with the disks of a plinth up", err)
 		}
-	}
-	site, err := standalone.Open(c.Context, opts)
-	if errors.Is(err, shelf.ErrLocked) {
-		err = fmt.Errorf("%w; --take-over goes on with the disks of a plinth up", err)
-	}
-	if err != nil {
-		return errors.Join(err, s.closeSockets())
-	}
-	successor, err := s.run(c.Context, site)
-	err = errors.Join(err, site.Close())
-	if successor == nil {
-		return err
-	}
-	if perr := successor.Pass(s.sockets); perr != nil {
-		return errors.Join(err, perr)
-	}
-	s.log.Info("handed over")
-	return err
-}
-
-// server is the listeners of one up.
-type server struct {
-	data      string
-	rootKey   string // its file; empty where there is a passphrase
-	nbdAddr   string // or several, with commas between
-	nbdSocket string
-	nbdOpts   nbd.Options
-	apiAddr   api.Address
-	apiOpts   api.ListenOptions
-	log       *slog.Logger
-	sockets   []*handover.Socket // of NBD
-}
-
-// newServer checks where to listen before anything is made.
-func newServer(c *cli.Context, opts standalone.Options) (*server, error) {
-	dir, err := filepath.Abs(opts.Dir) // what is printed works from any folder
-	if err != nil {
-		return nil, err
-	}
-	s := &server{
-		data: dir, rootKey: opts.Keys.File, nbdAddr: c.String("nbd"), nbdSocket: c.String("nbd-socket"), log: opts.Logger,
-		nbdOpts: nbd.Options{Logger: opts.Logger, Errno: host.Errno},
-		apiOpts: api.ListenOptions{CertFile: c.String("api-cert"), KeyFile: c.String("api-key")},
-	}
-	if s.rootKey == "" {
-		s.rootKey = filepath.Join(dir, rootKeyName)
-	}
-	if len(opts.Keys.Passphrase) > 0 {
-		s.rootKey = ""
-	}
-	for addr := range s.addresses() {
-		if err := checkAddress(addr); err != nil {
-			return nil, fmt.Errorf("--nbd: %w", err)
-		}
-	}
-	if err := tlsOptions(c, &s.nbdOpts); err != nil {
-		return nil, err
-	}
-	if s.nbdSocket == "" {
-		s.nbdSocket = filepath.Join(dir, nbdSocketName)
-	}
-	if s.nbdSocket, err = filepath.Abs(s.nbdSocket); err != nil {
-		return nil, err
-	}
-	if err := api.CheckSocketPath(s.nbdSocket); err != nil {
-		return nil, fmt.Errorf("%w with --nbd-socket", err)
-	}
-	text := c.String("api")
-	if text == "" {
-		text = "unix:" + filepath.Join(dir, apiSocketName)
-	}
-	if s.apiAddr, err = api.ParseAddress(text); err != nil {
-		return nil, err
-	}
-	if s.apiAddr.Unix != "" {
-		if s.apiAddr.Unix, err = filepath.Abs(s.apiAddr.Unix); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.apiOpts.Validate(s.apiAddr); err != nil {
-		return nil, fmt.Errorf("%w (--api, --api-cert, --api-key)", err)
-	}
-	return s, nil
-}
-
-// run serves the site until ctx ends or a successor wants it, which it returns;
-// then it stops in order: clients, buffers.
-func (s *server) run(ctx context.Context, site *standalone.Site) (successor *handover.Successor, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer func() { err = errors.Join(err, s.closeSockets()) }()
-	if site.New {
-		if _, err := site.Host.CreateDisk(ctx, host.DiskSpec{Name: firstDisk, Bytes: firstDiskBytes}); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.listenNBD(); err != nil {
-		return nil, err
-	}
-	apiServer, apiListener, err := s.listenAPI(site)
-	if err != nil {
-		return nil, err
-	}
-	nbdServer := nbd.NewServer(host.Exports{Host: site.Host}, s.nbdOpts)
-	group, gctx := errgroup.WithContext(ctx)
-	var accepting sync.WaitGroup
-	for _, l := range s.sockets {
-		accepting.Add(1)
-		group.Go(func() error {
-			defer accepting.Done()
-			return nbdServer.Serve(gctx, l)
-		})
-	}
-	group.Go(func() error { return apiServer.Serve(apiListener) })
-	group.Go(func() error {
-		if successor = s.awaitSuccessor(gctx, site); successor != nil {
-			cancel()
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-gctx.Done()
-		s.log.Info("stopping")
-		accepting.Wait() // or Shutdown would turn away who is accepted meanwhile
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), clientsDrainTime)
-		defer cancel()
-		_ = nbdServer.Shutdown(stop) // clients that stay are cut off
-		_ = apiServer.Shutdown(stop)
-		return nil
-	})
-	s.log.Info("serving", "nbd", s.nbdAddr, "nbd-socket", s.nbdSocket, "api", s.apiAddr.String())
-	s.announce(site)
-	if err := notifyReady(); err != nil {
-		s.log.Warn("systemd does not learn that disks are served", "err", err)
-	}
-	err = group.Wait()
-	stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeMax)
-	defer cancelStop()
-	if qerr := site.Host.Quiesce(stop); qerr != nil {
-		s.log.Warn("not everything was destaged: the next start replays it from the log", "err", qerr)
-	}
-	return successor, err
-}
-
-// listenAPI opens the API's socket.
-func (s *server) listenAPI(site *standalone.Site) (*api.Server, net.Listener, error) {
-	server := api.NewServer(site.Host, api.Metrics(site.Host), s.log)
-	if s.apiAddr.TCP != "" {
-		token, err := api.LoadToken(filepath.Join(s.data, apiTokenName))
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		server.RequireToken(token)
-	}
-	l, err := api.Listen(s.apiAddr, s.apiOpts)
-	if err != nil {
-		return nil, nil, fmt.Errorf("serve the API: %w: choose another address with --api", err)
-	}
-	if s.apiAddr.TCP != "" {
-		s.apiAddr.TCP = l.Addr().String() // the port, where any was asked for
-	}
-	return server, l, nil
-}
-
-// announce prints how to use what is served.
-func (s *server) announce(site *standalone.Site) {
-	disks := site.Host.Disks()
-	fmt.Printf("plinth serves %s over NBD.\n", plural(len(disks), "disk"))
-	if site.NewRootKey != "" || s.rootKeyIsBesideData() {
-		fmt.Printf("\nThe root key is %s. Without it nothing can be read: back it up, and move it\naway from the data (--root-key says where it is).\n", s.rootKey)
-	}
-	if len(disks) > 0 {
-		s.announceDisk(disks[0].Name)
-	}
-	fmt.Printf("more disks:\n  export PLINTH_API=%s\n", s.apiAddr)
-	if s.apiAddr.TCP != "" {
-		fmt.Printf("  export PLINTH_TOKEN_FILE=%s\n", filepath.Join(s.data, apiTokenName))
-		if s.apiOpts.CertFile != "" {
-			fmt.Printf("  export PLINTH_CA_FILE=FILE  (who signed %s)\n", s.apiOpts.CertFile)
-		}
-	}
-	fmt.Print("  plinth disk create vm2 100G\n\nCtrl-C stops it.\n")
-}
-
-func (s *server) announceDisk(name string) {
-	network, address, nbd := "unix", s.nbdSocket, "unix:"+s.nbdSocket
-	if s.nbdSocket == "" {
-		nbd, _, _ = strings.Cut(s.nbdAddr, ",")
-		network, address = splitAddress(nbd)
-	}
-	fmt.Printf("\nqemu:\n  qemu-system-x86_64 %s\n", qemuArgs(name, qemuBlockdev(name, network, address, reconnectDelayDefault)))
-	fmt.Printf("this machine, as root:\n  plinth attach %s --nbd %s\n", name, shellQuote(nbd))
-}
-
-// rootKeyIsBesideData reports whether who takes the data has the key as well.
-func (s *server) rootKeyIsBesideData() bool {
-	if s.rootKey == "" {
-		return false
-	}
-	key, err := filepath.Abs(s.rootKey)
-	return err == nil && strings.HasPrefix(key, s.data+string(filepath.Separator))
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+		return &agent{
+			host: func() *host.Host { return site.Host }, exports: host.Exports{Host: site.Host}, rootKey: site.NewRootKey,
+			wait: func(context.Context) error { return nil }, close: site.Close,
+		}, nil
+	})
 }

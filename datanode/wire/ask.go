@@ -61,6 +61,9 @@ func exchange[Q, R any](ctx context.Context, c *Client, call Call, q *Q, questio
 					return nil, false, over
 				}
 			}
+			if fault.Code == datanode.CodeClosed || fault.Code == datanode.CodeOutcome && call != RegistryCommit {
+				c.breaks() // the node's registry has doubts of its own, which callers look up
+			}
 			return nil, false, fault
 		}
 	} else {
@@ -70,6 +73,7 @@ func exchange[Q, R any](ctx context.Context, c *Client, call Call, q *Q, questio
 		}
 		f.release()
 	}
+	c.breaks()
 	return nil, false, datanode.Errorf(datanode.ErrOutcome, "%s: bad reply: %s", call, bad.Text)
 }
 

@@ -126,6 +126,9 @@ type Client struct {
 	downFrom time.Time       // since when there is none
 	cut      chan struct{}   // closed while calls do not wait for a connection
 	first    chan struct{}   // closed when the node was reached, or never will be
+
+	breaking sync.Once
+	broken   chan struct{} // see Broken
 }
 
 // Dial connects to a node and returns when it is reached on one path. The client
@@ -144,7 +147,7 @@ func Dial(ctx context.Context, opts ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opts: opts, tls: config, fresh: true, first: make(chan struct{}), cut: make(chan struct{}), downFrom: time.Now()}
+	c := &Client{opts: opts, tls: config, fresh: true, first: make(chan struct{}), cut: make(chan struct{}), broken: make(chan struct{}), downFrom: time.Now()}
 	c.life, c.kill = context.WithCancel(context.Background())
 	_, _ = rand.Read(c.session[:]) // never fails
 	for _, call := range serialCalls {
@@ -203,6 +206,14 @@ func (c *Client) Err() error {
 	return c.dead
 }
 
+// Broken is closed before a call returns for want of the node's answer: because it
+// cannot be reached for long, has given up the session or been restarted, is
+// shutting down, or the client is closed. Of such calls it may be unknown what they
+// did, so who keeps state by the node's answers begins anew, with another client.
+func (c *Client) Broken() <-chan struct{} { return c.broken }
+
+func (c *Client) breaks() { c.breaking.Do(func() { close(c.broken) }) }
+
 // Close ends the session, so that the node forgets it, fails calls under way,
 // and returns when nothing of the client runs. It may be called again.
 func (c *Client) Close() error {
@@ -231,6 +242,7 @@ func (c *Client) perish(why *datanode.Error) {
 		return
 	}
 	c.dead = why
+	c.breaks()
 	c.closeFirst()
 	c.closeCut()
 	c.mu.Unlock()

@@ -243,6 +243,7 @@ func (c *Client) lost(session [16]byte) {
 		case s.waiter == nil: // nothing of it will happen any more
 			c.answer(s, result{})
 		case s.unsettled():
+			c.breaks()
 			c.answer(s, result{err: datanode.Errorf(datanode.ErrOutcome, "%s: the node has given up the session", s.call)})
 		}
 		s.sent = false
@@ -360,6 +361,7 @@ func (c *Client) watch() {
 		c.mu.Lock()
 		late := c.known && c.up == 0 && time.Since(c.downFrom) > c.opts.UnreachableAfter
 		if late {
+			c.breaks()
 			c.closeCut()
 		}
 		c.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 )
 
 func (s *Server) showCPU(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.host.CPU())
+	writeJSON(w, http.StatusOK, s.host().CPU())
 	return nil
 }
 
@@ -17,10 +17,10 @@ func (s *Server) changeCPU(w http.ResponseWriter, r *http.Request) error {
 	var req gate.CPU
 	err := readJSON(r, &req)
 	if err == nil {
-		err = s.host.SetCPU(req)
+		err = s.host().SetCPU(req)
 	}
 	if err == nil {
-		writeJSON(w, http.StatusOK, s.host.CPU())
+		writeJSON(w, http.StatusOK, s.host().CPU())
 	}
 	return err
 }

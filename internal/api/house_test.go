@@ -42,7 +42,8 @@ func newHost(t testing.TB) *host.Host {
 
 func newServer(t testing.TB) *Server {
 	h := newHost(t)
-	return NewServer(h, Metrics(h), quiet)
+	now := func() *host.Host { return h }
+	return NewServer(now, Metrics(now), quiet)
 }
 
 // serve answers on an address until the test ends, and returns where.

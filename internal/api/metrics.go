@@ -18,7 +18,7 @@ import (
 const scrapeTimeMax = 5 * time.Second
 
 // Metrics answers /metrics with the host's status and the process's own figures.
-func Metrics(h *host.Host) http.Handler {
+func Metrics(h func() *host.Host) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		collectors.NewGoCollector(),
@@ -30,7 +30,7 @@ func Metrics(h *host.Host) http.Handler {
 
 // collector turns a status into metrics at each scrape, so that nothing is
 // counted twice.
-type collector struct{ host *host.Host }
+type collector struct{ host func() *host.Host }
 
 // metric is a value of a status.
 type metric struct {
@@ -164,7 +164,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeMax)
 	defer cancel()
-	s, err := c.host.Status(ctx)
+	s, err := c.host().Status(ctx)
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(poolMetrics[0].desc, err)
 		return

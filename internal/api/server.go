@@ -32,7 +32,7 @@ var openapi []byte
 
 // Server answers for a host.
 type Server struct {
-	host *host.Host
+	host func() *host.Host
 	log  *slog.Logger
 	http http.Server
 }
@@ -71,8 +71,9 @@ func (s *Server) routes() []route {
 	}
 }
 
-// NewServer returns a server for a host. metrics answers /metrics.
-func NewServer(h *host.Host, metrics http.Handler, log *slog.Logger) *Server {
+// NewServer returns a server for the agent that h returns at each request. metrics
+// answers /metrics.
+func NewServer(h func() *host.Host, metrics http.Handler, log *slog.Logger) *Server {
 	s := &Server{host: h, log: log}
 	mux := http.NewServeMux()
 	methods := map[string][]string{} // by path
@@ -171,7 +172,7 @@ func readJSON(r *http.Request, v any) error {
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
-	st, err := s.host.Status(r.Context())
+	st, err := s.host().Status(r.Context())
 	if err != nil {
 		return err
 	}
@@ -184,7 +185,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) listDisks(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, DiskList{Disks: s.host.Disks()})
+	writeJSON(w, http.StatusOK, DiskList{Disks: s.host().Disks()})
 	return nil
 }
 
@@ -193,7 +194,7 @@ func (s *Server) createDisk(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	info, err := s.host.CreateDisk(r.Context(), host.DiskSpec{
+	info, err := s.host().CreateDisk(r.Context(), host.DiskSpec{
 		Name: req.Name, Bytes: req.Bytes, Chunk: chunk.Size(req.ChunkBytes), Cipher: req.Cipher, Stable: req.Stable,
 	})
 	if err == nil {
@@ -204,7 +205,7 @@ func (s *Server) createDisk(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showDisk(w http.ResponseWriter, r *http.Request) error {
-	info, err := s.host.Disk(r.PathValue("name"))
+	info, err := s.host().Disk(r.PathValue("name"))
 	if err == nil {
 		writeJSON(w, http.StatusOK, info)
 	}
@@ -223,14 +224,14 @@ func (s *Server) changeDisk(w http.ResponseWriter, r *http.Request) error {
 	case req.changes() != 1:
 		err = fmt.Errorf("%w: body: give one of bytes, name, limits and host", errBadRequest)
 	case req.Name != "":
-		info, err = s.host.RenameDisk(ctx, name, req.Name)
+		info, err = s.host().RenameDisk(ctx, name, req.Name)
 	case req.Bytes != 0:
-		info, err = s.host.ResizeDisk(ctx, name, req.Bytes)
+		info, err = s.host().ResizeDisk(ctx, name, req.Bytes)
 	case req.Limits != nil:
-		info, err = s.host.ChangeLimits(ctx, name, *req.Limits)
+		info, err = s.host().ChangeLimits(ctx, name, *req.Limits)
 	default:
-		if err = s.host.MoveDisk(ctx, name, req.Host); err == nil {
-			info, err = s.host.Disk(name)
+		if err = s.host().MoveDisk(ctx, name, req.Host); err == nil {
+			info, err = s.host().Disk(name)
 		}
 	}
 	if err == nil {
@@ -244,9 +245,9 @@ func (s *Server) removeDisk(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil:
 	case snapshots:
-		err = s.host.RemoveDiskWithSnapshots(r.Context(), r.PathValue("name"))
+		err = s.host().RemoveDiskWithSnapshots(r.Context(), r.PathValue("name"))
 	default:
-		err = s.host.RemoveDisk(r.Context(), r.PathValue("name"))
+		err = s.host().RemoveDisk(r.Context(), r.PathValue("name"))
 	}
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
@@ -268,7 +269,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	enc := json.NewEncoder(w)
 	control := http.NewResponseController(w)
 	last := time.Now()
-	report, err := s.host.Verify(r.Context(), host.VerifyOptions{
+	report, err := s.host().Verify(r.Context(), host.VerifyOptions{
 		Repair: repair, Strict: leaks,
 		Progress: func(done, total int) {
 			if now := time.Now(); now.Sub(last) >= progressTimeMin {
@@ -302,7 +303,7 @@ func flag(r *http.Request, name string) (bool, error) {
 }
 
 func (s *Server) sweep(w http.ResponseWriter, r *http.Request) error {
-	err := s.host.Sweep(r.Context())
+	err := s.host().Sweep(r.Context())
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -310,7 +311,7 @@ func (s *Server) sweep(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
-	err := s.host.Quiesce(r.Context())
+	err := s.host().Quiesce(r.Context())
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}

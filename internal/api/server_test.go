@@ -90,7 +90,7 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s: allows %q", what, allow)
 		}
 	}
-	if disks := s.host.Disks(); len(disks) != 0 {
+	if disks := s.host().Disks(); len(disks) != 0 {
 		t.Errorf("there are disks now: %v", disks)
 	}
 }
@@ -253,7 +253,7 @@ func checkSnapshotCalls(t *testing.T, c *Client) {
 
 func TestMetrics(t *testing.T) {
 	s := newServer(t)
-	if _, err := s.host.CreateDisk(t.Context(), host.DiskSpec{Name: "a", Bytes: 1 << 20}); err != nil {
+	if _, err := s.host().CreateDisk(t.Context(), host.DiskSpec{Name: "a", Bytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	resp := s.ask("GET", "/metrics", "")
@@ -271,7 +271,7 @@ func TestMetrics(t *testing.T) {
 // removeSnapshots removes all of a disk, of which there are some.
 func removeSnapshots(t *testing.T, s *Server, disk string) {
 	t.Helper()
-	all, err := s.host.Snapshots(disk)
+	all, err := s.host().Snapshots(disk)
 	if err != nil || len(all) == 0 {
 		t.Errorf("%d snapshots, %v", len(all), err)
 	}
@@ -295,7 +295,7 @@ func FuzzBodies(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	if _, err := s.host.CreateDisk(f.Context(), host.DiskSpec{Name: "kept", Bytes: 1 << 20}); err != nil {
+	if _, err := s.host().CreateDisk(f.Context(), host.DiskSpec{Name: "kept", Bytes: 1 << 20}); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -12,7 +12,7 @@ import (
 )
 
 func (s *Server) listSnapshots(w http.ResponseWriter, r *http.Request) error {
-	infos, err := s.host.Snapshots(r.PathValue("name"))
+	infos, err := s.host().Snapshots(r.PathValue("name"))
 	if err == nil {
 		writeJSON(w, http.StatusOK, snapshotList(infos))
 	}
@@ -41,7 +41,7 @@ func (s *Server) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	infos, err := s.host.CreateSnapshots(r.Context(), req.spec(r.PathValue("name")))
+	infos, err := s.host().CreateSnapshots(r.Context(), req.spec(r.PathValue("name")))
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (s *Server) createSnapshots(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	infos, err := s.host.CreateSnapshots(r.Context(), req.spec(req.Disks...))
+	infos, err := s.host().CreateSnapshots(r.Context(), req.spec(req.Disks...))
 	if err == nil {
 		writeJSON(w, http.StatusCreated, snapshotList(infos))
 	}
@@ -69,7 +69,7 @@ func (s *Server) showSnapshot(w http.ResponseWriter, r *http.Request) error {
 
 // writeSnapshot answers with one snapshot.
 func (s *Server) writeSnapshot(w http.ResponseWriter, disk, name string) error {
-	infos, err := s.host.Snapshots(disk)
+	infos, err := s.host().Snapshots(disk)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (s *Server) renameSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	disk := r.PathValue("name")
-	if err := s.host.RenameSnapshot(r.Context(), disk, r.PathValue("snapshot"), req.Name); err != nil {
+	if err := s.host().RenameSnapshot(r.Context(), disk, r.PathValue("snapshot"), req.Name); err != nil {
 		return err
 	}
 	return s.writeSnapshot(w, disk, req.Name)
@@ -96,7 +96,7 @@ func (s *Server) renameSnapshot(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) removeSnapshot(w http.ResponseWriter, r *http.Request) error {
 	wait, err := flag(r, "wait")
 	if err == nil {
-		err = s.host.RemoveSnapshot(r.Context(), r.PathValue("name"), r.PathValue("snapshot"), wait)
+		err = s.host().RemoveSnapshot(r.Context(), r.PathValue("name"), r.PathValue("snapshot"), wait)
 	}
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
@@ -105,7 +105,7 @@ func (s *Server) removeSnapshot(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
-	info, err := s.host.Rollback(r.Context(), r.PathValue("name"), r.PathValue("snapshot"))
+	info, err := s.host().Rollback(r.Context(), r.PathValue("name"), r.PathValue("snapshot"))
 	if err == nil {
 		writeJSON(w, http.StatusOK, info)
 	}
@@ -117,7 +117,7 @@ func (s *Server) clone(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	info, err := s.host.Clone(r.Context(), r.PathValue("name"), r.PathValue("snapshot"), req.Name)
+	info, err := s.host().Clone(r.Context(), r.PathValue("name"), r.PathValue("snapshot"), req.Name)
 	if err == nil {
 		w.Header().Set("Location", prefix+"/disks/"+info.Name)
 		writeJSON(w, http.StatusCreated, info)
@@ -135,7 +135,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	report, err := s.host.Diff(r.Context(), r.PathValue("name"), query.Get("from"), query.Get("to"), offset, limit)
+	report, err := s.host().Diff(r.Context(), r.PathValue("name"), query.Get("from"), query.Get("to"), offset, limit)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *Server) reclaim(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	report, err := s.host.Reclaim(r.Context(), host.ReclaimOptions{DryRun: dry, Full: full})
+	report, err := s.host().Reclaim(r.Context(), host.ReclaimOptions{DryRun: dry, Full: full})
 	if err != nil {
 		return err
 	}

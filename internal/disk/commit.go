@@ -81,8 +81,8 @@ func (d *Disk) takeQueue() []*commit {
 }
 
 // appendBatch gives the batch its positions and MACs, appends it by add and
-// applies it. An error means that nothing of it was appended, or that the disk
-// has failed. appendMu is held.
+// applies it. An error means that nothing of it was appended, or if it is in doubt
+// that the disk has failed, and perhaps all was. appendMu is held.
 func (d *Disk) appendBatch(batch []*commit, add func([]datanode.Record) error) error {
 	if err := d.Err(); err != nil {
 		return err
@@ -108,7 +108,9 @@ func (d *Disk) appendBatch(batch []*commit, add func([]datanode.Record) error) e
 		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrBusy) || errors.Is(err, ErrClosed) {
 			return err
 		}
-		return d.fail(fmt.Errorf("append to the log: %w", err))
+		last := &recs[len(recs)-1]
+		d.doubt = end{last.Pos, last.MAC}
+		return inDoubt{d.fail(fmt.Errorf("append to the log: %w", err))}
 	}
 	d.next = pos
 	return d.applyBatch(batch, recs)

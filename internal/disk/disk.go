@@ -53,6 +53,10 @@ type Disk struct {
 	appendMu sync.Mutex
 	ops      *logrec.Chain
 	next     id.Pos
+	doubt    end // the last of an append of which nobody knows whether it was done
+
+	// resumed says that the append of Config.Resume was done; it is set by Open.
+	resumed bool
 
 	queueMu sync.Mutex
 	queue   []*commit

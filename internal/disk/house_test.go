@@ -173,14 +173,17 @@ func (h *house) open(p *Pool, n id.Disk) *Disk {
 	return d
 }
 
-func (h *house) tryOpen(p *Pool, n id.Disk) (*Disk, error) {
+func (h *house) tryOpen(p *Pool, n id.Disk) (*Disk, error) { return h.resume(p, n, nil) }
+
+// resume opens a disk after an owner of this process.
+func (h *house) resume(p *Pool, n id.Disk, tail *Tail) (*Disk, error) {
 	h.mu.Lock()
 	h.epochs[n]++
 	epoch := h.epochs[n]
 	h.mu.Unlock()
 	d, err := Open(h.Context(), p, Config{
 		ID: n, Name: fmt.Sprint("vm", n), Bytes: houseDiskBytes, Chunk: chunk.SizeDefault, Suite: chunk.AES256GCM,
-		Epoch: epoch, MACKey: h.mac,
+		Epoch: epoch, MACKey: h.mac, Resume: tail,
 		Map: blockmap.Options{FS: crashfs.New(), Dir: fmt.Sprint("/map-", h.maps.Add(1))},
 	})
 	if err == nil {

@@ -144,9 +144,14 @@ func (d *Disk) replay(ctx context.Context, fence *datanode.FenceReply) error {
 	if err := d.trimDone(ctx, fence); err != nil {
 		return err
 	}
-	if err := d.replayOps(ctx); err != nil {
+	check := d.cfg.Resume.begin(d.state.through, d.state.throughMAC)
+	if err := d.replayOps(ctx, &check); err != nil {
 		return err
 	}
+	if err := check.end(d.next - 1); err != nil {
+		return err
+	}
+	d.resumed = check.resumed
 	return d.endRollback(ctx)
 }
 
@@ -215,11 +220,12 @@ func (d *Disk) eachRecord(ctx context.Context, stream datanode.Stream, from id.P
 }
 
 // replayOps applies the operations that no result covers to the write buffer.
-func (d *Disk) replayOps(ctx context.Context) error {
+func (d *Disk) replayOps(ctx context.Context, check *resumption) error {
 	d.next = d.state.through + 1
 	return d.eachRecord(ctx, datanode.Ops, d.next, d.ops, func(r *datanode.Record) error {
 		d.next = r.Pos + 1
 		d.stats.opsReplayed++
+		check.see(r.Pos, r.MAC)
 		typ := logrec.Type(r.Type)
 		if typ.Optional() {
 			return nil

@@ -70,6 +70,9 @@ type Config struct {
 	AcceptLostLog bool
 	// MayReply, if set, is asked in the place of the pool's.
 	MayReply func() error
+	// Resume is what the last owner knew of the log's end, if that was this process
+	// and its clients go on: what it has acknowledged must be there.
+	Resume *Tail
 	// Under is what a clone reads where it was not written while the registry has
 	// no checkpoint record of it, until Independent; else nil. Its disk stays open,
 	// with its lists held.

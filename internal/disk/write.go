@@ -34,14 +34,15 @@ func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
 		return err
 	}
 	defer d.leave()
+	logged := int64(0)
 	for len(p) > 0 {
 		n := min(len(p), d.pool.portionBytes()-int(off%int64(d.size)))
 		if err := d.write(ctx, p[:n], off); err != nil {
-			return err
+			return interrupted(logged, int64(n), err)
 		}
-		p, off = p[n:], off+int64(n)
+		p, off, logged = p[n:], off+int64(n), logged+int64(n)
 	}
-	return d.settle(ctx, fua)
+	return interrupted(logged, 0, d.settle(ctx, fua))
 }
 
 // portionBytes returns how much of a call is appended at a time.
@@ -71,10 +72,10 @@ func (d *Disk) Zero(ctx context.Context, off, n int64, fua bool) error {
 		}
 		op := logrec.Op{Type: logrec.TypeZero, Off: off, Len: n}
 		if err := d.submit(ctx, edges*d.chunkCharge(), pending{op: op, data: logrec.AppendRange(nil, off, n)}); err != nil {
-			return err
+			return interrupted(0, n, err)
 		}
 	}
-	return d.settle(ctx, fua)
+	return interrupted(n, 0, d.settle(ctx, fua))
 }
 
 // Trim gives up n bytes at off: those chunks that lie wholly in the range read
@@ -85,7 +86,7 @@ func (d *Disk) Trim(ctx context.Context, off, n int64, fua bool) error {
 		return err
 	}
 	defer d.leave()
-	size := int64(d.size)
+	size, all := int64(d.size), n
 	end := off + n
 	if end < d.Size() { // the end of the disk ends its last chunk too
 		end = end / size * size
@@ -93,10 +94,10 @@ func (d *Disk) Trim(ctx context.Context, off, n int64, fua bool) error {
 	if off = (off + size - 1) / size * size; off < end {
 		op := logrec.Op{Type: logrec.TypeTrim, Off: off, Len: end - off}
 		if err := d.submit(ctx, 0, pending{op: op, data: logrec.AppendRange(nil, off, end-off)}); err != nil {
-			return err
+			return interrupted(0, all, err)
 		}
 	}
-	return d.settle(ctx, fua)
+	return interrupted(all, 0, d.settle(ctx, fua))
 }
 
 // Resize makes the disk larger, durably. A size below the present one is

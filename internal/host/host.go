@@ -96,6 +96,7 @@ type Host struct {
 	owners map[id.Disk]string
 	free   map[id.Disk]time.Time // disks that no host has, since when
 	births map[id.Disk]*birth
+	taken  map[id.Disk]bool // of Options.Resume: those disks have been opened
 	// snapBytes is the size of all snapshots' rows in the registry.
 	snapBytes int64
 }
@@ -164,7 +165,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
-		owners: make(map[id.Disk]string), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth),
+		owners: make(map[id.Disk]string), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.openBudget(cores)
@@ -292,10 +293,10 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord, epoch id.Epoch, t *
 			return nil, fmt.Errorf("clone %s (%d): %w", rec.Name, rec.ID, err)
 		}
 	}
-	return disk.Open(ctx, h.pool, disk.Config{
+	d, err := disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
 		Stable: rec.Stable, AcceptLostLog: h.opts.AcceptLostLog, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
-		Under: under, MayReply: func() error {
+		Resume: h.resumeOf(rec.ID), Under: under, MayReply: func() error {
 			if !t.valid() {
 				return ErrNoLease
 			}
@@ -305,6 +306,10 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord, epoch id.Epoch, t *
 			FS: h.opts.FS, Dir: h.mapDir(rec.ID), Cache: h.cache, Logger: h.log,
 		},
 	})
+	if err == nil {
+		h.resumed(rec.ID)
+	}
+	return d, err
 }
 
 func (h *Host) mapDir(d id.Disk) string {

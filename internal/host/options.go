@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plinth/datanode"
+	"plinth/internal/disk"
 	"plinth/internal/gate"
+	"plinth/internal/id"
 	"plinth/internal/ramcache"
 )
 
@@ -55,6 +57,9 @@ type Options struct {
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
 	AcceptLostLog bool
+	// Resume is what a Host that this process has closed knew of its disks' logs,
+	// where their clients go on (Host.Tails).
+	Resume map[id.Disk]*disk.Tail
 	// CPU is how much of the machine the process may use. Default: all.
 	CPU gate.CPU
 	// CacheBytes is the maps' shared block cache. Default: 256 MiB.

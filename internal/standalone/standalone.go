@@ -46,9 +46,7 @@ type Options struct {
 type Site struct {
 	Node *shelf.Shelf
 	Host *host.Host
-	// New says that the pool never had a disk; NewRootKey that this Open made its root
-	// key was, too.
-	New        bool
+	// NewRootKey is the root key's file, if this Open made it.
 	NewRootKey string
 }
 
@@ -123,8 +121,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 		return err
 	}
 	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
-	s.New, err = s.Host.NeverHadDisk(ctx)
-	return err
+	return nil
 }
 
 // createNode makes a data node for a new pool. The root key comes first: it is

@@ -158,8 +158,8 @@ func diskAgainstModel(t *testing.T, size int64, rounds, steps int) {
 	t.Logf("seed %d", seed)
 	opts := small(t, t.TempDir())
 	s := open(t, opts)
-	if !s.New || s.NewRootKey == "" {
-		t.Error("a new pool does not say that it is new")
+	if isNew, err := s.Host.NeverHadDisk(t.Context()); !isNew || err != nil || s.NewRootKey == "" {
+		t.Errorf("a new pool does not say that it is new: %v", err)
 	}
 	m := newModel(size, seed)
 	d := create(t, s, "vm1", int64(len(m.data)))

@@ -60,7 +60,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// site is a running "plinth up".
+// site is a running "plinth up" or "plinth host".
 type site struct {
 	data             string
 	tcp, socket, api string
@@ -86,8 +86,14 @@ func start(t *testing.T, data string, args ...string) *site {
 // launch is start that accepts a refusal: the socket is then empty.
 func launch(t *testing.T, data string, args ...string) *site {
 	t.Helper()
+	return launchAgent(t, data, append([]string{"up", "--data", data}, args...)...)
+}
+
+// launchAgent is launch for any command line that serves from a directory.
+func launchAgent(t *testing.T, data string, words ...string) *site {
+	t.Helper()
 	s := &site{data: data, said: new(bytes.Buffer), done: make(chan struct{})}
-	s.cmd = exec.Command(executable, append([]string{"up", "--data", data}, args...)...)
+	s.cmd = exec.Command(executable, words...)
 	s.cmd.Env = environment()
 	errs, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -115,7 +121,7 @@ func launch(t *testing.T, data string, args ...string) *site {
 	case <-s.done:
 	case <-time.After(startTime):
 		s.kill()
-		t.Fatalf("plinth up does not serve\n%s", s.said)
+		t.Fatalf("plinth %s does not serve\n%s", words[0], s.said)
 	}
 	return s
 }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"plinth/datanode/wire"
+	"plinth/internal/api"
+	"plinth/internal/host"
+	"plinth/internal/pki"
+	"plinth/internal/remote"
+)
+
+func hostCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "host",
+		Usage: "serve disks of a data node on another machine",
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "node", Usage: "HOST:PORT or unix:PATH of the data node; its addresses over several networks with commas between", Required: true},
+			&cli.StringFlag{Name: "dir", Usage: "directory for this host's own files, which may be lost", Required: true},
+		}, memberFlags("host", "data nodes"), poolFlags("DIR/root.key"), agentFlags(), serveFlags("DIR"), verboseFlags()),
+		Action: runHost,
+	}
+}
+
+func runHost(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	o := remote.Options{Dir: c.String("dir"), Logger: newLogger(c)}
+	var err error
+	if o.Host, err = agentOptions(c); err != nil {
+		return err
+	}
+	if err := flashOptions(c, &o.Host); err != nil {
+		return err
+	}
+	if info, err := os.Stat(o.Dir); err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is not a directory: choose another with --dir", o.Dir)
+	}
+	if o.Keys, o.Geometry, err = poolOptions(c); err != nil {
+		return err
+	}
+	if o.Node.Paths, err = nodePaths(c.String("node")); err != nil {
+		return err
+	}
+	m, err := memberOf(c, wire.RoleHost, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer m.keep(c.Context)()
+	o.Name, o.Node.Cluster, o.Node.Pool, o.Node.TLS = m.Name, m.Cluster, m.pool, m.config
+	if m.member != nil {
+		o.Node.TLS, o.Node.Guard = m.member.ClientConfig(pki.RoleDataNode, ""), m.member.Guard
+	}
+	if err := o.Node.Validate(); err != nil {
+		return fmt.Errorf("--node: %w", err)
+	}
+	spareProcessor()
+	s, err := newServer(c, o.Dir, o.Keys, o.Logger)
+	if err != nil {
+		return err
+	}
+	return s.serve(c, func(ctx context.Context) (*agent, error) {
+		a, err := remote.Open(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		return &agent{host: func() *host.Host { return a.Host() }, exports: remote.Exports{Agent: a}, rootKey: a.NewRootKey(), wait: a.Wait, close: a.Close}, nil
+	})
+}
+
+// nodePaths checks the addresses of a data node.
+func nodePaths(text string) ([]string, error) {
+	paths := strings.Split(text, ",")
+	for _, p := range paths {
+		switch network, address := wire.SplitPath(p); {
+		case address == "":
+			return nil, errors.New("--node: an address is empty")
+		case network == "tcp":
+			if err := api.CheckHostPort(address); err != nil {
+				return nil, fmt.Errorf("--node: %w", err)
+			}
+		}
+	}
+	return paths, nil
+}

@@ -1,0 +1,302 @@
+package remote
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
+	"plinth/datanode/wire"
+	"plinth/internal/disk"
+	"plinth/internal/host"
+	"plinth/internal/id"
+	"plinth/internal/keyring"
+	"plinth/internal/stripe"
+	"plinth/internal/vfsx"
+)
+
+const (
+	// dialTimeMax bounds the first session's wait for the node.
+	dialTimeMax = 20 * time.Second
+	// retryMin and retryMax bound the pause between two attempts to begin a session.
+	retryMin = 20 * time.Millisecond
+	retryMax = time.Second
+
+	lockName     = "LOCK"
+	instanceName = "instance"
+	// instanceBytes is the length of what instanceName has: rand.Text.
+	instanceBytes = 26
+)
+
+// Options say who the agent is and where its data node. Name, Dir and Node are
+// needed.
+type Options struct {
+	// Name is what the host's certificate calls it.
+	Name string
+	// Dir is for what is this host's and disposable. One process has it open.
+	Dir string
+	// Node says how the data node is reached; Logger is filled in.
+	Node wire.ClientOptions
+	// Keys say where the root key is; its file by default is root.key in Dir.
+	Keys host.RootSource
+	// Geometry is of a pool that is still to be made, as for standalone.
+	Geometry stripe.Geometry
+	// Host are the agent's tunables; Name, Dir, Logger, LeaseTTL, MayReply
+	// and Resume are filled in.
+	Host   host.Options
+	Logger *slog.Logger // slog.Default if nil
+}
+
+// Agent serves a pool's disks from a data node far away. [Open] makes one.
+type Agent struct {
+	opts Options
+	log  *slog.Logger
+	me   holder
+	lock io.Closer // of Dir
+	root *keyring.Root
+
+	life   context.Context // ends at Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	ended  chan struct{} // closed when no session follows
+	failed error         // why, once ended is closed
+
+	now atomic.Pointer[session] // the newest
+
+	mu      sync.Mutex // guards what follows
+	devices map[*device]struct{}
+	between bool // two sessions: no device is opened
+}
+
+// session is one client, lease and host.
+type session struct {
+	client *wire.Client
+	guard  *guard
+	host   *host.Host
+	// over is closed when there is a next session, or never will be: next is then nil.
+	over chan struct{}
+	next *session
+}
+
+// broken reports whether the session has ended, or will at once.
+func (s *session) broken() bool {
+	select {
+	case <-s.client.Broken():
+	case <-s.guard.lost:
+	default:
+		return false
+	}
+	return true
+}
+
+// Open begins the first session. Errors are for an operator.
+func Open(ctx context.Context, opts Options) (*Agent, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	opts.Node.Logger = opts.Logger
+	if opts.Keys.File == "" {
+		opts.Keys.File = filepath.Join(opts.Dir, "root.key")
+	}
+	opts.Host.Dir = filepath.Join(opts.Dir, "host")
+	a := &Agent{opts: opts, log: opts.Logger, devices: make(map[*device]struct{}), ended: make(chan struct{})}
+	a.life, a.cancel = context.WithCancel(context.Background())
+	if err := a.enter(); err != nil {
+		return nil, err
+	}
+	dial, cancel := context.WithTimeout(ctx, dialTimeMax)
+	defer cancel()
+	s, err := a.begin(ctx, dial, nil)
+	if err != nil {
+		a.cancel()
+		return nil, errors.Join(err, a.lock.Close())
+	}
+	a.now.Store(s)
+	a.work.Go(a.supervise)
+	return a, nil
+}
+
+// enter locks the directory and finds who this is.
+func (a *Agent) enter() error {
+	if err := vfsx.MakeDir(vfs.Default, a.opts.Host.Dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if a.lock, err = vfs.Default.Lock(filepath.Join(a.opts.Dir, lockName)); err != nil {
+		return fmt.Errorf("another process has %s open (%w): stop it, or use another directory", a.opts.Dir, err)
+	}
+	instance, err := readInstance(filepath.Join(a.opts.Dir, instanceName))
+	if err != nil {
+		return errors.Join(err, a.lock.Close())
+	}
+	a.me = holder{Host: a.opts.Name, Instance: instance, Process: rand.Text()}
+	return nil
+}
+
+// readInstance returns what names the directory; it is drawn at the first start. If
+// it is lost, the next start waits until the last one's lease has ended.
+func readInstance(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err == nil && len(text) == instanceBytes {
+		return string(text), nil
+	}
+	instance := rand.Text()
+	return instance, os.WriteFile(path, []byte(instance), 0o600)
+}
+
+// begin begins a session, the first if tails is nil. dial bounds the wait for the
+// node.
+func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (_ *session, err error) {
+	s := &session{over: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.client, err = wire.Dial(dial, a.opts.Node); err != nil {
+		return nil, err
+	}
+	if s.guard, err = takeGuard(ctx, s.client, a.me, tails != nil, a.log); err != nil {
+		return nil, err
+	}
+	if a.root == nil { // its file need not be there later
+		if a.root, err = host.FindPool(ctx, s.client, &a.opts.Keys, a.opts.Geometry); err != nil {
+			return nil, err
+		}
+	}
+	opts := a.opts.Host
+	opts.Name, opts.LeaseTTL = a.opts.Name, hostTTL
+	opts.MayReply, opts.Resume, opts.Logger = s.guard.mayReply, tails, slog.New(quiet{a.log.Handler(), s})
+	if s.host, err = host.Open(ctx, s.client, a.root, opts); err != nil {
+		return nil, err
+	}
+	if err := s.host.CheckGeometry(a.opts.Geometry); err != nil {
+		return nil, err
+	}
+	if s.broken() { // and so disks may not have opened that will
+		return nil, datanode.Errorf(datanode.ErrUnreachable, "the data node went away while disks were opened")
+	}
+	return s, nil
+}
+
+// close ends a session, or what there is of one, and gives its lease up where the
+// node answers.
+func (s *session) close() (err error) {
+	if s.guard != nil && !s.broken() {
+		if s.host != nil {
+			err = s.host.Close()
+		}
+		s.guard.release()
+	}
+	s.end()
+	return err
+}
+
+// end ends a session, or what there is of one, whose node may not answer any more.
+// What it knew of the logs' ends comes back.
+func (s *session) end() map[id.Disk]*disk.Tail {
+	if s.client != nil {
+		_ = s.client.Close() // it has no errors of its own
+	}
+	if s.guard != nil {
+		s.guard.close()
+	}
+	if s.host == nil {
+		return nil
+	}
+	_ = s.host.Close() // a map that cannot be closed well is made anew
+	return s.host.Tails()
+}
+
+// supervise lets one session follow the other.
+func (a *Agent) supervise() {
+	for s := a.now.Load(); ; {
+		select {
+		case <-s.client.Broken():
+		case <-s.guard.lost:
+		case <-a.life.Done():
+			return
+		}
+		next, err := a.follow(s)
+		if err != nil {
+			a.failed = err
+			close(a.ended)
+			close(s.over)
+			return
+		}
+		s = next
+	}
+}
+
+// follow ends a session and begins the next, for as long as that takes.
+func (a *Agent) follow(s *session) (*session, error) {
+	a.log.Warn("the session with the data node has ended: requests wait for the next one")
+	began := time.Now()
+	a.opts.Host.CPU = s.host.CPUWanted() // which may have been changed
+	tails := s.end()
+	a.releaseDevices(s)
+	said := ""
+	for pause := retryMin; ; pause = min(2*pause, retryMax) {
+		next, err := a.begin(a.life, a.life, tails)
+		if err == nil {
+			var all map[*device]*opened
+			if all, err = a.openDevices(next); err == nil {
+				a.publish(s, next, all)
+				a.log.Info("a new session with the data node serves", "after", time.Since(began).Round(time.Millisecond))
+				return next, nil
+			}
+			next.end()
+		}
+		switch {
+		case a.life.Err() != nil:
+			return nil, host.ErrClosed
+		case errors.Is(err, ErrServed), errors.Is(err, ErrLost):
+			return nil, err
+		}
+		if text := oneLine(err); text != said {
+			said = text
+			a.log.Warn("no new session yet, will retry", "err", text)
+		}
+		select {
+		case <-a.life.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// Host returns the newest session's host, which may be closed already.
+func (a *Agent) Host() *host.Host { return a.now.Load().host }
+
+// NewRootKey returns the root key's file if this agent has made it, or "".
+func (a *Agent) NewRootKey() string { return a.opts.Keys.Made }
+
+// Wait returns when ctx ends, or why no session can follow the last one.
+func (a *Agent) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.ended:
+		return a.failed
+	}
+}
+
+// Close ends the last session and gives its lease up. Clients must have gone. It
+// neither destages nor makes checkpoints.
+func (a *Agent) Close() error {
+	a.cancel()
+	a.work.Wait()
+	return errors.Join(a.now.Load().close(), a.lock.Close())
+}
