@@ -149,7 +149,7 @@ func (m *member) has(name string, content []byte) {
 func (m *member) sees(name, want string) {
 	m.r.Helper()
 	var now string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		info, err := m.Disk(name)
 		var elsewhere *host.ElsewhereError
 		switch derr := m.device(name, func(nbd.Device) error { return nil }); {
@@ -321,9 +321,9 @@ func TestTakeover(t *testing.T) {
 	first := r.host("a", longTTL)
 	first.create("one", one)
 	r.ok(first.Close())
-	a := r.host("a", datanode.LeaseTTLMin)
+	a := r.host("a", 3*datanode.LeaseTTLMin)
 	var export nbd.Export
-	for deadline := time.Now().Add(time.Minute); ; { // a machine that stalls may lose a lease of a second
+	for deadline := time.Now().Add(2 * time.Minute); ; { // a machine that stalls may lose so short a lease
 		e, release, err := host.Exports{Host: a.Host}.Open(t.Context(), "one")
 		if err == nil {
 			defer release()
@@ -411,13 +411,13 @@ func TestWardenFollows(t *testing.T) {
 	for _, err := range []error{a.Quiesce(t.Context()), a.RemoveDisk(t.Context(), "gone"), a.Close()} {
 		r.ok(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		r.ok(b.Sweep(t.Context())) // nobody asks for it
 		if info, err := b.Disk("one"); err == nil && info.State == "ok" {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("nobody has taken the disk after a minute")
+			t.Fatal("nobody has taken the disk after two minutes")
 		}
 	}
 	b.has("one", one)
