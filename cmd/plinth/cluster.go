@@ -73,7 +73,7 @@ func clusterCommand() *cli.Command {
 			{
 				Name: "serve", Usage: "answer for the authority: members join and renew here",
 				Flags: clusterFlags(
-					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:10811", Usage: "address, HOST:PORT"},
+					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:10812", Usage: "address, HOST:PORT"},
 					&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log more"},
 				),
 				Action: clusterServe,
