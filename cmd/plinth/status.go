@@ -116,11 +116,7 @@ func scrubText(x *host.ScrubStatus) string {
 	if p.Ended != nil {
 		text = "ended " + p.Ended.Format(time.DateOnly)
 	}
-	damaged := int64(0)
-	for _, n := range p.Damaged {
-		damaged += n
-	}
-	return fmt.Sprintf("%s, %d damaged fragments found, %d mended", text, damaged, p.Repaired)
+	return fmt.Sprintf("%s, %d damaged fragments found, %d mended", text, p.DamagedFragments(), p.Repaired)
 }
 
 // ramText says how full the RAM cache is and how often it helped.

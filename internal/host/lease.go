@@ -10,10 +10,10 @@ import (
 	"plinth/datanode"
 )
 
-// bootTime is the clock that leases are counted by: it goes on while the machine
+// BootTime is the clock that leases are counted by: it goes on while the machine
 // is suspended, which time.Now's does not. Where it cannot be read, every lease
 // has ended.
-func bootTime() time.Duration {
+func BootTime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
 		return math.MaxInt64

@@ -250,8 +250,8 @@ func BenchmarkMayReply(b *testing.B) {
 	for _, sole := range []bool{true, false} {
 		name := map[bool]string{true: "sole", false: "lease"}[sole]
 		b.Run(name, func(b *testing.B) {
-			t := &term{clock: bootTime}
-			t.until.Store(int64(bootTime() + time.Hour))
+			t := &term{clock: BootTime}
+			t.until.Store(int64(BootTime() + time.Hour))
 			if sole {
 				t.until.Store(1<<63 - 1)
 			}

@@ -74,7 +74,7 @@ type Options struct {
 	// 8 GiB. Negative: none. RAMCacheBytesMin is the smallest.
 	RAMCacheBytes int64
 
-	clock func() time.Duration // of leases; other than bootTime in tests
+	clock func() time.Duration // of leases; other than BootTime in tests
 }
 
 // RAMCacheBytesMin is the smallest cache of plaintext.
@@ -105,7 +105,7 @@ func (o Options) withDefaults(logBytes int64) Options {
 		o.Name = hostNameDefault
 	}
 	if o.clock == nil {
-		o.clock = bootTime
+		o.clock = BootTime
 	}
 	if o.LeaseTTL <= 0 {
 		o.LeaseTTL = leaseTTLDefault

@@ -192,12 +192,13 @@ func (h *Host) endScrubPass(ctx context.Context) error {
 	pass := *x.row.Pass
 	x.mu.Unlock()
 	h.log.Info("scrub: all segments are tested", "segments", pass.Segments, "bytes", pass.Bytes,
-		"damaged", sum(pass.Damaged), "repaired", pass.Repaired, "took", now.Sub(pass.Began))
+		"damaged", pass.DamagedFragments(), "repaired", pass.Repaired, "took", now.Sub(pass.Began))
 	return h.saveScrub(ctx)
 }
 
-func sum(counts map[id.Spindle]int64) (n int64) {
-	for _, c := range counts {
+// DamagedFragments returns the sum of Damaged.
+func (p *ScrubPass) DamagedFragments() (n int64) {
+	for _, c := range p.Damaged {
 		n += c
 	}
 	return n

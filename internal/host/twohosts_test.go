@@ -28,6 +28,14 @@ type rack struct {
 	key  string
 }
 
+// endSession ends a host's lease at the registry.
+func (r *rack) endSession(host string) {
+	r.Helper()
+	row, err := r.node.RegistryGet(r.Context(), &datanode.RegistryGetRequest{Key: "host/" + host})
+	r.ok(err)
+	r.ok(r.node.RegistryRevoke(r.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease}))
+}
+
 func (r *rack) ok(err error) {
 	r.Helper()
 	if err != nil {
@@ -364,9 +372,7 @@ func TestSoleWaits(t *testing.T) {
 	r.ok(a.Close()) // its lease stays
 	s := r.open("local", host.Options{Sole: true})
 	s.sees("one", "a")
-	row, err := r.node.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: "host/a"})
-	r.ok(err)
-	r.ok(r.node.RegistryRevoke(t.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease})) // its time is over
+	r.endSession("a") // its time is over
 	s.sees("one", "ok")
 	s.has("one", one)
 	r.quiet(s)
@@ -379,11 +385,9 @@ func TestZombie(t *testing.T) {
 	a, b := r.host("a", longTTL), r.host("b", longTTL)
 	one, two := noise(1, 256<<10), noise(2, 256<<10)
 	a.create("one", one)
-	row, err := r.node.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: "host/a"})
-	r.ok(err)
 	a.cut.off.Store(true)
-	err = a.device("one", func(d nbd.Device) error {
-		r.ok(r.node.RegistryRevoke(t.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease}))
+	err := a.device("one", func(d nbd.Device) error {
+		r.endSession("a")
 		r.ok(b.MoveDisk(t.Context(), "one", "b"))
 		b.has("one", one)
 		if err := d.WriteAt(t.Context(), two, 0, false); !errors.Is(err, datanode.ErrFenced) {

@@ -10,9 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"plinth/datanode"
+	"plinth/internal/host"
 )
 
 // One host at a time uses a pool, until disks have owners (docs/design/hosts.md).
@@ -61,7 +60,7 @@ type guard struct {
 	log   *slog.Logger
 	lease datanode.LeaseID
 
-	until  atomic.Int64 // how long it lasts, by boottime, in nanoseconds
+	until  atomic.Int64 // how long it lasts, by host.BootTime, in nanoseconds
 	ending sync.Once
 	lost   chan struct{} // closed when it has ended
 
@@ -73,13 +72,13 @@ type guard struct {
 // Errors: ErrServed, ErrLost, those of the registry.
 func takeGuard(ctx context.Context, node datanode.RegistryNode, me holder, again bool, log *slog.Logger) (*guard, error) {
 	g := &guard{node: node, log: log, lost: make(chan struct{})}
-	from := boottime()
+	from := host.BootTime()
 	reply, err := node.RegistryGrant(ctx, &datanode.RegistryGrantRequest{TTL: guardTTL})
 	if err != nil {
 		return nil, err
 	}
 	g.lease = reply.Lease
-	g.until.Store(from + int64(guardTTL))
+	g.until.Store(int64(from + guardTTL))
 	old, err := g.put(ctx, me, again)
 	if err != nil {
 		g.revoke(ctx, g.lease)
@@ -154,11 +153,11 @@ func (g *guard) keep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		from := boottime()
+		from := host.BootTime()
 		err := g.node.RegistryKeepAlive(ctx, &datanode.RegistryKeepAliveRequest{Lease: g.lease})
 		switch {
 		case err == nil:
-			g.until.Store(from + int64(guardTTL))
+			g.until.Store(int64(from + guardTTL))
 		case errors.Is(err, datanode.ErrLeaseLost):
 			g.end("the registry has ended it")
 			return
@@ -169,7 +168,7 @@ func (g *guard) keep(ctx context.Context) {
 
 // mayReply returns nil while the lease lasts, which is what a reply needs (I6).
 func (g *guard) mayReply() error {
-	if boottime() < g.until.Load() {
+	if int64(host.BootTime()) < g.until.Load() {
 		return nil
 	}
 	g.end("it was not kept alive in time")
@@ -204,13 +203,4 @@ func (g *guard) revoke(ctx context.Context, lease datanode.LeaseID) {
 	if err := g.node.RegistryRevoke(ctx, &datanode.RegistryRevokeRequest{Lease: lease}); err != nil {
 		g.log.Warn("a lease stays until its time is over", "err", err)
 	}
-}
-
-// boottime is a clock that goes on while the machine is suspended, in nanoseconds.
-func boottime() int64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(err) // Linux has it since 2.6.39
-	}
-	return t.Nano()
 }
