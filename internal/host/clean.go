@@ -45,7 +45,8 @@ type cleaner struct {
 	// The rest belongs to who has lockSweep.
 
 	mover    *reclaim.Mover
-	released bool // what movers of earlier sessions held
+	moverOf  *wardenship // for which its epoch was claimed
+	released bool        // what movers of earlier sessions held
 	paced    bool
 	deleted  int // segments, ever
 	damaged  map[id.Segment]time.Time
@@ -185,7 +186,7 @@ func (k *cycle) run(ctx context.Context) (again bool, err error) {
 		return false, errors.Join(errs...)
 	}
 	plan := reclaim.Decide(s)
-	if k.mode == cleanFull && st.Index.Complete && h.wardenOf.Load() != nil {
+	if k.mode == cleanFull && st.Index.Complete && h.isWarden(h.owning.term.Load()) {
 		errs = append(errs, h.releaseStrangers(ctx, s.Segments))
 	}
 	warden, err := h.beWarden(ctx)

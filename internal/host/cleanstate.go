@@ -173,7 +173,7 @@ func (h *Host) follows(d id.Disk) bool {
 // waits for: they hold slots of segments that were forwarded. The warden knows them
 // anyhow.
 func (h *Host) awaited(ctx context.Context) (map[id.Disk]bool, error) {
-	if h.opts.Sole || h.wardenOf.Load() == h.owning.term.Load() {
+	if h.opts.Sole || h.isWarden(h.owning.term.Load()) {
 		return nil, nil
 	}
 	forwards, err := h.node.Forwards(ctx, &datanode.ForwardsRequest{})

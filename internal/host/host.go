@@ -79,8 +79,8 @@ type Host struct {
 	sweeping chan struct{}
 	// cleaner is the state of reclaim.
 	cleaner cleaner
-	// wardenOf is the term in which this host became the warden.
-	wardenOf atomic.Pointer[term]
+	// wardenOf is since when this host is the warden.
+	wardenOf atomic.Pointer[wardenship]
 
 	mu      sync.Mutex
 	byName  map[string]*export

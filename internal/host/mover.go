@@ -51,9 +51,13 @@ func (c catalog) moverDisk(ctx context.Context, create bool) (id.Disk, error) {
 // mover returns the session's mover, nil if the pool never had one and create is
 // not set. What movers of earlier sessions hold it gives up at once, or after a
 // rebuild of the index when the disks have said what they need of it (see
-// completeIndex). It is called under lockSweep.
+// completeIndex). It is called under lockSweep, by the warden: each has an epoch of
+// its own.
 func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create bool) (*reclaim.Mover, error) {
-	c := &h.cleaner
+	c, w := &h.cleaner, h.wardenOf.Load()
+	if c.moverOf != w {
+		c.mover = nil
+	}
 	if c.mover == nil {
 		if !create && c.released {
 			return nil, nil
@@ -66,7 +70,7 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 			c.released = index.Complete
 			return nil, nil
 		}
-		epoch, err := h.catalog.claimEpoch(ctx, d)
+		epoch, err := h.catalog.claimMover(ctx, d, w)
 		if err != nil {
 			return nil, err
 		}
@@ -77,6 +81,7 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 			Index: h.node, Stripes: h.pool.Stripes, Opener: h.pool.Opener, Geometry: h.pool.Geometry,
 			Number: h.pool.Number, Disk: d, Epoch: epoch,
 		}
+		c.moverOf = w
 	}
 	if index.Complete && !c.released {
 		if err := c.mover.Release(ctx); err != nil {
@@ -88,6 +93,23 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 		c.released = true
 	}
 	return c.mover, nil
+}
+
+// claimMover makes a new epoch of the mover's disk for who is still the warden: one
+// that another host follows, and that does not know it yet, would fence that one.
+func (c catalog) claimMover(ctx context.Context, d id.Disk, w *wardenship) (id.Epoch, error) {
+	revision, epoch, err := c.counter(ctx, datanode.EpochKey(d))
+	if err != nil {
+		return 0, err
+	}
+	err = c.commit(ctx, &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: keyWarden, Revision: w.revision}, {Key: datanode.EpochKey(d), Revision: revision}},
+		Puts:     []datanode.Put{{Key: datanode.EpochKey(d), Value: datanode.EpochValue(id.Epoch(epoch))}},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("claim an epoch for the mover, as the warden: %w", err)
+	}
+	return id.Epoch(epoch), nil
 }
 
 // releaseMover has the mover give up what it holds in an index that is about to be

@@ -426,3 +426,41 @@ func TestWardenFollows(t *testing.T) {
 	}
 	b.has("one", one)
 }
+
+// TestFormerWarden has a host go on as the warden that another one has followed: it
+// gets no epoch, and the other one's mover goes on.
+func TestFormerWarden(t *testing.T) {
+	r := openRack(t)
+	a, b := r.host("a", longTTL), r.host("b", longTTL)
+	a.create("one", noise(1, 4<<20))
+	b.create("two", noise(2, 8<<20))
+	trim := func(m *member, disk string, offset int64) {
+		t.Helper()
+		r.ok(m.Quiesce(t.Context()))
+		r.ok(m.device(disk, func(d nbd.Device) error { return d.Trim(t.Context(), offset, 1536<<10, true) }))
+		r.ok(m.Quiesce(t.Context()))
+	}
+	condemns := func(m *member) {
+		t.Helper()
+		report, err := m.Reclaim(t.Context(), host.ReclaimOptions{Full: true})
+		r.ok(err)
+		if report.Condemned == 0 {
+			t.Fatalf("host %s condemns nothing: %+v", m.name, report)
+		}
+	}
+	trim(a, "one", 0)
+	condemns(a)
+	a.cut.off.Store(true)
+	r.endSession("a")
+	trim(b, "two", 0)
+	condemns(b) // and is the warden
+	trim(b, "two", 2<<20)
+	r.ok(b.Sweep(t.Context())) // the data node knows what is dead
+	for _, want := range []error{datanode.ErrFenced, datanode.ErrConflict} {
+		if report, err := a.Reclaim(t.Context(), host.ReclaimOptions{Full: true}); !errors.Is(err, want) {
+			t.Errorf("a former warden condemns: %+v, %v; want %v", report, err, want)
+		}
+	}
+	condemns(b)
+	r.ok(a.Close())
+}

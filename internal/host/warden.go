@@ -14,8 +14,15 @@ import (
 
 // keyWarden has the name of the host that reclaims for all, under its lease. A
 // warden that lost its lease and does not know it yet harms nobody: the mover's
-// epoch fences it, and what it says of the index is true whoever says it.
+// epoch, which only the warden gets, fences it, and what it says of the index is true
+// whoever says it.
 const keyWarden = "warden"
+
+// wardenship is the time for which a host is the warden.
+type wardenship struct {
+	term     *term
+	revision uint64 // of keyWarden
+}
 
 // beWarden makes this host the warden if there is none, and reports whether it is
 // the one.
@@ -24,7 +31,7 @@ func (h *Host) beWarden(ctx context.Context) (bool, error) {
 	if t == nil || !t.valid() {
 		return false, nil
 	}
-	if h.wardenOf.Load() == t {
+	if h.isWarden(t) {
 		return true, nil
 	}
 	key := []byte(h.opts.Name)
@@ -32,8 +39,9 @@ func (h *Host) beWarden(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	w := &wardenship{term: t}
 	if now == nil {
-		_, err := h.catalog.decide(ctx, &datanode.RegistryTxn{
+		w.revision, err = h.catalog.decide(ctx, &datanode.RegistryTxn{
 			Compares: []datanode.Compare{{Key: keyWarden}}, Puts: []datanode.Put{{Key: keyWarden, Value: key, Lease: t.lease}},
 		}, keyWarden, key)
 		if errors.Is(err, datanode.ErrConflict) || errors.Is(err, datanode.ErrLeaseLost) {
@@ -42,12 +50,18 @@ func (h *Host) beWarden(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("become the warden: %w", err)
 		}
-	} else if now.Lease != t.lease {
+	} else if w.revision = now.Revision; now.Lease != t.lease {
 		return false, nil
 	}
-	h.wardenOf.Store(t)
+	h.wardenOf.Store(w)
 	h.log.Info("this host reclaims for the pool", "host", h.opts.Name)
 	return true, nil
+}
+
+// isWarden reports whether this host became the warden in that term.
+func (h *Host) isWarden(t *term) bool {
+	w := h.wardenOf.Load()
+	return w != nil && w.term == t
 }
 
 // state notes in the registry that a disk has stated what it needs to this
