@@ -118,6 +118,37 @@ type DropLogRequest struct {
 	Epoch id.Epoch
 }
 
+// JoinLogRequest asks what a disk's streams hold, under an epoch that the caller has.
+type JoinLogRequest struct {
+	Disk  id.Disk
+	Epoch id.Epoch
+}
+
+// JoinLogReply says what the streams hold, as FenceReply does. Previous is the
+// request's epoch if it was the newest already.
+type JoinLogReply struct {
+	First, End [Streams]id.Pos
+	Previous   id.Epoch
+	Turn       uint64
+}
+
+// CopyLogRequest appends records of other nodes at a stream's end.
+type CopyLogRequest struct {
+	Disk    id.Disk
+	Epoch   id.Epoch
+	Stream  Stream
+	Records []Record
+}
+
+// ResetLogRequest empties streams. Next is the position of the next record, 0 for a
+// stream that is left as it is.
+type ResetLogRequest struct {
+	Disk  id.Disk
+	Epoch id.Epoch
+	Turn  uint64
+	Next  [Streams]id.Pos
+}
+
 // LogStreamStatus describes one stream for Status.
 type LogStreamStatus struct {
 	Disk   id.Disk  `json:"disk"`

@@ -37,6 +37,27 @@ type LogNode interface {
 	DropLog(ctx context.Context, r *DropLogRequest) error
 }
 
+// ReplicaNode is what a node can do whose logs are kept on others too. Only who is
+// about to make logs equal calls it.
+type ReplicaNode interface {
+	// JoinLog is a Fence that may be repeated under the same epoch, which it leaves,
+	// and that tells which turn this is: the newest alone may reset.
+	JoinLog(ctx context.Context, r *JoinLogRequest) (*JoinLogReply, error)
+	// CopyLog is an Append of records of other nodes, under the epochs that they have.
+	// They do not fall, and none is above the request's. It uses the reserve of results. Errors: those of Append.
+	CopyLog(ctx context.Context, r *CopyLogRequest) error
+	// ResetLog gives up what the streams hold and says where they go on, durably: both,
+	// at any position, or one, at a position above its end. Errors: ErrConflict for
+	// a turn that is not the newest, or in which there was a reset.
+	ResetLog(ctx context.Context, r *ResetLogRequest) error
+}
+
+// Replica is a node of several.
+type Replica interface {
+	Node
+	ReplicaNode
+}
+
 // FragmentNode is the spindles.
 type FragmentNode interface {
 	// WriteFragments stores fragments of one segment; those whose error is nil

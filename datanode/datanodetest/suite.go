@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"plinth/datanode"
@@ -15,8 +16,8 @@ import (
 // a function that closes it (it may as well kill it) and opens the same storage
 // again; it arranges the final close by t.Cleanup. The node has at least four
 // healthy spindles of at least 16 MiB, a log between 2 and 64 MiB, and a complete
-// index.
-func Run(t *testing.T, open func(t *testing.T) (node datanode.Node, reopen func() datanode.Node)) {
+// index. With names of groups only those are tested.
+func Run(t *testing.T, open func(t *testing.T) (node datanode.Node, reopen func() datanode.Node), only ...string) {
 	groups := []struct {
 		name  string
 		rules []rule
@@ -28,10 +29,14 @@ func Run(t *testing.T, open func(t *testing.T) (node datanode.Node, reopen func(
 		{"index", indexRules},
 		{"reclaim", reclaimRules},
 		{"forward", forwardRules},
+		{"replica", replicaRules},
 		{"registry", registryRules},
 		{"bounds", boundsRules},
 	}
 	for _, g := range groups {
+		if len(only) > 0 && !slices.Contains(only, g.name) {
+			continue
+		}
 		t.Run(g.name, func(t *testing.T) {
 			for _, r := range g.rules {
 				t.Run(r.name, func(t *testing.T) {

@@ -27,6 +27,7 @@ import (
 // Shelf is an open data node. It is safe for concurrent use.
 type Shelf struct {
 	datanode.LogNode
+	datanode.ReplicaNode
 	datanode.FragmentNode
 	datanode.IndexNode
 	datanode.RegistryNode
@@ -54,7 +55,7 @@ type Shelf struct {
 	closed  error // of Close, once closing is done
 }
 
-var _ datanode.Node = (*Shelf)(nil)
+var _ datanode.Replica = (*Shelf)(nil)
 
 // Open opens the data node in dir. It blocks until the log and the tables of
 // the spindles are read. A spindle that is not there is served as absent.
@@ -147,7 +148,7 @@ func (s *Shelf) openLog(create bool) error {
 		return err
 	}
 	s.owns(s.log)
-	s.LogNode = s.log
+	s.LogNode, s.ReplicaNode = s.log, s.log
 	return nil
 }
 

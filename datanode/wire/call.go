@@ -36,10 +36,13 @@ const (
 	RegistryKeepAlive Call = 28
 	RegistryRevoke    Call = 29
 	RegistryWatch     Call = 30
+	JoinLog           Call = 31
+	CopyLog           Call = 32
+	ResetLog          Call = 33
 )
 
 // callTop is above every call.
-const callTop = 31
+const callTop = 34
 
 // calls says of each call what it is named and whether it changes nothing: then it
 // may be carried out again, and its reply need not be kept.
@@ -57,7 +60,7 @@ var calls = [callTop]struct {
 	Reclaim: {"Reclaim", false}, RegistryGet: {"RegistryGet", true}, RegistryList: {"RegistryList", true},
 	RegistryCommit: {"RegistryCommit", false}, Status: {"Status", true},
 	RegistryGrant: {"RegistryGrant", false}, RegistryKeepAlive: {"RegistryKeepAlive", true}, RegistryRevoke: {"RegistryRevoke", false},
-	RegistryWatch: {"RegistryWatch", true},
+	RegistryWatch: {"RegistryWatch", true}, JoinLog: {"JoinLog", false}, CopyLog: {"CopyLog", false}, ResetLog: {"ResetLog", false},
 }
 
 func (c Call) known() bool { return c > 0 && c < callTop }
@@ -72,7 +75,7 @@ func (c Call) String() string {
 }
 
 // CallSet is some of the calls.
-type CallSet uint32
+type CallSet uint64
 
 // Calls returns a set.
 func Calls(cs ...Call) CallSet {

@@ -48,6 +48,9 @@ var handlers = [callTop]func(*job) (*frame, *datanode.Error){
 	RegistryKeepAlive: answer(registryKeepAliveRequest, done(datanode.Node.RegistryKeepAlive), none, nil),
 	RegistryRevoke:    answer(registryRevokeRequest, done(datanode.Node.RegistryRevoke), none, nil),
 	RegistryWatch:     answer(registryWatchRequest, datanode.Node.RegistryWatch, registryWatchReply, nil),
+	JoinLog:           answer(joinLogRequest, replica(datanode.ReplicaNode.JoinLog), joinLogReply, nil),
+	CopyLog:           answer(copyLogRequest, replica(done(datanode.ReplicaNode.CopyLog)), none, nil),
+	ResetLog:          answer(resetLogRequest, replica(done(datanode.ReplicaNode.ResetLog)), none, nil),
 	Status: answer(none, func(n datanode.Node, ctx context.Context, _ *struct{}) (*datanode.Status, error) {
 		return n.Status(ctx)
 	}, status, nil),
@@ -77,9 +80,20 @@ func answer[Q, R any](question func(*coder, *Q), call func(datanode.Node, contex
 	}
 }
 
+// replica makes a call to a node that is one of several, ErrInvalid to another.
+func replica[Q, R any](call func(datanode.ReplicaNode, context.Context, *Q) (*R, error)) func(datanode.Node, context.Context, *Q) (*R, error) {
+	return func(n datanode.Node, ctx context.Context, q *Q) (*R, error) {
+		r, ok := n.(datanode.ReplicaNode)
+		if !ok {
+			return nil, datanode.Errorf(datanode.ErrInvalid, "the node keeps no replicas")
+		}
+		return call(r, ctx, q)
+	}
+}
+
 // done gives a call without a reply an empty one.
-func done[Q any](call func(datanode.Node, context.Context, *Q) error) func(datanode.Node, context.Context, *Q) (*struct{}, error) {
-	return func(n datanode.Node, ctx context.Context, q *Q) (*struct{}, error) {
+func done[N, Q any](call func(N, context.Context, *Q) error) func(N, context.Context, *Q) (*struct{}, error) {
+	return func(n N, ctx context.Context, q *Q) (*struct{}, error) {
 		return new(struct{}), call(n, ctx, q)
 	}
 }

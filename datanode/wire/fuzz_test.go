@@ -59,7 +59,8 @@ func of[T any](visit func(*coder, *T)) message {
 
 var messages = []message{
 	of(fenceRequest), of(fenceReply), of(appendRequest), of(appendReply), of(syncRequest), of(readLogRequest), of(readLogReply),
-	of(trimLogRequest), of(dropLogRequest), of(writeFragmentsRequest), of(writeFragmentsReply), of(discardFragmentsRequest),
+	of(trimLogRequest), of(dropLogRequest), of(joinLogRequest), of(joinLogReply), of(copyLogRequest), of(resetLogRequest),
+	of(writeFragmentsRequest), of(writeFragmentsReply), of(discardFragmentsRequest),
 	of(readFragmentsRequest), of(readFragmentsReply), of(listFragmentsRequest), of(listFragmentsReply), of(reserveRequest),
 	of(lookupRequest), of(lookupReply), of(publishRequest), of(listSegmentsRequest), of(listSegmentsReply), of(setListsRequest),
 	of(setListsReply), of(completeIndexRequest), of(describeSegmentsRequest), of(describeSegmentsReply), of(usageRequest),

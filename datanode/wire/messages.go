@@ -83,6 +83,31 @@ func trimLogRequest(c *coder, r *datanode.TrimLogRequest) {
 
 func dropLogRequest(c *coder, r *datanode.DropLogRequest) { owner(c, &r.Disk, &r.Epoch) }
 
+func joinLogRequest(c *coder, r *datanode.JoinLogRequest) { owner(c, &r.Disk, &r.Epoch) }
+
+func joinLogReply(c *coder, r *datanode.JoinLogReply) {
+	for i := range r.First {
+		u64(c, &r.First[i])
+		u64(c, &r.End[i])
+	}
+	u64(c, &r.Previous)
+	u64(c, &r.Turn)
+}
+
+func copyLogRequest(c *coder, r *datanode.CopyLogRequest) {
+	owner(c, &r.Disk, &r.Epoch)
+	u8(c, &r.Stream)
+	list(c, &r.Records, datanode.RecordsMax, record)
+}
+
+func resetLogRequest(c *coder, r *datanode.ResetLogRequest) {
+	owner(c, &r.Disk, &r.Epoch)
+	u64(c, &r.Turn)
+	for i := range r.Next {
+		u64(c, &r.Next[i])
+	}
+}
+
 // Fragments.
 
 func segmentHeader(c *coder, h *datanode.SegmentHeader) {

@@ -6,7 +6,7 @@ import (
 	"plinth/datanode"
 )
 
-var _ datanode.Node = (*Client)(nil)
+var _ datanode.Replica = (*Client)(nil)
 
 // The calls of datanode.Node. Requests are copied before a call returns; what a
 // reply refers to is the caller's.
@@ -33,6 +33,18 @@ func (c *Client) TrimLog(ctx context.Context, r *datanode.TrimLogRequest) error 
 
 func (c *Client) DropLog(ctx context.Context, r *datanode.DropLogRequest) error {
 	return tell(ctx, c, DropLog, r, dropLogRequest)
+}
+
+func (c *Client) JoinLog(ctx context.Context, r *datanode.JoinLogRequest) (*datanode.JoinLogReply, error) {
+	return ask(ctx, c, JoinLog, r, joinLogRequest, joinLogReply, false)
+}
+
+func (c *Client) CopyLog(ctx context.Context, r *datanode.CopyLogRequest) error {
+	return tell(ctx, c, CopyLog, r, copyLogRequest)
+}
+
+func (c *Client) ResetLog(ctx context.Context, r *datanode.ResetLogRequest) error {
+	return tell(ctx, c, ResetLog, r, resetLogRequest)
 }
 
 func (c *Client) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsRequest) (*datanode.WriteFragmentsReply, error) {

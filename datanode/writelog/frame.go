@@ -20,8 +20,12 @@ const (
 	kindDrop     kind = 4
 	kindSnapshot kind = 5
 	kindMark     kind = 6 // only tells what is stable
-	kindEnd      kind = 7 // the first that is unknown
+	kindReset    kind = 7 // data: where the streams go on
+	kindCopy     kind = 8 // a record under an epoch of its own
+	kindEnd      kind = 9 // the first that is unknown
 )
+
+func (k kind) isRecord() bool { return k == kindRecord || k == kindCopy }
 
 const (
 	frameMagic   = 0x676c6c70 // "pllg"
@@ -42,6 +46,15 @@ var (
 	// errUnsupported: a newer program wrote this.
 	errUnsupported = errors.New("unsupported format, written by a newer version")
 )
+
+// positions are the data of a fence or a reset.
+func positions(of [datanode.Streams]id.Pos) []byte {
+	b := make([]byte, 0, fenceBytes)
+	for _, pos := range of {
+		b = le.AppendUint64(b, uint64(pos))
+	}
+	return b
+}
 
 // frame is a decoded header.
 type frame struct {

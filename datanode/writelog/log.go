@@ -36,6 +36,8 @@ type Log struct {
 	// at least; then nil. Only mu guards its end.
 	prev *file
 
+	turns uint64 // of JoinLog; guarded by both, begins anywhere
+
 	// Bytes of frames that somebody may wait for (no marks), since Open. synced
 	// never exceeds written and is what is stable of it.
 	written, synced atomic.Uint64
@@ -141,6 +143,11 @@ func (l *Log) Fence(ctx context.Context, r *datanode.FenceRequest) (*datanode.Fe
 func (l *Log) fence(r *datanode.FenceRequest) (*datanode.FenceReply, uint64, error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	return l.fenceLocked(r)
+}
+
+// fenceLocked is fence under writing.
+func (l *Log) fenceLocked(r *datanode.FenceRequest) (*datanode.FenceReply, uint64, error) {
 	reply := &datanode.FenceReply{}
 	if d := l.state.disks[r.Disk]; d != nil {
 		reply.Previous = d.epoch
@@ -150,12 +157,8 @@ func (l *Log) fence(r *datanode.FenceRequest) (*datanode.FenceReply, uint64, err
 	if r.Epoch <= reply.Previous {
 		return nil, 0, datanode.Errorf(datanode.ErrFenced, "disk %d, epoch %d, newest %d", r.Disk, r.Epoch, reply.Previous)
 	}
-	var floors [fenceBytes]byte
-	for i, floor := range r.Floor {
-		le.PutUint64(floors[8*i:], uint64(floor))
-	}
 	f := frame{kind: kindFence, disk: r.Disk, epoch: r.Epoch}
-	err := l.control(&f, floors[:], func(at birth) {
+	err := l.control(&f, positions(r.Floor), func(at birth) {
 		for i, t := range l.state.fence(r.Disk, r.Epoch, r.Floor, at).streams {
 			reply.First[i], reply.End[i] = t.first, t.end
 		}

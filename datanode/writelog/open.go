@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -33,7 +34,7 @@ func Open(fs vfs.FS, opts Options) (*Log, error) {
 	if err := fs.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	l := &Log{fs: fs, opts: opts, geometry: opts.geometry(), state: newState()}
+	l := &Log{fs: fs, opts: opts, geometry: opts.geometry(), state: newState(), turns: rand.Uint64() >> 1}
 	var err error
 	if l.lock, err = fs.Lock(l.path(lockName)); err != nil {
 		return nil, fmt.Errorf("open log %s: in use: %w", opts.Dir, err)

@@ -108,7 +108,7 @@ func (s *span) read(records []datanode.Record, r *datanode.ReadLogRequest) ([]da
 	for range s.count {
 		f, data, err := parseFrame(b, s.salt)
 		want := r.From + id.Pos(len(records))
-		if err == nil && (f.kind != kindRecord || f.disk != r.Disk || f.stream != r.Stream || f.pos != want) {
+		if err == nil && (!f.kind.isRecord() || f.disk != r.Disk || f.stream != r.Stream || f.pos != want) {
 			err = fmt.Errorf("a record of disk %d, stream %d, position %d", f.disk, f.stream, f.pos)
 		}
 		if err != nil {

@@ -214,7 +214,7 @@ func (r *recovery) readPinned(ref fileRef) error {
 		if err != nil {
 			return damage(f.name, off, "%v; the file is valid through %d", err, ref.end)
 		}
-		if rec.kind == kindRecord {
+		if rec.kind.isRecord() {
 			if err := r.collect(f, &rec, len(data), off); err != nil {
 				return damage(f.name, off, "%v", err)
 			}
@@ -263,17 +263,26 @@ func (r *recovery) replay(f *file, rec *frame, data []byte) error {
 		r.state.fence(rec.disk, rec.epoch, floor, at)
 		return nil
 	}
-	if d == nil || d.epoch != rec.epoch {
+	if d == nil || d.epoch != rec.epoch && (rec.kind != kindCopy || rec.epoch > d.epoch) {
 		return fmt.Errorf("disk %d has no epoch %d", rec.disk, rec.epoch)
 	}
 	t := &d.streams[rec.stream]
 	switch {
-	case rec.kind == kindRecord && rec.pos == t.end:
+	case rec.kind.isRecord() && rec.pos == t.end:
 		r.state.record(t, f, place{f.end, uint32(rec.size())})
 	case rec.kind == kindTrim && rec.pos < t.end:
 		r.state.trim(t, rec.pos)
 	case rec.kind == kindDrop:
 		r.state.drop(rec.disk)
+	case rec.kind == kindReset:
+		next, err := parseFence(data)
+		if err != nil {
+			return err
+		}
+		if !d.resets(next) {
+			return fmt.Errorf("disk %d goes on at %d", rec.disk, next)
+		}
+		r.state.reset(rec.disk, next, at)
 	default:
 		return fmt.Errorf("frame of kind %d, disk %d, stream %d, position %d, end %d", rec.kind, rec.disk, rec.stream, rec.pos, t.end)
 	}

@@ -65,6 +65,7 @@ func (b birth) compare(c birth) int {
 type disk struct {
 	epoch   id.Epoch
 	born    birth
+	turn    uint64 // of the newest JoinLog, 0 for none since the log was opened
 	streams [datanode.Streams]stream
 }
 
@@ -171,6 +172,34 @@ func (t *stream) find(pos id.Pos) int {
 		return i
 	}
 	return i - 1
+}
+
+// resets reports whether the streams can go on at these positions. Lower ones move
+// the birth, which both streams share, so that no older record is taken for one of
+// theirs.
+func (d *disk) resets(next [datanode.Streams]id.Pos) bool {
+	if next == [datanode.Streams]id.Pos{} {
+		return false
+	}
+	if !slices.Contains(next[:], 0) {
+		return true
+	}
+	for i := range next {
+		if next[i] != 0 && next[i] <= d.streams[i].end {
+			return false
+		}
+	}
+	return true
+}
+
+// reset empties streams and says where they go on. The turn is over then: a copy of
+// the call that comes later is refused.
+func (s *state) reset(number id.Disk, next [datanode.Streams]id.Pos, at birth) {
+	epoch := s.disks[number].epoch
+	if !slices.Contains(next[:], 0) {
+		s.drop(number)
+	}
+	s.fence(number, epoch, next, at).turn = 0
 }
 
 // status describes every stream, by disk. oldest is the lowest sequence of a

@@ -37,6 +37,11 @@ func (l *Log) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.
 		return nil, err
 	}
 	defer l.life.RUnlock()
+	return l.frames(r, kindRecord)
+}
+
+// frames makes frames of the records and appends them.
+func (l *Log) frames(r *datanode.AppendRequest, k kind) (*datanode.AppendReply, error) {
 	// Copying and summing need no lock; the header's checksum, which needs the
 	// file, is cheap.
 	buf := buffers.Get().(*[]byte)
@@ -48,8 +53,12 @@ func (l *Log) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.
 	b := slices.Grow(*buf, total)
 	for i := range r.Records {
 		rec := &r.Records[i]
+		epoch := r.Epoch
+		if k == kindCopy {
+			epoch = rec.Epoch
+		}
 		b = appendFrame(b, &frame{
-			kind: kindRecord, stream: r.Stream, typ: rec.Type, disk: r.Disk, epoch: r.Epoch, pos: rec.Pos, mac: rec.MAC,
+			kind: k, stream: r.Stream, typ: rec.Type, disk: r.Disk, epoch: epoch, pos: rec.Pos, mac: rec.MAC,
 		}, rec.Data)
 	}
 	*buf = b

@@ -44,6 +44,9 @@ type LBA uint64
 // Key numbers a wrapped data key in the registry.
 type Key uint32
 
+// Node numbers a data node of the pool.
+type Node uint16
+
 // Spindle numbers a drive of the pool.
 type Spindle uint16
 

@@ -58,6 +58,13 @@ var rules = []rule{
 		Reason:  "who owns a disk is decided from events: the machine does no I/O, so that a simulation can drive it",
 	},
 	{
+		From:    []string{"internal/logset"},
+		To:      []string{""},
+		Allow:   []string{"internal/logset", "datanode", "internal/id"},
+		Through: true,
+		Reason:  "who has a log is decided from events: the machine does no I/O, so that a simulation can drive it",
+	},
+	{
 		From:    []string{"nbd"},
 		To:      []string{""},
 		Allow:   []string{"nbd"},

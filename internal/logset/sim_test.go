@@ -1,0 +1,302 @@
+package logset
+
+import (
+	"container/heap"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+var (
+	simSeed = flag.Uint64("logset-seed", 0, "run this simulation only")
+	simRuns = flag.Int("logset-runs", 100, "simulations")
+)
+
+const (
+	simOwners  = 3
+	simSpan    = 3 * time.Minute // with faults
+	simCalm    = time.Minute     // without
+	simTimeout = 2 * time.Second // of a call, by its caller
+)
+
+// flaw is what is wrong with a world: each must be found out.
+type flaw uint8
+
+const (
+	sound         flaw = iota
+	staleGuard         // the registry lets an old epoch change the row
+	noCompare          // the registry does not compare the row's revision
+	noFence            // nodes take records under any epoch
+	hiddenBoot         // nodes do not tell that they were booted anew
+	shortCopy          // a node is called equal that lacks the newest record
+	unsyncedCopy       // and one that is not stable
+	earlyCommit        // a change of the row is reported before it is made
+	readsTooSoon       // an owner reads the row before it has fenced
+	equalInFlight      // a node is made equal while an append is under way
+	lateReset          // a node throws away what it has for who asked long ago
+	forgetsWriter      // a row that was read is one from before
+	flaws
+)
+
+func (f flaw) String() string {
+	return [...]string{"sound", "stale guard", "no compare", "no fence", "hidden boot", "short copy", "unsynced copy", "early commit", "row read before the fence", "equal while under way", "late reset", "old row"}[f]
+}
+
+// world is data nodes, a registry, a network and owners of one disk, in simulated
+// time.
+type world struct {
+	rng    *rand.Rand
+	flaw   flaw
+	now    time.Duration
+	queue  events
+	queued uint64
+	calm   bool
+	wrong  error
+	// One in so many messages is late, lost or twice there, to nodes and to the registry.
+	late, lost, lostRegistry int
+
+	nodes  []*simNode
+	owners []*simOwner
+
+	// The registry.
+	epoch    id.Epoch // the newest that was claimed
+	inNode   bool     // it is node 0's: its guards know what that was fenced with
+	row      Row
+	revision uint64
+	before   Row // the row before the last change
+
+	// What was acknowledged: records by stream from position 1 on, and how many of
+	// these were flushed.
+	acked   [datanode.Streams][]rec
+	flushed [datanode.Streams]int
+	// newest is the newest epoch that serves.
+	newest id.Epoch
+	// lostPower: since then all nodes of the row were booted anew when it was read.
+	lostPower bool
+
+	acks, takeovers, changes, joined, reboots int
+}
+
+// rec is a record; mac stands for all before it too.
+type rec struct {
+	epoch id.Epoch
+	mac   uint64
+}
+
+type event struct {
+	at    time.Duration
+	order uint64
+	do    func()
+}
+
+type events []event
+
+func (q events) Len() int { return len(q) }
+func (q events) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
+}
+func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *events) Push(e any)   { *q = append(*q, e.(event)) }
+func (q *events) Pop() any {
+	last := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return last
+}
+
+func (w *world) after(d time.Duration, do func()) {
+	w.queued++
+	heap.Push(&w.queue, event{w.now + d, w.queued, do})
+}
+
+func (w *world) span(from, to time.Duration) time.Duration {
+	return from + time.Duration(w.rng.Int64N(int64(to-from)))
+}
+
+func (w *world) chance(n int) bool { return !w.calm && w.rng.IntN(n) == 0 }
+
+func (w *world) delay() time.Duration {
+	if w.chance(w.late) {
+		return w.span(0, 6*time.Second)
+	}
+	return w.span(200*time.Microsecond, 20*time.Millisecond)
+}
+
+// state describes the world, for who looks for what went wrong.
+func (w *world) state() string {
+	s := fmt.Sprintf("epoch %d, %d serves, row %v at %d, acknowledged %d and %d, flushed %v", w.epoch, w.newest, w.row, w.revision, len(w.acked[0]), len(w.acked[1]), w.flushed)
+	for _, n := range w.nodes {
+		s += fmt.Sprintf("\n  node %d: boot %v, epoch %d, records %d to %d and %d to %d", n.number, n.boot[:2], n.epoch,
+			n.log[0].first, n.log[0].end()-1, n.log[1].first, n.log[1].end()-1)
+	}
+	return s
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.wrong == nil {
+		w.wrong = fmt.Errorf("at %v: %s\n%s", w.now, fmt.Sprintf(format, args...), w.state())
+	}
+}
+
+func newWorld(seed uint64, f flaw) *world {
+	w := &world{rng: rand.New(rand.NewPCG(seed, 0)), flaw: f}
+	w.inNode = w.rng.IntN(2) == 0
+	w.late, w.lost, w.lostRegistry = 8<<w.rng.IntN(4), 32<<w.rng.IntN(4), 8<<w.rng.IntN(4)
+	for i := range 3 + w.rng.IntN(2) {
+		w.nodes = append(w.nodes, newSimNode(w, id.Node(i)))
+	}
+	for i := range simOwners {
+		o := &simOwner{w: w, number: i, cut: make(map[*simNode]time.Duration)}
+		w.owners = append(w.owners, o)
+		w.after(w.span(0, time.Second), o.work)
+	}
+	w.owners[0].claim()
+	w.trouble()
+	return w
+}
+
+// trouble takes the disk over, cuts nodes off, ends processes and boots machines.
+func (w *world) trouble() {
+	if w.calm {
+		return
+	}
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	o := w.owners[w.rng.IntN(len(w.owners))]
+	switch k := w.rng.IntN(100); {
+	case k < 12:
+		o.claim()
+	case k < 16:
+		n.cut = w.now + w.span(0, 10*time.Second)
+	case k < 24:
+		o.cut[n] = w.now + w.span(0, 10*time.Second)
+	case k < 27:
+		n.reboot()
+	case k < 28: // power is lost in the whole rack
+		for _, n := range w.nodes {
+			n.reboot()
+		}
+	case k < 30:
+		o.life++
+		o.machine = nil
+	case k < 33:
+		o.registryCut = w.now + w.span(0, 8*time.Second)
+	}
+	w.after(w.span(0, 600*time.Millisecond), w.trouble)
+}
+
+// check tests what must hold at every instant: who is in the row has all that was
+// acknowledged, or if it was booted anew, all that was flushed.
+func (w *world) check() {
+	for _, m := range w.row {
+		n := w.nodes[m.Node]
+		for s := range n.log {
+			want := len(w.acked[s])
+			if n.boot != m.Boot || w.lostPower {
+				want = w.flushed[s]
+			}
+			if want > 0 && !n.has(datanode.Stream(s), id.Pos(want), w.acked[s][want-1]) {
+				w.fail("node %d is in sync and has not record %d of stream %d", m.Node, want, s)
+			}
+		}
+	}
+}
+
+func (w *world) run(until time.Duration) {
+	for w.wrong == nil && w.now < until && len(w.queue) > 0 {
+		e := heap.Pop(&w.queue).(event)
+		w.now = e.at
+		e.do()
+		w.check()
+	}
+}
+
+func simulate(seed uint64, f flaw) *world {
+	w := newWorld(seed, f)
+	w.run(simSpan)
+	w.calm = true
+	for _, n := range w.nodes {
+		n.cut = 0
+	}
+	for _, o := range w.owners {
+		clear(o.cut)
+		o.registryCut = 0
+		o.life++
+		o.machine = nil
+	}
+	w.after(5*time.Second, w.owners[0].claim)
+	w.run(simSpan + simCalm)
+	if w.wrong == nil {
+		w.settled()
+	}
+	return w
+}
+
+// settled tests that the log is served and whole in the end.
+func (w *world) settled() {
+	o := w.owners[0]
+	if o.machine == nil || o.machine.phase != serving {
+		w.fail("nobody serves the log")
+		return
+	}
+	if len(w.row) < 3 {
+		w.fail("%d nodes are in sync", len(w.row))
+	}
+	if o.acked == 0 {
+		w.fail("nothing is acknowledged")
+	}
+}
+
+func TestSimLogSets(t *testing.T) {
+	seeds := []uint64{*simSeed}
+	if *simSeed == 0 {
+		seeds = nil
+		for range *simRuns {
+			seeds = append(seeds, rand.Uint64())
+		}
+	}
+	var sum world
+	for _, seed := range seeds {
+		w := simulate(seed, sound)
+		if w.wrong != nil {
+			t.Fatalf("-logset-seed %d: %v", seed, w.wrong)
+		}
+		sum.acks += w.acks
+		sum.takeovers += w.takeovers
+		sum.changes += w.changes
+		sum.joined += w.joined
+		sum.reboots += w.reboots
+	}
+	t.Logf("%d runs: %d acknowledged, %d takeovers, %d changes of rows, %d nodes made equal, %d boots", len(seeds), sum.acks, sum.takeovers, sum.changes, sum.joined, sum.reboots)
+	if sum.acks == 0 || sum.takeovers == 0 || sum.changes == 0 || sum.joined == 0 || sum.reboots == 0 {
+		t.Error("the simulations went through too little")
+	}
+}
+
+// Whatever is planted is found out: the simulation can fail. Each flaw is looked for
+// from a seed on that finds it.
+func TestSimFindsFlaws(t *testing.T) {
+	for f := sound + 1; f < flaws; f++ {
+		t.Run(f.String(), func(t *testing.T) {
+			for seed := finds[f]; seed < finds[f]+flawRuns; seed++ {
+				if w := simulate(seed, f); w.wrong != nil {
+					t.Logf("seed %d: %v", seed, w.wrong)
+					return
+				}
+			}
+			t.Errorf("%d simulations found nothing", flawRuns)
+		})
+	}
+}
+
+const flawRuns = 4000
+
+var finds = [flaws]uint64{
+	staleGuard: 30, noCompare: 1270, noFence: 20, hiddenBoot: 4, unsyncedCopy: 80, readsTooSoon: 3427, lateReset: 4, forgetsWriter: 30,
+}
+
+var errLate = errors.New("no answer")
