@@ -29,9 +29,10 @@ var (
 const (
 	// scaleCache is the cache that all maps of a host share by default.
 	scaleCache = 256 << 20
-	// scaleMemoryMax is what an attached map may take beyond the cache: tables' filters
-	// and indexes, memtables, and what the garbage collector leaves.
-	scaleMemoryMax = 128 << 20
+	// scaleMemoryMax is what an attached map may take beyond the cache: memtables, and
+	// what C's allocator keeps in its arenas of blocks that compactions had in hand, which
+	// is up to 220 MiB whether 30 million chunks are mapped or 100.
+	scaleMemoryMax = 256 << 20
 )
 
 // fileStore is Objects in files, so that memory is the map's own.
