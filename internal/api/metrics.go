@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -142,6 +143,7 @@ var flashMetrics = []flashMetric{
 
 var (
 	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
+	spindleSlow = prometheus.NewDesc("plinth_spindle_slow", "1 if this host's reads go around the spindle, because it takes far longer than the others.", []string{"spindle"}, nil)
 	spindleUsed = prometheus.NewDesc("plinth_spindle_allocated_bytes", "Fragments on the spindle.", []string{"spindle"}, nil)
 )
 
@@ -157,6 +159,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 		out <- m.desc
 	}
 	out <- spindleUp
+	out <- spindleSlow
 	out <- spindleUsed
 }
 
@@ -185,6 +188,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, sp := range s.Node.Spindles {
 		label := strconv.Itoa(int(sp.Spindle))
 		out <- prometheus.MustNewConstMetric(spindleUp, prometheus.GaugeValue, oneIf(sp.State == datanode.SpindleOK), label)
+		out <- prometheus.MustNewConstMetric(spindleSlow, prometheus.GaugeValue, oneIf(slices.Contains(s.SlowSpindles, sp.Spindle)), label)
 		out <- prometheus.MustNewConstMetric(spindleUsed, prometheus.GaugeValue, float64(sp.AllocatedBytes), label)
 	}
 }

@@ -186,11 +186,12 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if !h.opts.Sole {
 		h.watchOthers()
 	}
-	h.work.Add(4)
+	h.work.Add(5)
 	go h.warmUp()
 	go h.destageLoop()
 	go h.sweepLoop()
 	go h.scrubLoop()
+	go h.probeLoop()
 	return h, nil
 }
 

@@ -63,7 +63,9 @@ type Status struct {
 	CPU      CPUStatus         `json:"cpu"`
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
-	Scrub    ScrubStatus       `json:"scrub"`
+	// SlowSpindles take far longer than the others: this host's reads go around them.
+	SlowSpindles []id.Spindle `json:"slow_spindles,omitempty"`
+	Scrub        ScrubStatus  `json:"scrub"`
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
@@ -182,6 +184,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		PoolID: h.keys.ID().String(), Host: h.opts.Name, Hosts: []HostInfo{}, Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
 		Repairs: map[string]uint64{
 			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
+			"ranges_read_around": h.pool.Stripes.ReadAround(),
 		},
 	}
 	s.RAMCache = h.ram.Stats()
@@ -199,6 +202,10 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		if sp.State != datanode.SpindleOK {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d (%s) is %s: %s", sp.Spindle, sp.Path, sp.State, sp.Reason))
 		}
+	}
+	for _, sp := range h.pool.Stripes.Slow() {
+		s.SlowSpindles = append(s.SlowSpindles, sp)
+		s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d takes far longer than the others: reads go around it", sp))
 	}
 	s.Warnings = append(s.Warnings, s.Scrub.warnings()...)
 	for _, d := range s.Disks {

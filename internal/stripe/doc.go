@@ -22,7 +22,8 @@
 //     the caller's check. A guess never gets a valid checksum.
 //
 // Concurrency: the methods of a Store may be called at once, those of a Builder
-// not. Parity is computed on the caller's goroutine; nothing here starts one.
+// not. Parity is computed on the caller's goroutine. A read around a slow spindle
+// starts one, which ends before the read does; nothing else does.
 // Repairs of one stripe at the same time write the same bytes.
 //
 // A crash in Write leaves fragments of a segment that nobody refers to. A crash

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -36,7 +37,8 @@ type memory struct {
 	full      map[id.Spindle]bool // refuses writes
 	torn      map[id.Spindle]bool // fails the I/O of every call
 	version   uint64              // of the layouts
-	reads     int                 // ranges asked for
+	takes     func(id.Spindle) time.Duration
+	reads     int // ranges asked for
 	calls     int
 }
 
@@ -102,6 +104,13 @@ func (k *kept) sum() {
 }
 
 func (m *memory) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
+	if m.takes != nil {
+		longest := time.Duration(0)
+		for i := range r.Ranges {
+			longest = max(longest, m.takes(r.Ranges[i].Spindle))
+		}
+		time.Sleep(longest)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -18,13 +18,14 @@ const (
 	present           // there, its header is right; blocks count by their checksums
 	missing           // the spindle works and does not have it
 	unreachable       // the spindle does not work
+	avoided           // the spindle is slow
 	unreadable        // the spindle could not read it
 	badHeader         // there, but no checksum could be tested
 	badFields         // there under a valid header that is not this stripe's
 )
 
 func (s state) String() string {
-	return [...]string{"was not read", "is present", "is missing", "is unreachable", "is unreadable",
+	return [...]string{"was not read", "is present", "is missing", "is unreachable", "is slow", "is unreadable",
 		"has a bad header", "has a header of other content"}[s]
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -34,8 +35,10 @@ type Memory struct {
 	out     []Data
 	order   []int
 	reads   []read
+	around  []read // of slow spindles
 	request datanode.ReadFragmentsRequest
 	bytes   []byte
+	beside  sync.WaitGroup
 }
 
 // memoryBytesMax bounds the data that a Memory keeps room for: larger reads are
@@ -43,8 +46,8 @@ type Memory struct {
 const memoryBytesMax = 2 << 20
 
 // Read reads ranges with one call to the node (more beyond 1,024 ranges or 64
-// MiB), neighbours in one fragment together. Ranges that the node cannot give are computed from k other
-// fragments, read under their checksums. What comes from the fragment itself is
+// MiB), neighbours in one fragment together. Ranges that the node cannot give, or only slowly, are computed
+// from k other fragments, read under their checksums. What comes from the fragment itself is
 // not tested: the caller authenticates it and calls Reconstruct if that fails.
 // Answers are in the order of ranges. It blocks for the node.
 //
@@ -61,6 +64,14 @@ func (s *Store) ReadIn(ctx context.Context, m *Memory, ranges []Range) []Data {
 	m.out = slices.Grow(m.out[:0], len(ranges))[:len(ranges)]
 	clear(m.out)
 	s.plan(m, ranges)
+	defer m.beside.Wait()
+	if len(m.around) > 0 {
+		avoid := make([]*recovery, len(m.around))
+		for i := range m.around {
+			avoid[i] = newRecovery(s.layouts.Geometry, &m.around[i], avoided)
+		}
+		m.beside.Go(func() { s.recover(ctx, avoid, ranges, m.out) })
+	}
 	for reads := m.reads; len(reads) > 0; {
 		n, bytes := 0, 0
 		for n < len(reads) && n < callRangesMax && (n == 0 || bytes+int(reads[n].Length) <= callBytesMax) {
@@ -87,7 +98,7 @@ func (s *Store) readDirectly(ctx context.Context, m *Memory, reads []read, bytes
 		m.bytes = slices.Grow(m.bytes[:0], bytes)[:bytes]
 		request.Into = m.bytes
 	}
-	reply, err := s.node.ReadFragments(ctx, request)
+	reply, err := s.ask(ctx, request, bytes)
 	if err == nil {
 		err = answers("read", len(reply.Results), len(reads))
 	}
@@ -160,6 +171,14 @@ func (s *Store) plan(m *Memory, ranges []Range) {
 		}
 		reads = append(reads, read{Range: r, list: s.layouts.Lists[r.Segment.Layout()], members: order[at : at+1]})
 	}
+	m.around = m.around[:0]
+	reads = slices.DeleteFunc(reads, func(r read) bool {
+		slow := s.around(&r)
+		if slow {
+			m.around = append(m.around, r)
+		}
+		return slow
+	})
 	m.order, m.reads = order, reads
 }
 
@@ -212,6 +231,11 @@ func (s *Store) recoverBatch(ctx context.Context, batch []*recovery, ranges []Ra
 		most := s.layouts.Geometry.K
 		if attempt > 0 {
 			most = s.layouts.Geometry.Width()
+			for _, v := range batch {
+				if own := &v.parts[v.Index]; own.state == avoided {
+					own.state = unread // a slow answer is better than none
+				}
+			}
 		}
 		err := s.readOthers(ctx, batch, most)
 		var rest []*recovery
@@ -221,8 +245,9 @@ func (s *Store) recoverBatch(ctx context.Context, batch []*recovery, ranges []Ra
 			} else if data, ok := v.decode(int(v.Index), 0, v.stripe.blocks, ownLast, v.good); ok {
 				skip := v.Offset % blockBytes
 				v.give(ranges, out, data[skip:skip+v.Length])
-				s.reconstructed.Add(uint64(len(v.members)))
-				if s.opts.Suspect != nil && v.parts[v.Index].state != unreachable {
+				if own := v.parts[v.Index].state; own == avoided {
+					s.readAround.Add(uint64(len(v.members)))
+				} else if s.reconstructed.Add(uint64(len(v.members))); s.opts.Suspect != nil && own != unreachable {
 					s.opts.Suspect(v.Range.Segment)
 				}
 			} else {
@@ -251,7 +276,7 @@ func (s *Store) readOthers(ctx context.Context, batch []*recovery, most int) err
 			if v.parts[i].state != unread {
 				continue
 			}
-			if s.isFailed(v.stripe.list[i]) {
+			if sp := v.stripe.list[i]; s.isFailed(sp) || s.paces[sp].slow.Load() {
 				last = append(last, i)
 			} else {
 				order = append(order, i)

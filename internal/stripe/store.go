@@ -31,6 +31,9 @@ type Store struct {
 	next          atomic.Uint64 // layout to try first
 	reconstructed atomic.Uint64
 	repaired      atomic.Uint64
+	readAround    atomic.Uint64
+	paces         []*pace      // by spindle, nil for one that no layout has
+	suspectedAt   atomic.Int64 // Unix ns: when spindles were last made suspect
 
 	mu     sync.Mutex
 	failed map[id.Spindle]bool // spindles that new segments avoid
@@ -46,6 +49,7 @@ func NewStore(node datanode.FragmentNode, layouts *Layouts, opts Options) (*Stor
 	return &Store{
 		node: node, layouts: layouts, opts: opts,
 		surveys: make(chan struct{}, surveysMax),
+		paces:   newPaces(layouts),
 		failed:  make(map[id.Spindle]bool),
 	}, nil
 }
@@ -83,6 +87,10 @@ func (s *Store) isFailed(spindle id.Spindle) bool {
 
 // Reconstructed returns how many ranges were computed from other fragments.
 func (s *Store) Reconstructed() uint64 { return s.reconstructed.Load() }
+
+// ReadAround returns how many ranges were computed from other fragments because
+// their spindle was slow.
+func (s *Store) ReadAround() uint64 { return s.readAround.Load() }
 
 // Repaired returns how many fragments were rewritten.
 func (s *Store) Repaired() uint64 { return s.repaired.Load() }

@@ -3,6 +3,7 @@ package stripe
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -104,12 +105,26 @@ func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle
 	return failure, nil
 }
 
-// pick returns the next layout without a failed spindle or one in avoid.
+// pick returns the next layout without a failed spindle or one in avoid, and without
+// a slow one if there is such a layout.
 func (s *Store) pick(avoid map[id.Spindle]bool) (id.Layout, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lists := s.layouts.Lists
 	start := s.next.Add(1) - 1
+	if slow := s.slow(); len(slow) > 0 {
+		wide := maps.Clone(avoid)
+		for _, sp := range slow {
+			wide[sp] = true
+		}
+		if l, ok := s.pickFrom(start, wide); ok {
+			return l, true
+		}
+	}
+	return s.pickFrom(start, avoid)
+}
+
+func (s *Store) pickFrom(start uint64, avoid map[id.Spindle]bool) (id.Layout, bool) {
+	lists := s.layouts.Lists
 	for i := range lists {
 		l := int((start + uint64(i)) % uint64(len(lists)))
 		usable := true
