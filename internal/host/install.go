@@ -70,9 +70,6 @@ func (h *Host) openedRows(ctx context.Context, e *export) error {
 		}
 		e.snaps[row.name] = s
 	}
-	if h.opts.Sole {
-		return nil // nobody else changes records or makes clones
-	}
 	rec, err := h.catalog.diskRecord(ctx, e.rec.ID)
 	if err == nil && (rec == nil || rec.Removing) {
 		err = fmt.Errorf("disk %d: %w", e.rec.ID, errGone)
@@ -86,6 +83,9 @@ func (h *Host) openedRows(ctx context.Context, e *export) error {
 		h.learnBase(rec.ID, *rec.Base)
 	} else {
 		h.forgetBase(rec.ID)
+	}
+	if h.opts.Sole {
+		return nil // nobody else makes clones
 	}
 	recs, err := h.catalog.disks(ctx)
 	if err != nil {
