@@ -49,6 +49,7 @@ func (m *Map) Apply(b *Batch, state []byte) error {
 	}
 	err := m.take(s)
 	m.newest.changed(b)
+	m.holes.changed(b)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}

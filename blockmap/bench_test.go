@@ -52,6 +52,37 @@ func BenchmarkLookupRange(b *testing.B) {
 	}
 }
 
+// BenchmarkLookupHole looks anywhere in 64 TiB, of which 64 MiB have data, after trims
+// of all but that.
+func BenchmarkLookupHole(b *testing.B) {
+	const chunks, data = 1 << 34, 1 << 14
+	for _, trims := range []int{0, 1, 1 << 15} {
+		s := newStore()
+		m := mustCreate(b, testOptions(b, s))
+		mustApply(b, m, &Batch{Updates: updates(0, data, 1)}, "")
+		for i := range id.LBA(trims) {
+			n := id.LBA(chunks / trims)
+			mustApply(b, m, &Batch{Gen: m.Gen() + 1, Trims: []Extent{{max(data, i*n), (i + 1) * n}}}, "")
+		}
+		mustApply(b, m, &Batch{Gen: m.Gen(), Updates: updates(0, data, 2)}, "")
+		c := mustCheckpoint(b, m)
+		for _, how := range []string{"the same map", "attached"} {
+			b.Run(fmt.Sprintf("%d trims, %s", trims, how), func(b *testing.B) {
+				r := newRand(1)
+				var out [1]Entry
+				for b.Loop() {
+					if err := m.LookupRange(id.LBA(r.Uint64N(chunks)), out[:]); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			mustClose(b, m)
+			m = mustAttach(b, c.Manifest, testOptions(b, s))
+		}
+		mustClose(b, m)
+	}
+}
+
 func BenchmarkApply(b *testing.B) {
 	m, _ := benchMap(b)
 	r := newRand(2)

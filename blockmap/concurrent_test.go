@@ -19,6 +19,7 @@ func TestConcurrency(t *testing.T) {
 	s := newStore()
 	opts := testOptions(t, s)
 	m := mustCreate(t, opts)
+	m.holes.bits = 4
 	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
 	defer cancel()
 	var newest atomic.Uint64 // of an Apply that has returned

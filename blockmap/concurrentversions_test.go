@@ -45,7 +45,7 @@ func TestConcurrentVersions(t *testing.T) {
 	}
 	c.heads[0] = make([]Entry, c.width)
 	c.m = mustCreate(t, c.opts)
-	c.m.sweepRows = 7
+	c.m.sweepRows, c.m.holes.bits = 7, 2
 	var wg sync.WaitGroup
 	for i, step := range []func(context.Context, *rand.Rand) error{c.change, c.sweep, c.look, c.lookBack, c.save} {
 		r := newRand(seed + uint64(i))
@@ -247,6 +247,7 @@ func (c *crowd) save(ctx context.Context, _ *rand.Rand) error {
 		return err
 	}
 	defer m.Close()
+	m.holes.bits = 2
 	n := binary.BigEndian.Uint64(saved.State)
 	out := make([]Entry, c.width)
 	if err := m.LookupRange(0, out); err != nil {

@@ -22,7 +22,7 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 		return fmt.Errorf("%w: a look-up of %d entries from LBA %d", ErrInvalid, len(out), first)
 	}
 	clear(out)
-	if len(out) == 0 {
+	if len(out) == 0 || m.holes.show(first, len(out)) {
 		return nil
 	}
 	look := m.lookup
@@ -31,6 +31,9 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 	}
 	if err := look(first, out); err != nil {
 		return fmt.Errorf("look up LBA %d: %w", first, err)
+	}
+	if out[0].Zero() {
+		m.learnHoles(first)
 	}
 	return nil
 }

@@ -60,6 +60,8 @@ type Map struct {
 	only atomic.Uint64
 	// newest spares look-ups of one LBA the search where there are generations.
 	newest newest
+	// holes spares them the tables where nothing is.
+	holes holes
 
 	// shown makes rows and what is below of one instant. Apply and Sweep
 	// change it under both locks.
@@ -107,7 +109,7 @@ func prepare(opts Options) (*Map, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Map{
 		opts: opts, log: opts.Logger, dbDir: dbDir, cancel: cancel,
-		scheduler: newScheduler(), sweepRows: sweepRows,
+		scheduler: newScheduler(), sweepRows: sweepRows, holes: holes{bits: regionBits},
 		failed: make(chan struct{}), closing: make(chan struct{}), told: make(chan struct{}),
 		checkpoints: make(chan struct{}, 1),
 		snapshots:   map[*Snapshot]struct{}{},

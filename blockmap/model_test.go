@@ -49,6 +49,7 @@ func runModel(t *testing.T, seed uint64, ops int, space uint64) {
 	if m.m, err = Create(m.opts); err != nil {
 		t.Fatal(err)
 	}
+	m.small()
 	for i := range ops {
 		m.step(i)
 		if t.Failed() {
@@ -61,6 +62,9 @@ func runModel(t *testing.T, seed uint64, ops int, space uint64) {
 		t.Fatalf("seed %d", seed)
 	}
 }
+
+// small makes regions of few LBAs.
+func (m *model) small() { m.m.holes.bits = uint(m.rand.IntN(8)) }
 
 func (m *model) step(i int) {
 	ctx := context.Background()
@@ -224,6 +228,7 @@ func (m *model) crash(ctx context.Context) {
 		if m.m, err = Create(m.opts); err != nil {
 			m.t.Fatal(err)
 		}
+		m.small()
 		return
 	}
 	m.store.keep(m.saved.checkpoint.Objects)
@@ -235,6 +240,7 @@ func (m *model) crash(ctx context.Context) {
 		m.t.Fatalf("attach: %v", err)
 	}
 	m.m = next
+	m.small()
 	m.entries, m.gen, m.state = maps.Clone(m.saved.entries), m.saved.gen, m.saved.checkpoint.State
 	if next.Gen() != m.gen || !bytes.Equal(next.State(), m.state) {
 		m.t.Errorf("attached at generation %d with state %q, want %d, %q", next.Gen(), next.State(), m.gen, m.state)

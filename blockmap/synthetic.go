@@ -55,6 +55,7 @@ func (m *Map) Load(rows iter.Seq[Row]) error {
 	}
 	m.head.floor = 0
 	m.install(m.head)
+	m.holes = holes{bits: m.holes.bits}
 	return m.fs.RemoveAll(dir)
 }
 

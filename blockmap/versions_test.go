@@ -100,8 +100,8 @@ func runPast(t *testing.T, cache *Cache, seed uint64, ops int) {
 	p.compare()
 }
 
-// small makes a sweep delete in small batches.
-func (p *past) small() { p.m.sweepRows = 1 + p.rand.IntN(4) }
+// small makes a sweep delete in small batches, and regions of few LBAs.
+func (p *past) small() { p.m.sweepRows, p.m.holes.bits = 1+p.rand.IntN(4), uint(p.rand.IntN(4)) }
 
 func (p *past) step() {
 	switch n := p.rand.IntN(100); {
