@@ -7,10 +7,10 @@ import (
 )
 
 const (
-	// pollTime is what a client on this machine takes to send its next request. To
-	// sleep and be woken takes longer where the processor sleeps too; to poll longer
-	// would take more of it than that.
-	pollTime = 20 * time.Microsecond
+	// pollTime is what a client on this machine takes to send its next request, which
+	// is more where nothing else runs: then its processor sleeps, and takes 15 µs to
+	// wake. To sleep here too takes as much again.
+	pollTime = 30 * time.Microsecond
 	// pollGap is between two tries: each takes the lock that a sending client needs.
 	pollGap = 2 * time.Microsecond
 	// pollSkipsMax bounds what polling costs for a client that is slower: one poll in
