@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"plinth/nbd"
+	"plinth/nbd/client"
 )
 
 // Place is where a disk is served: exactly one of Local and Addr is set.
@@ -25,27 +26,47 @@ type Place struct {
 	// While, if set, ends when the disk is known to have left the place: a peer that
 	// hangs says nothing.
 	While context.Context
+	// Of is what Find knows a place in this process by: for Options.Gone and Resume.
+	Of any
 }
+
+// ErrNone is an error of Options.Find that says that there will be no place: what
+// waits for one fails.
+var ErrNone = errors.New("the disk has no place")
 
 // Options describe one client's view of a disk.
 type Options struct {
 	// Find returns the disk's place. It may claim the disk, and wait for it; an error
 	// means that there is no place now, and it is asked again.
 	Find func(ctx context.Context) (Place, error)
-	// Size returns the size in bytes, which may only grow.
-	Size func() int64
+	// Bytes is the size until there is a place; it may only grow.
+	Bytes int64
+	// Bitmap is what an nbd.Changer calls its bitmap, which a disk in this process may
+	// have and a peer never gives. Default: none.
+	Bitmap string
 	// TLS is of [TLS].
 	TLS *tls.Config
-	// Gone reports an error of a local place that says that the disk has left it;
-	// nbd.ErrShutdown always does. Default: nil, no other.
-	Gone func(error) bool
+	// Gone reports an error of a place in this process that says that the disk has left
+	// it; nbd.ErrShutdown always does. Default: nil, no other.
+	Gone func(of any, err error) bool
+	// Resume returns how many bytes of a change that ended with err at a place in
+	// this process, left, are certainly done, from its beginning, where the change
+	// goes on at the place now; of a peer that is nil. Default: nil, none.
+	Resume func(left, now any, err error) int64
+	// Wrote is called before the first change that goes to a peer, Unreached when one
+	// could not be reached for some time: this process may want the disk. Both return
+	// at once. Default: nil.
+	Wrote, Unreached func()
+	// Left is called when a place in use is left; it returns at once, and may have
+	// another goroutine call Enter. Default: nil.
+	Left func()
 	// Logger gets a line for each change of place. Default: slog.Default().
 	Logger *slog.Logger
 }
 
 // Device is one client's view of a disk, wherever that is. It implements
-// nbd.Device, nbd.TryReader, nbd.TryWriter, nbd.Extenter, nbd.Prefetcher and
-// nbd.FastZeroer. [New] makes one, Close ends it.
+// nbd.Device, nbd.TryReader, nbd.TryWriter, nbd.Extenter, nbd.Changer, nbd.Prefetcher
+// and nbd.FastZeroer. [New] makes one, Close ends it.
 type Device struct {
 	opts    Options
 	session string
@@ -55,12 +76,15 @@ type Device struct {
 	// finding has room for one: who looks for a place.
 	finding chan struct{}
 	closed  atomic.Bool
+	bytes   atomic.Int64 // as the last place said
 }
 
-// The pauses between attempts to find a place.
 const (
+	// The pauses between attempts to find a place.
 	pauseMin = 20 * time.Millisecond
 	pauseMax = time.Second
+	// unreachedAfter is for how long peers are tried before Options.Unreached.
+	unreachedAfter = 3 * time.Second
 )
 
 // New returns a Device. It looks for the place with the first call.
@@ -70,7 +94,18 @@ func New(o Options) *Device {
 	}
 	var session [sessionBytes]byte
 	_, _ = rand.Read(session[:]) // crypto/rand: never an error
-	return &Device{opts: o, session: hex.EncodeToString(session[:]), finding: make(chan struct{}, 1)}
+	d := &Device{opts: o, session: hex.EncodeToString(session[:]), finding: make(chan struct{}, 1)}
+	d.bytes.Store(o.Bytes)
+	return d
+}
+
+// Enter makes sure that there is a place, if need be by finding one.
+func (d *Device) Enter(ctx context.Context) error {
+	t, err := d.enter(ctx)
+	if err == nil {
+		t.done()
+	}
+	return err
 }
 
 // Close leaves the place. Calls under way must have returned.
@@ -85,18 +120,48 @@ func (d *Device) leave(t *target) bool {
 		return false
 	}
 	t.done()
+	if d.opts.Left != nil && !d.closed.Load() {
+		d.opts.Left()
+	}
 	return true
 }
 
 // do has f called with the disk's place, and again with the next one where a place
 // turns out to be gone, until ctx ends.
 func (d *Device) do(ctx context.Context, f func(nbd.Device) error) error {
+	return d.doAt(ctx, func(t *target) error { return f(t.device) })
+}
+
+// change is do for a call that changes n bytes. f goes on behind the first done of
+// them.
+func (d *Device) change(ctx context.Context, n int64, f func(at nbd.Device, done int64) error) error {
+	done := int64(0)
+	var left any // where the last attempt ended with err
+	var err error
+	return d.doAt(ctx, func(t *target) error {
+		if err != nil && left != nil && d.opts.Resume != nil {
+			done += d.opts.Resume(left, t.of, err)
+		}
+		if t.remote != nil && d.opts.Wrote != nil && t.wrote.CompareAndSwap(false, true) {
+			d.opts.Wrote()
+		}
+		if left = t.of; done == n && n > 0 { // only the answer was wanting
+			err = t.device.Flush(ctx)
+			left = nil // and it says nothing of the change
+		} else {
+			err = f(t.device, done)
+		}
+		return err
+	})
+}
+
+func (d *Device) doAt(ctx context.Context, f func(*target) error) error {
 	for pause := time.Duration(0); ; pause = min(max(2*pause, pauseMin), pauseMax) {
 		t, err := d.enter(ctx)
 		if err != nil {
 			return err
 		}
-		err = f(t.device)
+		err = f(t)
 		gone := err != nil && t.gone(err, d.opts.Gone)
 		if err != nil && ctx.Err() != nil && t.remote != nil {
 			gone = true // what was given up must not be carried out after what comes next
@@ -106,7 +171,7 @@ func (d *Device) do(ctx context.Context, f func(nbd.Device) error) error {
 			return err
 		}
 		if d.leave(t) {
-			d.opts.Logger.Info("forward: has left the disk's place", "place", t.name, "err", err)
+			d.opts.Logger.Debug("forward: has left the disk's place", "place", t.name, "err", err)
 		}
 		if ctx.Err() != nil {
 			return err
@@ -139,18 +204,25 @@ func (d *Device) enter(ctx context.Context) (*target, error) {
 // find makes sure that there is a target, however long it takes.
 func (d *Device) find(ctx context.Context) error {
 	var last error
+	var unreached time.Time // since when a peer is
 	for pause := pauseMin; d.now.Load() == nil; pause = min(2*pause, pauseMax) {
 		if d.closed.Load() {
 			return nbd.ErrShutdown
 		}
 		place, err := d.opts.Find(ctx)
+		if errors.Is(err, ErrNone) {
+			return err
+		}
 		var t *target
 		if err == nil {
 			t, err = d.open(ctx, place)
+			if err != nil && place.Addr != "" {
+				d.missed(&unreached, err)
+			}
 		}
 		if err == nil {
-			d.opts.Logger.Info("forward: serving", "place", t.name)
-			d.now.Store(t)
+			d.opts.Logger.Debug("forward: serving", "place", t.name)
+			d.use(t, place.While)
 			return nil
 		}
 		if last == nil || last.Error() != err.Error() {
@@ -162,6 +234,41 @@ func (d *Device) find(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// use has calls go to t until while ends.
+func (d *Device) use(t *target, while context.Context) {
+	t.users.Add(1) // until what ends t knows how to end the watch
+	defer t.done()
+	d.bytes.Store(max(d.bytes.Load(), t.device.Size()))
+	if d.now.Store(t); d.closed.Load() {
+		d.leave(t)
+	}
+	if while == nil {
+		return
+	}
+	stop := context.AfterFunc(while, func() {
+		if t.remote != nil {
+			_ = t.remote.Close() // calls to a peer that hangs go on elsewhere
+		}
+		d.leave(t)
+	})
+	t.watched.Store(&stop)
+}
+
+// missed counts a peer that could not be reached, since a time; one that has answered
+// has reasons of its own.
+func (d *Device) missed(since *time.Time, err error) {
+	var answer *client.OptionError
+	switch now := time.Now(); {
+	case errors.As(err, &answer):
+		*since = time.Time{}
+	case since.IsZero():
+		*since = now
+	case now.Sub(*since) >= unreachedAfter && d.opts.Unreached != nil:
+		*since = now
+		d.opts.Unreached()
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -176,7 +283,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // Size implements nbd.Device.
-func (d *Device) Size() int64 { return d.opts.Size() }
+func (d *Device) Size() int64 {
+	bytes := d.bytes.Load()
+	if t := d.now.Load(); t != nil && t.remote == nil {
+		bytes = max(bytes, t.device.Size())
+	}
+	return bytes
+}
 
 // ReadAt implements nbd.Device.
 func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
@@ -205,17 +318,19 @@ func (d *Device) TryWriteAt(p []byte, off int64) bool {
 
 // WriteAt implements nbd.Device.
 func (d *Device) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
-	return d.do(ctx, func(at nbd.Device) error { return at.WriteAt(ctx, p, off, fua) })
+	return d.change(ctx, int64(len(p)), func(at nbd.Device, done int64) error {
+		return at.WriteAt(ctx, p[done:], off+done, fua)
+	})
 }
 
 // Trim implements nbd.Device.
 func (d *Device) Trim(ctx context.Context, off, n int64, fua bool) error {
-	return d.do(ctx, func(at nbd.Device) error { return at.Trim(ctx, off, n, fua) })
+	return d.change(ctx, n, func(at nbd.Device, _ int64) error { return at.Trim(ctx, off, n, fua) })
 }
 
 // Zero implements nbd.Device.
 func (d *Device) Zero(ctx context.Context, off, n int64, mayTrim, fua bool) error {
-	return d.do(ctx, func(at nbd.Device) error { return at.Zero(ctx, off, n, mayTrim, fua) })
+	return d.change(ctx, n, func(at nbd.Device, _ int64) error { return at.Zero(ctx, off, n, mayTrim, fua) })
 }
 
 // Flush implements nbd.Device. What was completed at an earlier place is in the log
@@ -233,6 +348,31 @@ func (d *Device) Extents(ctx context.Context, off, n int64, each func(nbd.Extent
 		return extents(ctx, at, off, n, func(x nbd.Extent) bool {
 			off, n = off+x.N, n-x.N
 			if !each(x) {
+				n = 0
+				return false
+			}
+			return true
+		})
+	})
+}
+
+// Bitmap implements nbd.Changer.
+func (d *Device) Bitmap() string { return d.opts.Bitmap }
+
+// Changes implements nbd.Changer, at a place in this process. After a move it begins
+// again where it was.
+func (d *Device) Changes(ctx context.Context, off, n int64, each func(int64, bool) bool) error {
+	return d.do(ctx, func(at nbd.Device) error {
+		x, ok := at.(nbd.Changer)
+		if !ok {
+			return fmt.Errorf("what has changed is told by the disk's owner only: %w", errors.ErrUnsupported)
+		}
+		if n <= 0 {
+			return nil
+		}
+		return x.Changes(ctx, off, n, func(run int64, dirty bool) bool {
+			off, n = off+run, n-run
+			if !each(run, dirty) {
 				n = 0
 				return false
 			}

@@ -21,7 +21,8 @@
 //     the session comes back to the same host, [Exports] refuses what arrives on
 //     the session's older connections and waits for what it has begun, before it
 //     lets the new one in. A request that its client has given up is such a copy too:
-//     what follows it goes by a new connection.
+//     what follows it goes by a new connection. This is so within a session: what a
+//     host that died had sent is carried out as what any client that died had.
 //  2. Exports serves disks of this process only, and never looks for a place: a
 //     peer's request can not go round in circles, and an old copy of it can not
 //     follow a disk that has left and come back.

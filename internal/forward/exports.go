@@ -15,18 +15,25 @@ const (
 	separator    = "/"
 )
 
+// Disks are those that this process serves now.
+type Disks interface {
+	// Open opens one, or a snapshot of one, which never becomes another host's. gone
+	// reports an error that says that it has left this process; nil: none does but
+	// nbd.ErrShutdown. release is called once, when the connection has ended.
+	Open(ctx context.Context, name string) (e nbd.Export, gone func(error) bool, release func(), err error)
+}
+
 // Exports is what a host serves to the Devices of its peers. It implements
 // nbd.Exports.
 type Exports struct {
-	disks nbd.Exports
+	disks Disks
 
 	mu       sync.Mutex
 	sessions map[string]*session
 }
 
-// NewExports serves disks, which must be of this process alone: an export that it
-// opens never becomes another host's.
-func NewExports(disks nbd.Exports) *Exports {
+// NewExports serves disks.
+func NewExports(disks Disks) *Exports {
 	return &Exports{disks: disks, sessions: map[string]*session{}}
 }
 
@@ -39,7 +46,12 @@ func (x *Exports) Describe(ctx context.Context, name string) (nbd.ExportInfo, er
 	if err != nil {
 		return nbd.ExportInfo{}, err
 	}
-	return x.disks.Describe(ctx, export)
+	e, _, release, err := x.disks.Open(ctx, export)
+	if err != nil {
+		return nbd.ExportInfo{}, err
+	}
+	defer release()
+	return e.Info(), nil
 }
 
 // Open implements nbd.Exports. It returns when nothing that came by the session's
@@ -55,12 +67,12 @@ func (x *Exports) Open(ctx context.Context, name string) (nbd.Export, func(), er
 		x.leave(number, s)
 		return nbd.Export{}, nil, fmt.Errorf("wait for the session's older requests: %w", err)
 	}
-	e, release, err := x.disks.Open(ctx, export)
+	e, gone, release, err := x.disks.Open(ctx, export)
 	if err != nil {
 		x.leave(number, s)
 		return nbd.Export{}, nil, err
 	}
-	e.Device = &held{e.Device, s, turn}
+	e.Device = &held{e.Device, gone, s, turn}
 	return e, func() { release(); x.leave(number, s) }, nil
 }
 
@@ -159,6 +171,7 @@ func (s *session) end() {
 // plinth's disks.
 type held struct {
 	nbd.Device
+	gone    func(error) bool
 	session *session
 	turn    int64
 }
@@ -168,7 +181,11 @@ func (h *held) do(f func() error) error {
 		return errOlder
 	}
 	defer h.session.end()
-	return f()
+	err := f()
+	if err != nil && h.gone != nil && h.gone(err) {
+		return fmt.Errorf("%w: %w", nbd.ErrShutdown, err)
+	}
+	return err
 }
 
 func (h *held) ReadAt(ctx context.Context, p []byte, off int64) error {

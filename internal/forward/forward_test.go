@@ -17,14 +17,16 @@ import (
 	"plinth/nbd"
 	"plinth/nbd/client"
 	"plinth/nbd/memory"
-	"plinth/nbd/nbdtest"
 )
 
 // view returns a client's view of the disk.
 func view(t *testing.T, o Options) *Device {
 	t.Helper()
 	o.Logger = quiet
-	o.Size = func() int64 { return diskBytes }
+	o.Bytes = diskBytes
+	if o.Gone == nil {
+		o.Gone = func(_ any, err error) bool { return isGone(err) }
+	}
 	d := New(o)
 	t.Cleanup(d.Close)
 	return d
@@ -104,8 +106,10 @@ func TestMoves(t *testing.T) {
 		if err != nil {
 			return Place{}, err
 		}
-		opened.Add(1)
-		return Place{Local: local, Release: func() { released.Add(1) }}, nil
+		if opened.Add(1)%2 == 0 { // or else its errors say that it has left
+			while = nil
+		}
+		return Place{Local: local, Release: func() { released.Add(1) }, While: while}, nil
 	}})
 	load(t, d, func() { disk.move([]string{"a", "b", "c"}[rand.IntN(3)]) })
 	d.Close()
@@ -132,7 +136,7 @@ func TestAbandonedWriteStaysInOrder(t *testing.T) {
 		return write()
 	}}
 	d := view(t, Options{TLS: config(t, pool, "b"),
-		Find: to(serve(t, nbdtest.NewExports(nbd.Export{Name: "vm", Device: probe}), config(t, pool, "a")))})
+		Find: to(serve(t, one{probe}, config(t, pool, "a")))})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-begun; cancel() }()
 	if err := d.WriteAt(ctx, []byte("old"), 0, false); !errors.Is(err, context.Canceled) && !errors.Is(err, client.ErrClosed) {
@@ -147,6 +151,13 @@ func TestAbandonedWriteStaysInOrder(t *testing.T) {
 	if err := d.ReadAt(t.Context(), got, 0); err != nil || string(got) != "new" {
 		t.Errorf("read %q, %v", got, err)
 	}
+}
+
+// one is a disk that stays.
+type one struct{ nbd.Device }
+
+func (o one) Open(context.Context, string) (nbd.Export, func(error) bool, func(), error) {
+	return nbd.Export{Name: "vm", Device: o.Device}, nil, func() {}, nil
 }
 
 // blocking is a device whose writes do not heed their context.
@@ -262,6 +273,73 @@ func TestErrors(t *testing.T) {
 	d.Close()
 	if err := d.Flush(t.Context()); !errors.Is(err, nbd.ErrShutdown) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// A change that a place in this process has begun goes on where it ended; one that
+// was done to its end is not done again, and is flushed.
+func TestResume(t *testing.T) {
+	pool := newPool(t)
+	disk := memory.New(diskBytes)
+	peer := serve(t, one{disk}, config(t, pool, "a"))
+	for _, done := range []int64{0, 3, 6} {
+		if err := disk.WriteAt(t.Context(), []byte("......"), 0, false); err != nil {
+			t.Fatal(err)
+		}
+		var found, wrote, left atomic.Int64
+		d := view(t, Options{TLS: config(t, pool, "b"), Find: func(context.Context) (Place, error) {
+			if found.Add(1) == 1 {
+				return Place{Local: interrupting{disk}, Of: "first"}, nil
+			}
+			return Place{Addr: peer, Export: "vm"}, nil
+		}, Resume: func(of, now any, err error) int64 {
+			if of != "first" || now != nil || !isGone(err) {
+				t.Errorf("resume what ended at %v with %v at %v", of, err, now)
+			}
+			return done
+		}, Wrote: func() { wrote.Add(1) }, Left: func() { left.Add(1) }})
+		for range 2 {
+			if err := d.WriteAt(t.Context(), []byte("abcdef"), 0, true); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 6)
+			if err := d.ReadAt(t.Context(), got, 0); err != nil || string(got) != "......"[:done]+"abcdef"[done:] {
+				t.Errorf("%d bytes were done: read %q, %v", done, got, err)
+			}
+			done = 0 // of the second, which the peer has wholly
+		}
+		if found.Load() != 2 || wrote.Load() != 1 || left.Load() != 1 {
+			t.Errorf("%d places, %d wishes, left %d times", found.Load(), wrote.Load(), left.Load())
+		}
+	}
+}
+
+// interrupting is a place that a disk has left.
+type interrupting struct{ *memory.Device }
+
+func (interrupting) WriteAt(context.Context, []byte, int64, bool) error { return errGone }
+
+// A place that there will never be is not waited for.
+func TestNoPlace(t *testing.T) {
+	d := view(t, Options{Find: func(context.Context) (Place, error) { return Place{}, fmt.Errorf("%w: it was removed", ErrNone) }})
+	if err := d.Flush(t.Context()); !errors.Is(err, ErrNone) {
+		t.Errorf("flush: %v", err)
+	}
+}
+
+// A disk whose host does not answer is wanted by the one that was asked.
+func TestUnreachedPeer(t *testing.T) {
+	pool := newPool(t)
+	wanted := make(chan struct{}, 1)
+	disk := memory.New(diskBytes)
+	d := view(t, Options{TLS: config(t, pool, "b"), Find: func(context.Context) (Place, error) {
+		if len(wanted) > 0 {
+			return Place{Local: disk}, nil
+		}
+		return Place{Addr: "127.0.0.1:1", Export: "vm"}, nil
+	}, Unreached: func() { wanted <- struct{}{} }})
+	if err := d.Flush(t.Context()); err != nil || len(wanted) != 1 {
+		t.Errorf("flush: %v, wanted %d times", err, len(wanted))
 	}
 }
 

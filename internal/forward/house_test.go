@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -108,7 +109,7 @@ func (d tenure) do(f func() error) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.shared.life != d.life {
-		return nbd.ErrShutdown
+		return errGone
 	}
 	return f()
 }
@@ -131,26 +132,21 @@ type host struct {
 	disk *shared
 }
 
-func (h host) List(context.Context) ([]nbd.ExportInfo, error) { return nil, nil }
-
-func (h host) Describe(ctx context.Context, name string) (nbd.ExportInfo, error) {
-	e, _, err := h.Open(ctx, name)
-	if err != nil {
-		return nbd.ExportInfo{}, err
-	}
-	return e.Info(), nil
-}
-
-func (h host) Open(_ context.Context, name string) (nbd.Export, func(), error) {
+func (h host) Open(_ context.Context, name string) (nbd.Export, func(error) bool, func(), error) {
 	if name != "vm" {
-		return nbd.Export{}, nil, nbd.ErrUnknownExport
+		return nbd.Export{}, nil, nil, nbd.ErrUnknownExport
 	}
 	d, err := h.disk.open(h.name)
-	return nbd.Export{Name: name, Device: d}, func() {}, err
+	return nbd.Export{Name: name, Device: d}, isGone, func() {}, err
 }
 
+// errGone is what a disk answers at a host that it has left.
+var errGone = errors.New("the disk has left")
+
+func isGone(err error) bool { return errors.Is(err, errGone) }
+
 // serve serves exports to peers until the test ends.
-func serve(t *testing.T, exports nbd.Exports, c *tls.Config) string {
+func serve(t *testing.T, exports Disks, c *tls.Config) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -22,7 +22,11 @@ type target struct {
 	reads  nbd.TryReader // nil: not at this place
 	writes nbd.TryWriter
 	remote *client.Client // nil: in this process
+	of     any            // Place.Of
+	wrote  atomic.Bool    // a change has gone to it
 	close  func()
+	// watched ends the watch of Place.While.
+	watched atomic.Pointer[func() bool]
 	// users are calls under way, and one more while it is the Device's.
 	users atomic.Int64
 }
@@ -42,20 +46,26 @@ func (t *target) enter() bool {
 
 // done ends what enter began.
 func (t *target) done() {
-	if t.users.Add(-1) == 0 && t.close != nil {
+	if t.users.Add(-1) != 0 {
+		return
+	}
+	if stop := t.watched.Load(); stop != nil {
+		(*stop)()
+	}
+	if t.close != nil {
 		t.close()
 	}
 }
 
 // gone reports that err says nothing of the request, but that the target is not
 // the disk's place any more, or cannot be reached.
-func (t *target) gone(err error, own func(error) bool) bool {
+func (t *target) gone(err error, own func(any, error) bool) bool {
 	if t.remote != nil {
 		var errno nbd.Errno
 		return errors.Is(err, client.ErrClosed) || errors.Is(err, client.ErrProtocol) ||
 			errors.As(err, &errno) && errno == nbd.ESHUTDOWN
 	}
-	return errors.Is(err, nbd.ErrShutdown) || own != nil && own(err)
+	return errors.Is(err, nbd.ErrShutdown) || own != nil && own(t.of, err)
 }
 
 // open makes a target of a place.
@@ -66,7 +76,7 @@ func (d *Device) open(ctx context.Context, p Place) (*target, error) {
 	case (p.Local == nil) == (p.Addr == ""):
 		return nil, errNoPlace
 	case p.Local != nil:
-		t.name, t.device, t.close = "here", p.Local, p.Release
+		t.name, t.device, t.close, t.of = "here", p.Local, p.Release, p.Of
 		t.reads, _ = p.Local.(nbd.TryReader)
 		t.writes, _ = p.Local.(nbd.TryWriter)
 		return t, nil
@@ -82,12 +92,8 @@ func (d *Device) open(ctx context.Context, p Place) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the disk's owner: %w", err)
 	}
-	unwatch := func() bool { return true }
-	if p.While != nil {
-		unwatch = context.AfterFunc(p.While, func() { _ = c.Close() })
-	}
 	t.name, t.device, t.remote = p.Addr, c, c
-	t.close = func() { unwatch(); _ = c.Close() }
+	t.close = func() { _ = c.Close() }
 	return t, nil
 }
 
