@@ -33,7 +33,7 @@ func diskCommand() *cli.Command {
 				Flags: append(limitsFlags(), apiFlags()...), Action: setDisk, BashComplete: completeDisks,
 			},
 			{Name: "rename", Usage: "give a disk another name", ArgsUsage: "NAME NEW", Flags: apiFlags(), Action: renameDisk, BashComplete: completeDisks},
-			{Name: "move", Usage: "have another host serve a disk that has no clients", ArgsUsage: "NAME HOST", Flags: apiFlags(), Action: moveDisk, BashComplete: completeDisks},
+			{Name: "move", Usage: "have another host serve a disk, under its clients", ArgsUsage: "NAME HOST", Flags: apiFlags(), Action: moveDisk, BashComplete: completeDisks},
 			{
 				Name: "rm", Usage: "remove a disk for ever", ArgsUsage: "NAME",
 				Flags:  append(apiFlags(), &cli.BoolFlag{Name: "snapshots", Usage: "with all its snapshots: a disk that has some is else not removed"}),

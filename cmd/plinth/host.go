@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"plinth/datanode"
 	"plinth/datanode/wire"
 	"plinth/internal/api"
 	"plinth/internal/host"
@@ -24,9 +25,34 @@ func hostCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "node", Usage: "HOST:PORT or unix:PATH of the data node; its addresses over several networks with commas between", Required: true},
 			&cli.StringFlag{Name: "dir", Usage: "directory for this host's own files, which may be lost", Required: true},
+			&cli.StringFlag{Name: "peer-listen", Value: ":10810", Usage: "address to serve the pool's other hosts on, HOST:PORT; empty for none"},
+			&cli.StringFlag{Name: "peer-address", Usage: "HOST:PORT under which they reach it", DefaultText: "this machine's on the way to the data node"},
+			&cli.DurationFlag{Name: "lease-ttl", Usage: "how long other hosts wait, about, to take the disks of this one when it dies", DefaultText: "10s"},
 		}, memberFlags("host", "data nodes"), poolFlags("DIR/root.key"), agentFlags(), serveFlags("DIR"), verboseFlags()),
 		Action: runHost,
 	}
+}
+
+// leaseTTLMin is three times the registry's: a keep-alive may be late.
+const leaseTTLMin = 3 * datanode.LeaseTTLMin
+
+// peerOptions reads the flags for other hosts.
+func peerOptions(c *cli.Context) (o remote.PeerOptions, err error) {
+	o.Listen, o.Address = c.String("peer-listen"), c.String("peer-address")
+	if o.Listen != "" {
+		if err := api.CheckHostPort(o.Listen); err != nil {
+			return o, fmt.Errorf("--peer-listen: %w", err)
+		}
+	}
+	if o.Address != "" {
+		if o.Listen == "" {
+			return o, errors.New("--peer-address needs --peer-listen")
+		}
+		if err := api.CheckHostPort(o.Address); err != nil {
+			return o, fmt.Errorf("--peer-address: %w", err)
+		}
+	}
+	return o, nil
 }
 
 func runHost(c *cli.Context) error {
@@ -49,6 +75,13 @@ func runHost(c *cli.Context) error {
 	}
 	if o.Node.Paths, err = nodePaths(c.String("node")); err != nil {
 		return err
+	}
+	if o.Peer, err = peerOptions(c); err != nil {
+		return err
+	}
+	o.Host.LeaseTTL = c.Duration("lease-ttl")
+	if c.IsSet("lease-ttl") && (o.Host.LeaseTTL < leaseTTLMin || o.Host.LeaseTTL > datanode.LeaseTTLMax) {
+		return fmt.Errorf("--lease-ttl is %v to %v", leaseTTLMin, datanode.LeaseTTLMax)
 	}
 	m, err := memberOf(c, wire.RoleHost, o.Logger)
 	if err != nil {

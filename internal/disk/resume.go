@@ -17,7 +17,8 @@ type Interrupted struct {
 	// from its beginning. If all are, what is wanting is a Flush, if that was asked
 	// for, and the reply.
 	Logged int64
-	// Doubt is how many more are in the log if the next owner says Resumed.
+	// Doubt is how many more are in the log if the next owner says Resumed. If it does
+	// not they may be all the same, where another host has had the disk since.
 	Doubt int64
 	Err   error
 }
@@ -54,6 +55,7 @@ type end struct {
 
 // Tail is what an owner knows of the end of its disk's operations.
 type Tail struct {
+	epoch id.Epoch
 	// known is the last that is in the log for certain; all that was acknowledged or
 	// read is up to it. doubt, if its pos is not 0, is the last of an append that may
 	// have followed.
@@ -64,11 +66,15 @@ type Tail struct {
 func (d *Disk) Tail() *Tail {
 	d.appendMu.Lock()
 	defer d.appendMu.Unlock()
-	return &Tail{end{d.next - 1, d.ops.Head()}, d.doubt}
+	return &Tail{d.cfg.Epoch, end{d.next - 1, d.ops.Head()}, d.doubt}
 }
 
-// Resumed reports whether the append that was in doubt at the end of Config.Resume
-// was done.
+// Epoch is the owner's.
+func (t *Tail) Epoch() id.Epoch { return t.epoch }
+
+// Resumed reports whether the append that was in doubt at the end of Config.Resume is
+// found in the log, or last in the results. Only what another host has done since can
+// hide it.
 func (d *Disk) Resumed() bool { return d.resumed }
 
 // resumption compares a log with what the last owner knew of its end.
@@ -78,12 +84,11 @@ type resumption struct {
 }
 
 // begin returns a resumption for a log that is replayed from behind through on:
-// all up to there is in results, which only what was known to be stable can be.
+// all up to there is in results, which only what was stable can be.
 func (t *Tail) begin(through id.Pos, mac logrec.MAC) resumption {
 	r := resumption{tail: t}
 	if t != nil {
 		r.known = through > t.known.pos
-		r.resumed = t.doubt.pos != 0 && through > t.doubt.pos
 		r.see(through, mac)
 	}
 	return r
@@ -99,18 +104,12 @@ func (r *resumption) see(pos id.Pos, mac logrec.MAC) {
 	r.resumed = r.resumed || r.tail.doubt.pos != 0 && at == r.tail.doubt
 }
 
-// end returns an error if the log lacks something that the last owner knew to be in
-// it, or has something that only yet another owner can have appended.
+// end returns an error if the log, which ends at last, lacks something that an earlier
+// owner knew to be in it. Other hosts may have had the disk since, and appended more.
 func (r *resumption) end(last id.Pos) error {
-	switch {
-	case r.tail == nil:
+	if r.tail == nil || r.known {
 		return nil
-	case !r.known:
-		return fmt.Errorf("the log ends at position %d, but operations up to %d were acknowledged: "+
-			"the data node lost what was not flushed: %w", last, r.tail.known.pos, ErrCorrupt)
-	case last != r.tail.known.pos && !r.resumed || r.resumed && last != r.tail.doubt.pos:
-		return fmt.Errorf("the log ends at position %d, this host's operations at %d or %d: "+
-			"another host has had the disk meanwhile: %w", last, r.tail.known.pos, r.tail.doubt.pos, ErrCorrupt)
 	}
-	return nil
+	return fmt.Errorf("the log ends at position %d, but operations up to %d were acknowledged: "+
+		"the data node lost what was not flushed: %w", last, r.tail.known.pos, ErrCorrupt)
 }

@@ -157,7 +157,7 @@ func (h *Host) follows(d id.Disk) bool {
 		return true // what it holds it is about to give up
 	}
 	h.mu.Lock()
-	e, host := h.byID[d], h.owners[d]
+	e, host := h.byID[d], h.owners[d].host
 	h.mu.Unlock()
 	if e == nil || h.dependents(d) > 0 {
 		return false

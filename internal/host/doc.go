@@ -66,6 +66,9 @@
 // marked as being removed, which the next Open goes on removing, and marks of
 // snapshots without a row.
 //
+// Clients of a host that is not sole ask where their disk is (Locate), here or at a
+// peer, and are told when that changes (Place.While): package remote has them go on there.
+//
 // Exports do not change, but for what mu guards: a disk that comes or goes has another
 // one, so that whoever has the old one works with a disk that is closed.
 //

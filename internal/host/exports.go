@@ -53,22 +53,19 @@ func (x Exports) Open(ctx context.Context, name string) (nbd.Export, func(), err
 		e, release, err := x.openSnapshot(ctx, t)
 		return e, release, nbdError(err)
 	}
-	e, err := x.Host.enter(ctx, name)
+	h := x.Host
+	e, err := h.enter(ctx, func() (*export, error) { return h.find(name) })
 	if err != nil {
 		return nbd.Export{}, nil, nbdError(err)
 	}
-	h := x.Host
-	return x.export(e), func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		e.clients--
-	}, nil
+	return x.export(e), func() { h.leave(e) }, nil
 }
 
-// enter counts a client of a disk, when no change of it is under way.
-func (h *Host) enter(ctx context.Context, name string) (*export, error) {
+// enter counts a client of the disk that is found, when no change of it is under
+// way, until leave.
+func (h *Host) enter(ctx context.Context, find func() (*export, error)) (*export, error) {
 	for {
-		e, err := h.find(name)
+		e, err := find()
 		if err != nil {
 			return nil, err
 		}
@@ -94,6 +91,12 @@ func (h *Host) enter(ctx context.Context, name string) (*export, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+func (h *Host) leave(e *export) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.clients--
 }
 
 // find is open, and for the empty name the only disk: the default export.

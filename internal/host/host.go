@@ -91,12 +91,15 @@ type Host struct {
 	// removed disks whose space is not given back. Changed under recordMu too.
 	clones   map[id.Disk]*cloneState
 	leftover map[id.Disk]*leftover
-	// owners are the other hosts that are known to serve disks, births are new
-	// clones that are not open yet.
-	owners map[id.Disk]string
+	// owners is what is known of disks' owners, births are new clones that are not
+	// open yet.
+	owners map[id.Disk]ownerNote
+	stays  map[id.Disk]presence  // of those that look for a disk, or use it
 	free   map[id.Disk]time.Time // disks that no host has, since when
 	births map[id.Disk]*birth
-	taken  map[id.Disk]bool // of Options.Resume: those disks have been opened
+	// taken are the disks of Options.Resume that have been opened, and whether the
+	// appends in doubt were done.
+	taken map[id.Disk]bool
 	// snapBytes is the size of all snapshots' rows in the registry.
 	snapBytes int64
 }
@@ -106,6 +109,7 @@ type Host struct {
 type export struct {
 	rec     DiskRecord // as it was when the disk was opened
 	claimed id.Epoch   // under which this host has it; 0: it has it not
+	term    *term      // of the lease under which it claimed it
 	// installed is since when.
 	installed time.Time
 	// bare are clones of it that an earlier owner left without a checkpoint.
@@ -165,7 +169,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
-		owners: make(map[id.Disk]string), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
+		owners: make(map[id.Disk]ownerNote), stays: make(map[id.Disk]presence), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
 	h.openBudget(cores)
@@ -266,6 +270,9 @@ func (h *Host) openDisks(ctx context.Context) error {
 		if rec.Removing {
 			continue
 		}
+		if h.opts.Resume != nil && h.opts.Resume[rec.ID] == nil {
+			continue // others come back, too, to what they had
+		}
 		var e owner.Event = owner.Adopt{Disk: rec.ID}
 		if h.opts.Sole { // who has it is cut off, and its lease is about to end
 			e = owner.Want{Disk: rec.ID}
@@ -308,7 +315,7 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord, epoch id.Epoch, t *
 		},
 	})
 	if err == nil {
-		h.resumed(rec.ID)
+		h.resumed(d)
 	}
 	return d, err
 }

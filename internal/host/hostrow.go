@@ -30,7 +30,10 @@ type HostRecord struct {
 	// Sole: it has the data node in its own process.
 	Sole bool `json:"sole,omitempty"`
 	// TTL is the lease's, in seconds.
-	TTL   float64   `json:"ttl_seconds"`
+	TTL float64 `json:"ttl_seconds"`
+	// Peer is where it serves the disks that it has to other hosts, HOST:PORT; empty:
+	// nowhere.
+	Peer  string    `json:"peer,omitempty"`
 	Began time.Time `json:"began"`
 
 	name  string
@@ -87,6 +90,15 @@ func (c catalog) hosts(ctx context.Context, prefix string) ([]*HostRecord, error
 		}
 	}
 }
+
+// rivalError says that another life has the host's name.
+type rivalError struct{ has *HostRecord }
+
+func (e *rivalError) Error() string {
+	return fmt.Sprintf("another host of that name serves, since %s: %v", e.has.Began.Format(time.RFC3339), ErrInUse)
+}
+
+func (e *rivalError) Unwrap() error { return ErrInUse }
 
 // validateHostName accepts what a certificate may have as a host's name.
 func validateHostName(name string) error {

@@ -36,7 +36,7 @@ func (h *Host) openClaimed(ctx context.Context, d id.Disk, epoch id.Epoch, t *te
 	}
 	rec := h.record(now)
 	e := newExport(h.budget, rec)
-	e.claimed = epoch
+	e.claimed, e.term = epoch, t
 	e.disk, e.err = h.openDisk(ctx, rec, epoch, t, birth)
 	if e.err == nil {
 		e.err = h.openedRows(ctx, e)
@@ -129,22 +129,7 @@ func (h *Host) know(rec DiskRecord) {
 
 // absence says why a disk is not served here; mu is held.
 func (h *Host) absence(e *export) error {
-	return &ElsewhereError{Disk: e.now.Name, Host: h.owners[e.rec.ID]}
-}
-
-// noteOwner notes which host serves a disk; empty: none.
-func (h *Host) noteOwner(d id.Disk, host string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if host == "" {
-		delete(h.owners, d)
-	} else {
-		h.owners[d] = host
-		delete(h.free, d)
-	}
-	if e := h.byID[d]; e != nil && e.disk == nil && errors.Is(e.err, ErrElsewhere) {
-		h.replace(e)
-	}
+	return &ElsewhereError{Disk: e.now.Name, Host: h.owners[e.rec.ID].host}
 }
 
 // replace puts an export in the place of one, without a disk: exports do not change,
@@ -176,7 +161,8 @@ func (h *Host) install(e *export) {
 	old.door.Close()
 	e.installed = time.Now()
 	delete(h.free, e.rec.ID)
-	delete(h.owners, e.rec.ID)
+	h.owners[e.rec.ID] = ownerNote{revision: h.owners[e.rec.ID].revision}
+	h.stir(e.rec.ID)
 	delete(h.births, e.rec.ID)
 	for _, s := range e.snaps {
 		h.snapBytes += s.bytes
@@ -202,6 +188,7 @@ func (h *Host) uninstall(d id.Disk, epoch id.Epoch) *export {
 			c.held = nil
 		}
 	}
+	h.stir(d)
 	h.replace(e)
 	return e
 }

@@ -306,6 +306,8 @@ func (h *Host) forget(ctx context.Context, e *export, name string) (DiskRecord, 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.byID, rec.ID)
+	delete(h.owners, rec.ID)
+	h.stir(rec.ID)
 	for _, s := range e.snaps {
 		h.snapBytes -= s.bytes
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,7 +52,7 @@ func parseWantRow(value []byte) (*wantRow, error) {
 }
 
 // seeWants and seeWant take wishes for disks.
-func (h *Host) seeWants(all []datanode.RegistryEntry) {
+func (h *Host) seeWants(all []datanode.RegistryEntry, _ uint64) {
 	for i := range all {
 		h.seeWant(&datanode.RegistryEvent{Key: all[i].Key, Value: all[i].Value})
 	}
@@ -81,8 +82,8 @@ func (h *Host) seeWant(e *datanode.RegistryEvent) {
 	}()
 }
 
-// giveAway gives a disk to whoever wants it, unless clients are connected: those
-// would lose it. It does so too for one that it does not know to have.
+// giveAway gives a disk to whoever wants it, unless clients are connected that would
+// lose it. It does so too for one that it does not know to have.
 func (h *Host) giveAway(d id.Disk, moved bool) {
 	h.mu.Lock()
 	e := h.byID[d]
@@ -98,17 +99,44 @@ func (h *Host) giveAway(d id.Disk, moved bool) {
 			return
 		}
 	}
+	if !h.wantedElsewhere(d) {
+		return
+	}
 	if e != nil && e.claimed != 0 {
 		h.awaitGrowing(e)
-		h.mu.Lock()
-		err := e.unused()
-		h.mu.Unlock()
-		if err != nil {
+		if err := h.bound(e); err != nil {
 			h.log.Info("a disk that another host wants is in use", "disk", h.nameOf(e), "err", err)
 			return
 		}
 	}
 	h.owning.send(owner.Unwant{Disk: d})
+}
+
+// bound returns why a disk cannot leave: ErrInUse, where its clients cannot follow.
+func (h *Host) bound(e *export) error {
+	if h.opts.Peer != "" {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return e.unused()
+}
+
+// wantedElsewhere reports whether another host that has a session still wants a disk,
+// or may.
+func (h *Host) wantedElsewhere(d id.Disk) bool {
+	ctx, cancel := context.WithTimeout(h.life, h.owning.callTime())
+	defer cancel()
+	now, err := h.catalog.getEntry(ctx, wantKey(d))
+	if err != nil || now == nil {
+		return err != nil
+	}
+	row, err := parseWantRow(now.Value)
+	if err != nil || row.Host == h.opts.Name {
+		return false
+	}
+	has, err := h.catalog.hostRecord(ctx, row.Host)
+	return err != nil || has != nil
 }
 
 // awaitGrowing waits until a clone has a checkpoint of its own, and all clones of the
@@ -138,27 +166,27 @@ func (h *Host) awaitGrowing(e *export) {
 
 // MoveDisk has another host serve a disk, or this one, and returns when it does.
 // Errors: ErrUnknownDisk, ErrInvalid for a host that has no session, ErrInUse while
-// clients are connected.
+// clients are connected that could not follow.
 func (h *Host) MoveDisk(ctx context.Context, name, to string) error {
 	e := h.named(name)
 	if e == nil {
 		return fmt.Errorf("disk %q: %w", name, ErrUnknownDisk)
 	}
-	h.mu.Lock()
-	var err error
-	if e.claimed != 0 && to != h.opts.Name {
-		err = e.unused()
-	}
-	h.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("disk %q: %w", name, err)
-	}
-	d := e.rec.ID
 	if e.claimed != 0 && to == h.opts.Name {
 		return nil
 	}
-	if has, err := h.catalog.hostRecord(ctx, to); err != nil || has == nil {
+	if e.claimed != 0 {
+		if err := h.bound(e); err != nil {
+			return fmt.Errorf("disk %q: %w", name, err)
+		}
+	}
+	d := e.rec.ID
+	has, err := h.catalog.hostRecord(ctx, to)
+	if err != nil || has == nil {
 		return errors.Join(err, fmt.Errorf("%w host %q: it has no session", ErrInvalid, to))
+	}
+	if has.Peer == "" && h.opts.Peer != "" {
+		return fmt.Errorf("%w host %q: it serves no peers", ErrInvalid, to)
 	}
 	wish, err := wantRow{Host: to, Moved: true}.marshal()
 	if err != nil {
@@ -173,12 +201,14 @@ func (h *Host) MoveDisk(ctx context.Context, name, to string) error {
 	for {
 		// Whoever has it takes the wish back when the disk is served.
 		value, _, err := h.catalog.get(ctx, key)
-		if err == nil && value == nil {
+		if err == nil && !bytes.Equal(value, wish) {
 			row, err := h.catalog.ownerOf(ctx, d)
 			if err == nil && row != nil && row.Host == to {
 				return nil
 			}
-			return errors.Join(err, fmt.Errorf("disk %q: %w: something else was wanted meanwhile", name, ErrBusy))
+			if err != nil || value == nil {
+				return errors.Join(err, fmt.Errorf("disk %q: %w: something else was wanted meanwhile", name, ErrBusy))
+			}
 		}
 		select {
 		case <-time.After(movePeriod):

@@ -33,6 +33,10 @@ type Options struct {
 	// session does not end while the process stands still, and the session of a
 	// sole host that died ends when the next one opens.
 	Sole bool
+	// Peer is where this process serves the host's disks to other hosts, HOST:PORT, by
+	// Host.Here. Then clients follow a disk that moves (Host.Locate), and one that has
+	// clients may. Default: nowhere.
+	Peer string
 	// LeaseTTL is that of the session of a host that is not sole: how long others
 	// wait, about, to take the disks of a host that died. Default: 10 s.
 	LeaseTTL time.Duration
@@ -57,8 +61,9 @@ type Options struct {
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
 	AcceptLostLog bool
-	// Resume is what a Host that this process has closed knew of its disks' logs,
-	// where their clients go on (Host.Tails).
+	// Resume, if not nil, is what a Host that this process has closed knew of its
+	// disks' logs, where their clients go on (Host.Tails): those disks are opened at
+	// once, and no others.
 	Resume map[id.Disk]*disk.Tail
 	// CPU is how much of the machine the process may use. Default: all.
 	CPU gate.CPU

@@ -133,7 +133,7 @@ func (o *owning) look(ctx context.Context, a owner.Action) owner.Event {
 	if row != nil {
 		out.Owner, out.OwnerLease, out.OwnerEpoch = row.Host, row.lease, row.Epoch
 		if row.Host != o.opts.Name {
-			o.host.noteOwner(a.Disk, row.Host)
+			o.host.noteOwner(a.Disk, row, row.revision)
 			o.settled(a.Disk, nil) // its export says so
 		}
 	}

@@ -33,6 +33,7 @@ type owning struct {
 
 	mu   sync.Mutex
 	gone []string // reservations of lives whose row was in the way
+	said string   // why there was no session, last
 	// waiting are those who wait for a disk to be served, or not.
 	waiting map[id.Disk][]chan error
 
@@ -155,15 +156,6 @@ func errorOf(r *rivalError) error {
 	return r
 }
 
-// rivalError says that another life has the host's name.
-type rivalError struct{ has *HostRecord }
-
-func (e *rivalError) Error() string {
-	return fmt.Sprintf("another host of that name serves, since %s: %v", e.has.Began.Format(time.RFC3339), ErrInUse)
-}
-
-func (e *rivalError) Unwrap() error { return ErrInUse }
-
 // stop ends the loop and all that it has begun: no disk is opened any more. The
 // lease lasts for what is left of it.
 func (o *owning) stop() {
@@ -280,8 +272,10 @@ func (o *owning) carry(a owner.Action) {
 	case owner.Grant:
 		o.call(func(ctx context.Context) owner.Event {
 			lease, err := o.grant(ctx, a.TTL)
+			if o.news(err) {
+				o.log.Warn("no session yet, will retry", "host", o.opts.Name, "err", err)
+			}
 			if err != nil {
-				o.log.Warn("no session", "host", o.opts.Name, "err", err)
 				o.tell(err)
 			}
 			return owner.Granted{Call: a.Call, Outcome: outcomeOf(err), Lease: lease}
@@ -294,6 +288,19 @@ func (o *owning) carry(a owner.Action) {
 	default:
 		o.carryDisk(a)
 	}
+}
+
+// news reports whether an attempt at a session failed as none did before.
+func (o *owning) news(err error) bool {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	news := text != o.said
+	o.said = text
+	return news && err != nil
 }
 
 // call makes a call beside the loop.
@@ -374,7 +381,7 @@ func (o *owning) isOver(r *HostRecord) bool {
 
 func (o *owning) putHost(ctx context.Context, lease datanode.LeaseID, ttl time.Duration) error {
 	row, err := json.Marshal(&HostRecord{
-		Version: hostRowVersion, Life: o.life, Sole: o.opts.Sole, TTL: ttl.Seconds(), Began: time.Now().UTC().Truncate(time.Second),
+		Version: hostRowVersion, Life: o.life, Sole: o.opts.Sole, TTL: ttl.Seconds(), Peer: o.opts.Peer, Began: time.Now().UTC().Truncate(time.Second),
 	})
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ func (h *Host) Tails() map[id.Disk]*disk.Tail {
 	tails := make(map[id.Disk]*disk.Tail)
 	h.mu.Lock()
 	for d, tail := range h.opts.Resume {
-		if !h.taken[d] {
+		if _, taken := h.taken[d]; !taken {
 			tails[d] = tail
 		}
 	}
@@ -30,26 +30,32 @@ func (h *Host) Tails() map[id.Disk]*disk.Tail {
 func (h *Host) resumeOf(d id.Disk) *disk.Tail {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.taken[d] {
+	if _, taken := h.taken[d]; taken {
 		return nil
 	}
 	return h.opts.Resume[d]
 }
 
 // resumed notes that a disk was opened.
-func (h *Host) resumed(d id.Disk) {
+func (h *Host) resumed(d *disk.Disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.taken[d] = true
+	if _, taken := h.taken[d.ID()]; !taken && h.opts.Resume[d.ID()] != nil {
+		h.taken[d.ID()] = d.Resumed()
+	}
 }
 
-// Resumed reports whether the append of a disk that was in doubt at the end of
-// Options.Resume was done.
-func (h *Host) Resumed(name string) bool {
+// Resumed reports whether a disk of Options.Resume has been opened: then what an owner
+// before knew to be in the log is in it, and the append that was in doubt at the end
+// of its epoch doubt, 0 for none, was done.
+func (h *Host) Resumed(d id.Disk) (opened bool, doubt id.Epoch) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	e := h.byName[name]
-	return e != nil && e.disk != nil && e.disk.Resumed()
+	done, opened := h.taken[d]
+	if done {
+		doubt = h.opts.Resume[d].Epoch()
+	}
+	return opened, doubt
 }
 
 // CPUWanted returns what CPU time the agent was given, by SetCPU or its options.

@@ -94,7 +94,7 @@ func (h *Host) hosts(ctx context.Context) ([]HostInfo, error) {
 		if e.claimed != 0 {
 			serve[h.opts.Name]++
 		} else {
-			serve[h.owners[d]]++
+			serve[h.owners[d].host]++
 		}
 	}
 	h.mu.Unlock()

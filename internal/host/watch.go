@@ -10,10 +10,10 @@ import (
 	"plinth/internal/owner"
 )
 
-// watch keeps what this host knows of keys with a prefix: whole lists them all, one
-// tells of a change. It ends with the host's life. A sole host needs none: nobody
+// watch keeps what this host knows of keys with a prefix: whole lists them all as of a
+// revision, one tells of a change. It ends with the host's life. A sole host needs none: nobody
 // else changes anything.
-func (h *Host) watch(prefix string, whole func([]datanode.RegistryEntry), one func(*datanode.RegistryEvent)) {
+func (h *Host) watch(prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) {
 	defer h.work.Done()
 	for h.life.Err() == nil {
 		err := h.watchOnce(prefix, whole, one)
@@ -29,7 +29,7 @@ func (h *Host) watch(prefix string, whole func([]datanode.RegistryEntry), one fu
 }
 
 // watchOnce lists, and then tells of changes until an error.
-func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry), one func(*datanode.RegistryEvent)) error {
+func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) error {
 	var all []datanode.RegistryEntry
 	req := &datanode.RegistryListRequest{Prefix: prefix}
 	for {
@@ -44,7 +44,7 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry), on
 		}
 		req.After = all[len(all)-1].Key
 	}
-	whole(all)
+	whole(all, req.At)
 	for after := req.At; ; {
 		reply, err := h.node.RegistryWatch(h.life, &datanode.RegistryWatchRequest{Prefix: prefix, After: after})
 		if err != nil {
@@ -66,11 +66,11 @@ func (h *Host) watchOthers() {
 }
 
 // seeOwners takes all owner rows, of one instant.
-func (h *Host) seeOwners(all []datanode.RegistryEntry) {
+func (h *Host) seeOwners(all []datanode.RegistryEntry, at uint64) {
 	known := make(map[string]bool, len(all))
 	for i := range all {
 		known[all[i].Key] = true
-		h.seeOwner(&datanode.RegistryEvent{Key: all[i].Key, Value: all[i].Value})
+		h.seeOwner(&datanode.RegistryEvent{Key: all[i].Key, Value: all[i].Value, Revision: all[i].Revision})
 	}
 	h.mu.Lock()
 	var gone []string
@@ -81,7 +81,7 @@ func (h *Host) seeOwners(all []datanode.RegistryEntry) {
 	}
 	h.mu.Unlock()
 	for _, key := range gone {
-		h.seeOwner(&datanode.RegistryEvent{Key: key, Deleted: true})
+		h.seeOwner(&datanode.RegistryEvent{Key: key, Deleted: true, Revision: at})
 	}
 }
 
@@ -92,24 +92,22 @@ func (h *Host) seeOwner(e *datanode.RegistryEvent) {
 		return // nobody's
 	}
 	if e.Deleted {
-		h.noteOwner(d, "")
-		h.noteFree(d)
+		if h.noteOwner(d, nil, e.Revision) {
+			h.noteFree(d)
+		}
 		h.owning.send(owner.Vanished{Disk: d})
 		return
 	}
 	row, err := parseOwnerRow(e.Key, e.Value)
-	switch {
-	case err != nil:
+	if err != nil {
 		h.log.Warn("an owner is not known", "err", err)
-	case row.Host == h.opts.Name:
-		h.noteOwner(d, "")
-	default:
-		h.noteOwner(d, row.Host)
+		return
 	}
+	h.noteOwner(d, row, e.Revision)
 }
 
 // seeDisks takes all records of disks, of one instant.
-func (h *Host) seeDisks(all []datanode.RegistryEntry) {
+func (h *Host) seeDisks(all []datanode.RegistryEntry, _ uint64) {
 	known := make(map[string]bool, len(all))
 	for i := range all {
 		known[all[i].Key] = true
@@ -196,6 +194,8 @@ func (h *Host) unknow(d id.Disk) {
 		return
 	}
 	delete(h.byID, d)
+	delete(h.owners, d)
+	h.stir(d)
 	if h.byName[e.now.Name] == e {
 		delete(h.byName, e.now.Name)
 	}

@@ -2,12 +2,9 @@ package remote
 
 import (
 	"context"
-	"crypto/rand"
+	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +16,7 @@ import (
 	"plinth/datanode"
 	"plinth/datanode/wire"
 	"plinth/internal/disk"
+	"plinth/internal/forward"
 	"plinth/internal/host"
 	"plinth/internal/id"
 	"plinth/internal/keyring"
@@ -32,11 +30,6 @@ const (
 	// retryMin and retryMax bound the pause between two attempts to begin a session.
 	retryMin = 20 * time.Millisecond
 	retryMax = time.Second
-
-	lockName     = "LOCK"
-	instanceName = "instance"
-	// instanceBytes is the length of what instanceName has: rand.Text.
-	instanceBytes = 26
 )
 
 // Options say who the agent is and where its data node. Name, Dir and Node are
@@ -52,8 +45,9 @@ type Options struct {
 	Keys host.RootSource
 	// Geometry is of a pool that is still to be made, as for standalone.
 	Geometry stripe.Geometry
-	// Host are the agent's tunables; Name, Dir, Logger, LeaseTTL, MayReply
-	// and Resume are filled in.
+	// Peer says where other hosts reach this one.
+	Peer PeerOptions
+	// Host are the agent's tunables; Name, Dir, Peer, Logger and Resume are filled in.
 	Host   host.Options
 	Logger *slog.Logger // slog.Default if nil
 }
@@ -62,9 +56,10 @@ type Options struct {
 type Agent struct {
 	opts Options
 	log  *slog.Logger
-	me   holder
-	lock io.Closer // of Dir
 	root *keyring.Root
+	peer *peerServer // nil: none
+	// tls is of connections between hosts; set once, by the first session.
+	tls *tls.Config
 
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
@@ -73,16 +68,11 @@ type Agent struct {
 	failed error         // why, once ended is closed
 
 	now atomic.Pointer[session] // the newest
-
-	mu      sync.Mutex // guards what follows
-	devices map[*device]struct{}
-	between bool // two sessions: no device is opened
 }
 
-// session is one client, lease and host.
+// session is one client and the host on it.
 type session struct {
 	client *wire.Client
-	guard  *guard
 	host   *host.Host
 	// over is closed when there is a next session, or never will be: next is then nil.
 	over chan struct{}
@@ -93,11 +83,10 @@ type session struct {
 func (s *session) broken() bool {
 	select {
 	case <-s.client.Broken():
-	case <-s.guard.lost:
+		return true
 	default:
 		return false
 	}
-	return true
 }
 
 // Open begins the first session. Errors are for an operator.
@@ -110,49 +99,32 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts.Keys.File = filepath.Join(opts.Dir, "root.key")
 	}
 	opts.Host.Dir = filepath.Join(opts.Dir, "host")
-	a := &Agent{opts: opts, log: opts.Logger, devices: make(map[*device]struct{}), ended: make(chan struct{})}
+	a := &Agent{opts: opts, log: opts.Logger, ended: make(chan struct{})}
 	a.life, a.cancel = context.WithCancel(context.Background())
-	if err := a.enter(); err != nil {
+	if err := vfsx.MakeDir(vfs.Default, a.opts.Host.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	var err error
+	if a.peer, err = listenPeers(opts.Peer, opts.Node.Paths); err != nil {
 		return nil, err
 	}
 	dial, cancel := context.WithTimeout(ctx, dialTimeMax)
 	defer cancel()
 	s, err := a.begin(ctx, dial, nil)
+	if err == nil {
+		if a.tls, err = forward.TLS(s.host.Keys(), opts.Name); err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}
 	if err != nil {
 		a.cancel()
-		return nil, errors.Join(err, a.lock.Close())
+		a.peer.close()
+		return nil, err
 	}
 	a.now.Store(s)
+	a.peer.serve(a)
 	a.work.Go(a.supervise)
 	return a, nil
-}
-
-// enter locks the directory and finds who this is.
-func (a *Agent) enter() error {
-	if err := vfsx.MakeDir(vfs.Default, a.opts.Host.Dir, 0o700); err != nil {
-		return err
-	}
-	var err error
-	if a.lock, err = vfs.Default.Lock(filepath.Join(a.opts.Dir, lockName)); err != nil {
-		return fmt.Errorf("another process has %s open (%w): stop it, or use another directory", a.opts.Dir, err)
-	}
-	instance, err := readInstance(filepath.Join(a.opts.Dir, instanceName))
-	if err != nil {
-		return errors.Join(err, a.lock.Close())
-	}
-	a.me = holder{Host: a.opts.Name, Instance: instance, Process: rand.Text()}
-	return nil
-}
-
-// readInstance returns what names the directory; it is drawn at the first start. If
-// it is lost, the next start waits until the last one's lease has ended.
-func readInstance(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if err == nil && len(text) == instanceBytes {
-		return string(text), nil
-	}
-	instance := rand.Text()
-	return instance, os.WriteFile(path, []byte(instance), 0o600)
 }
 
 // begin begins a session, the first if tails is nil. dial bounds the wait for the
@@ -167,17 +139,14 @@ func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (
 	if s.client, err = wire.Dial(dial, a.opts.Node); err != nil {
 		return nil, err
 	}
-	if s.guard, err = takeGuard(ctx, s.client, a.me, tails != nil, a.log); err != nil {
-		return nil, err
-	}
 	if a.root == nil { // its file need not be there later
 		if a.root, err = host.FindPool(ctx, s.client, &a.opts.Keys, a.opts.Geometry); err != nil {
 			return nil, err
 		}
 	}
 	opts := a.opts.Host
-	opts.Name, opts.LeaseTTL = a.opts.Name, hostTTL
-	opts.MayReply, opts.Resume, opts.Logger = s.guard.mayReply, tails, slog.New(quiet{a.log.Handler(), s})
+	opts.Name, opts.Peer = a.opts.Name, a.peer.address()
+	opts.Resume, opts.Logger = tails, slog.New(quiet{a.log.Handler(), s})
 	if s.host, err = host.Open(ctx, s.client, a.root, opts); err != nil {
 		return nil, err
 	}
@@ -193,11 +162,8 @@ func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (
 // close ends a session, or what there is of one, and gives its lease up where the
 // node answers.
 func (s *session) close() (err error) {
-	if s.guard != nil && !s.broken() {
-		if s.host != nil {
-			err = s.host.Close()
-		}
-		s.guard.release()
+	if s.host != nil && !s.broken() {
+		err = s.host.Close()
 	}
 	s.end()
 	return err
@@ -208,9 +174,6 @@ func (s *session) close() (err error) {
 func (s *session) end() map[id.Disk]*disk.Tail {
 	if s.client != nil {
 		_ = s.client.Close() // it has no errors of its own
-	}
-	if s.guard != nil {
-		s.guard.close()
 	}
 	if s.host == nil {
 		return nil
@@ -224,7 +187,6 @@ func (a *Agent) supervise() {
 	for s := a.now.Load(); ; {
 		select {
 		case <-s.client.Broken():
-		case <-s.guard.lost:
 		case <-a.life.Done():
 			return
 		}
@@ -245,23 +207,20 @@ func (a *Agent) follow(s *session) (*session, error) {
 	began := time.Now()
 	a.opts.Host.CPU = s.host.CPUWanted() // which may have been changed
 	tails := s.end()
-	a.releaseDevices(s)
 	said := ""
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
 		next, err := a.begin(a.life, a.life, tails)
 		if err == nil {
-			var all map[*device]*opened
-			if all, err = a.openDevices(next); err == nil {
-				a.publish(s, next, all)
-				a.log.Info("a new session with the data node serves", "after", time.Since(began).Round(time.Millisecond))
-				return next, nil
-			}
-			next.end()
+			s.next = next
+			a.now.Store(next)
+			close(s.over)
+			a.log.Info("a new session with the data node serves", "after", time.Since(began).Round(time.Millisecond))
+			return next, nil
 		}
 		switch {
 		case a.life.Err() != nil:
 			return nil, host.ErrClosed
-		case errors.Is(err, ErrServed), errors.Is(err, ErrLost):
+		case errors.Is(err, host.ErrInUse): // another process is this host now
 			return nil, err
 		}
 		if text := oneLine(err); text != said {
@@ -296,7 +255,8 @@ func (a *Agent) Wait(ctx context.Context) error {
 // Close ends the last session and gives its lease up. Clients must have gone. It
 // neither destages nor makes checkpoints.
 func (a *Agent) Close() error {
+	a.peer.close()
 	a.cancel()
 	a.work.Wait()
-	return errors.Join(a.now.Load().close(), a.lock.Close())
+	return a.now.Load().close()
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"plinth/datanode"
 	"plinth/datanode/shelf"
 	"plinth/datanode/wire"
 	"plinth/datanode/wire/wiretest"
@@ -24,14 +23,18 @@ import (
 // waitMax bounds every wait of a test.
 const waitMax = time.Minute
 
-// far is a data node behind a network that can be cut.
+// far is a data node behind a network.
 type far struct {
 	*shelf.Shelf
 	pool    [16]byte
 	cluster string
 	ca      *wiretest.Authority
 	address string
+	dir     string // of the agents, and of the root key
+}
 
+// link is one agent's connection to the network, which can be cut.
+type link struct {
 	mu    sync.Mutex
 	cut   bool
 	conns []net.Conn
@@ -39,7 +42,7 @@ type far struct {
 
 func newFar(t *testing.T) *far {
 	t.Helper()
-	f := &far{pool: [16]byte{1}, ca: wiretest.NewAuthority(t)}
+	f := &far{pool: [16]byte{1}, ca: wiretest.NewAuthority(t), dir: t.TempDir()}
 	f.cluster = hex.EncodeToString(f.pool[:])
 	quiet := slog.New(slog.DiscardHandler)
 	dir := filepath.Join(t.TempDir(), "shelf")
@@ -73,48 +76,49 @@ func ok(t *testing.T, err error) {
 }
 
 // dial connects, where the network is not cut.
-func (f *far) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.cut {
+func (l *link) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
 		return nil, errors.New("the network is cut")
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err == nil {
-		f.conns = append(f.conns, c)
+		l.conns = append(l.conns, c)
 	}
 	return c, err
 }
 
-func (f *far) setCut(cut bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.cut = cut
-	for _, c := range f.conns {
+func (l *link) setCut(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = cut
+	for _, c := range l.conns {
 		_ = c.Close()
 	}
-	f.conns = nil
+	l.conns = nil
 }
 
-func (f *far) options(t *testing.T, name, dir string) Options {
+func (f *far) options(t *testing.T, name string, l *link) Options {
 	return Options{
-		Name: name, Dir: dir, Logger: slog.New(slog.DiscardHandler),
-		Keys: host.RootSource{File: filepath.Join(dir, "..", "root.key")},
+		Name: name, Dir: filepath.Join(f.dir, name), Logger: slog.New(slog.DiscardHandler),
+		Keys: host.RootSource{File: filepath.Join(f.dir, "root.key")}, Peer: PeerOptions{Listen: "127.0.0.1:0"},
 		Node: wire.ClientOptions{
-			TLS: f.ca.Config(t, "plinth://"+f.cluster+"/host/"+name), Cluster: f.cluster, Pool: f.pool, Paths: []string{f.address}, Dial: f.dial,
+			TLS: f.ca.Config(t, "plinth://"+f.cluster+"/host/"+name), Cluster: f.cluster, Pool: f.pool, Paths: []string{f.address}, Dial: l.dial,
 			UnreachableAfter: 100 * time.Millisecond,
 		},
-		Host: host.Options{DestageInterval: 20 * time.Millisecond, RAMCacheBytes: -1},
+		Host: host.Options{DestageInterval: 20 * time.Millisecond, RAMCacheBytes: -1, LeaseTTL: 5 * time.Second},
 	}
 }
 
 // open starts an agent, which the test's end closes.
-func (f *far) open(t *testing.T, name, dir string) *Agent {
+func (f *far) open(t *testing.T, name string) (*Agent, *link) {
 	t.Helper()
-	a, err := Open(t.Context(), f.options(t, name, dir))
+	l := &link{}
+	a, err := Open(t.Context(), f.options(t, name, l))
 	ok(t, err)
 	t.Cleanup(func() { ok(t, a.Close()) })
-	return a
+	return a, l
 }
 
 func openExport(t *testing.T, a *Agent, name string) nbd.Device {
@@ -129,7 +133,7 @@ func openExport(t *testing.T, a *Agent, name string) nbd.Device {
 // back, each change is done once, and snapshots that are open go on.
 func TestCutNetwork(t *testing.T) {
 	f := newFar(t)
-	a := f.open(t, "h1", filepath.Join(t.TempDir(), "h"))
+	a, l := f.open(t, "h1")
 	const size = 1 << 20
 	_, err := a.Host().CreateDisk(t.Context(), host.DiskSpec{Name: "d", Bytes: size})
 	ok(t, err)
@@ -173,7 +177,7 @@ func TestCutNetwork(t *testing.T) {
 			}
 			done <- nil
 		}()
-		f.setCut(true)
+		l.setCut(true)
 		select {
 		case <-s.client.Broken():
 		case <-ctx.Done():
@@ -184,7 +188,7 @@ func TestCutNetwork(t *testing.T) {
 		if err := d.WriteAt(gone, make([]byte, 1), 0, false); err == nil {
 			t.Error("a write of a client that has gone is done")
 		}
-		f.setCut(false)
+		l.setCut(false)
 		ok(t, <-done)
 		cancel()
 		same(d, content)
@@ -193,55 +197,7 @@ func TestCutNetwork(t *testing.T) {
 	if info := a.Host().Disks(); len(info) != 1 || info[0].State != "ok" || info[0].Clients != 1 {
 		t.Errorf("disks: %+v", info)
 	}
-}
-
-// One host at a time: another is refused, one with the same directory takes over
-// from its last process, and who was away while another served ends.
-func TestGuard(t *testing.T) {
-	f := newFar(t)
-	dir := t.TempDir()
-	a := f.open(t, "h1", filepath.Join(dir, "a"))
-	if _, err := Open(t.Context(), f.options(t, "h2", filepath.Join(dir, "b"))); !errors.Is(err, ErrServed) {
-		t.Fatalf("a second host: %v", err)
-	}
-	_, err := a.Host().CreateDisk(t.Context(), host.DiskSpec{Name: "d", Bytes: 1 << 20})
-	ok(t, err)
-	d := openExport(t, a, "d")
-	ok(t, d.WriteAt(t.Context(), make([]byte, 100), 0, true))
-
-	f.setCut(true)
-	s := a.now.Load()
-	<-s.client.Broken()
-	// Its lease ends, and another host comes and goes.
-	ok(t, f.RegistryRevoke(t.Context(), &datanode.RegistryRevokeRequest{Lease: s.guard.lease}))
-	other, err := takeGuard(t.Context(), f, holder{"h2", "i2", "p2"}, false, a.log)
-	ok(t, err)
-	other.release()
-	f.setCut(false)
-	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
-	defer cancel()
-	if err := a.Wait(ctx); !errors.Is(err, ErrLost) {
-		t.Errorf("a host that was away while another served: %v", err)
-	}
-	if err := d.WriteAt(ctx, make([]byte, 100), 0, true); !errors.Is(err, ErrLost) {
-		t.Errorf("its clients' write: %v", err)
-	}
-
-	// A process that was killed leaves its lease: the next one in its directory, and
-	// nobody else, has it at once.
-	me := holder{"h3", "i3", "p3"}
-	dead, err := takeGuard(t.Context(), f, me, false, a.log)
-	ok(t, err)
-	dead.close()
-	if _, err := takeGuard(t.Context(), f, holder{"h2", "i2", "p2"}, false, a.log); !errors.Is(err, ErrServed) {
-		t.Errorf("another host than the one that was killed: %v", err)
-	}
-	me.Process = "p4"
-	next, err := takeGuard(t.Context(), f, me, false, a.log)
-	ok(t, err)
-	ok(t, next.mayReply())
-	next.release()
-	if err := next.mayReply(); !errors.Is(err, datanode.ErrLeaseLost) {
-		t.Errorf("a reply without a lease: %v", err)
+	if _, err := Open(t.Context(), f.options(t, "h1", l)); !errors.Is(err, host.ErrInUse) {
+		t.Errorf("a second agent in the same directory: %v", err)
 	}
 }
