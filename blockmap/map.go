@@ -69,6 +69,8 @@ type Map struct {
 	trims trims
 	view  view
 	marks marks
+	// marked is the number of marks, for who must not wait for those locks.
+	marked atomic.Int64
 
 	mu        sync.Mutex
 	snapshots map[*Snapshot]struct{}
@@ -139,7 +141,10 @@ func (m *Map) open(attached bool) error {
 
 // show sets the trims, the view and the snapshots of the database's rows. Once
 // the map is in use, the caller holds m.apply and m.shown.
-func (m *Map) show(v view, t trims, k marks) { m.view, m.trims, m.marks = v, t, k }
+func (m *Map) show(v view, t trims, k marks) {
+	m.view, m.trims, m.marks = v, t, k
+	m.marked.Store(int64(len(k)))
+}
 
 // install sets the head, after show. Once the map is in use, the caller holds
 // m.apply.

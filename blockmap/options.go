@@ -112,12 +112,25 @@ func (m *Map) pebbleOptions(c *Cache, attached bool) *pebble.Options {
 	for i := range o.TargetFileSizes {
 		o.TargetFileSizes[i] = tableBytes
 		o.Levels[i].BlockSize = 4 << 10
-		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+		o.Levels[i].Compression = m.compression
 		if i < len(o.Levels)-1 { // the bottom has nearly every LBA
 			o.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBits)
 		}
 	}
 	return o
+}
+
+// compressedMarks is how many snapshots a map has at most whose new tables are
+// compressed.
+const compressedMarks = 64
+
+// compression is asked for each table. Blocks of many versions of few LBAs save less
+// by it, and take five times as long to decompress.
+func (m *Map) compression() *sstable.CompressionProfile {
+	if m.marked.Load() > compressedMarks {
+		return sstable.NoCompression
+	}
+	return sstable.SnappyCompression
 }
 
 // comparer orders keys by their bytes. The first 8 stand for an LBA, so that
