@@ -363,7 +363,7 @@ func TestExpiry(t *testing.T) {
 	s.write("vm", noise(1, 64<<10))
 	for _, name := range []string{"used", "free"} {
 		_, err := s.Host.CreateSnapshots(t.Context(), host.SnapshotSpec{
-			Disks: []string{"vm"}, Name: name, Expires: time.Now().Add(100 * time.Millisecond),
+			Disks: []string{"vm"}, Name: name, Expires: time.Now().Add(3 * time.Second),
 		})
 		s.ok(err)
 	}
@@ -372,11 +372,10 @@ func TestExpiry(t *testing.T) {
 	s.ok(err)
 	wait := func(want ...string) {
 		t.Helper()
-		for range 200 {
+		for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			if slices.Equal(s.names("vm"), want) {
 				return
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 		t.Fatalf("snapshots: %q, want %q", s.names("vm"), want)
 	}
