@@ -53,10 +53,11 @@ type Options struct {
 	// this process, left, are certainly done, from its beginning, where the change
 	// goes on at the place now; of a peer that is nil. Default: nil, none.
 	Resume func(left, now any, err error) int64
-	// Wrote is called before the first change that goes to a peer, Unreached when one
-	// could not be reached for some time: this process may want the disk. Both return
-	// at once. Default: nil.
-	Wrote, Unreached func()
+	// Wrote is called before the first change at a place, and told if that is a peer,
+	// Unreached when one could not be reached for some time: this process may want the
+	// disk. Both return at once. Default: nil.
+	Wrote     func(peer bool)
+	Unreached func()
 	// Left is called when a place in use is left; it returns at once, and may have
 	// another goroutine call Enter. Default: nil.
 	Left func()
@@ -142,8 +143,8 @@ func (d *Device) change(ctx context.Context, n int64, f func(at nbd.Device, done
 		if err != nil && left != nil && d.opts.Resume != nil {
 			done += d.opts.Resume(left, t.of, err)
 		}
-		if t.remote != nil && d.opts.Wrote != nil && t.wrote.CompareAndSwap(false, true) {
-			d.opts.Wrote()
+		if d.opts.Wrote != nil && !t.wrote.Load() && t.wrote.CompareAndSwap(false, true) {
+			d.opts.Wrote(t.remote != nil)
 		}
 		if left = t.of; done == n && n > 0 { // only the answer was wanting
 			err = t.device.Flush(ctx)

@@ -297,7 +297,12 @@ func TestResume(t *testing.T) {
 				t.Errorf("resume what ended at %v with %v at %v", of, err, now)
 			}
 			return done
-		}, Wrote: func() { wrote.Add(1) }, Left: func() { left.Add(1) }})
+		}, Wrote: func(peer bool) {
+			if peer != (found.Load() == 2) {
+				t.Errorf("the first change at place %d, of a peer: %v", found.Load(), peer)
+			}
+			wrote.Add(1)
+		}, Left: func() { left.Add(1) }})
 		for range 2 {
 			if err := d.WriteAt(t.Context(), []byte("abcdef"), 0, true); err != nil {
 				t.Fatal(err)
@@ -308,8 +313,8 @@ func TestResume(t *testing.T) {
 			}
 			done = 0 // of the second, which the peer has wholly
 		}
-		if found.Load() != 2 || wrote.Load() != 1 || left.Load() != 1 {
-			t.Errorf("%d places, %d wishes, left %d times", found.Load(), wrote.Load(), left.Load())
+		if found.Load() != 2 || wrote.Load() != 2 || left.Load() != 1 {
+			t.Errorf("%d places, %d first changes, left %d times", found.Load(), wrote.Load(), left.Load())
 		}
 	}
 }

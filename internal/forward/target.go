@@ -23,7 +23,7 @@ type target struct {
 	writes nbd.TryWriter
 	remote *client.Client // nil: in this process
 	of     any            // Place.Of
-	wrote  atomic.Bool    // a change has gone to it
+	wrote  atomic.Bool    // Options.Wrote was called
 	close  func()
 	// watched ends the watch of Place.While.
 	watched atomic.Pointer[func() bool]

@@ -100,7 +100,7 @@ func (x Exports) export(f *host.Found) (nbd.Export, *device) {
 		Find: d.find, Bytes: f.Bytes, TLS: x.Agent.tls, Gone: gone, Resume: d.resume, Left: d.left, Logger: x.Agent.log,
 	}
 	if f.Suffix == "" {
-		o.Wrote, o.Unreached = d.wrote, d.want
+		o.Wrote, o.Unreached = d.writes, d.want
 	} else if c, ok := f.Export.Device.(nbd.Changer); ok {
 		o.Bitmap = c.Bitmap()
 	}
@@ -118,7 +118,7 @@ type device struct {
 	suffix string
 	bitmap bool // it tells what has changed, which only the disk's owner can
 
-	wished atomic.Pointer[session] // in which the client's writes have asked for the disk
+	wrote atomic.Pointer[session] // in which the client has written last
 
 	life   context.Context // ends at release
 	cancel context.CancelFunc
@@ -217,10 +217,11 @@ func (d *device) resume(left, now any, err error) int64 {
 	return 0
 }
 
-// wrote has this host ask for the disk, once in a session for each client: or else
-// clients at two hosts that both write would toss it about.
-func (d *device) wrote() {
-	if s := d.agent.now.Load(); d.wished.Swap(s) != s {
+// writes has this host ask for the disk if a client's first write in a session goes to
+// a peer, and with no later one: or else clients at two hosts that both write would toss
+// it about, and an operator could not move it from who writes.
+func (d *device) writes(peer bool) {
+	if s := d.agent.now.Load(); d.wrote.Swap(s) != s && peer {
 		s.host.Want(d.number)
 	}
 }
