@@ -46,6 +46,10 @@ scale BIG="false":
 soak MINUTES="30":
     go test -count=1 -timeout 0 -run '^TestSoak$' -v ./cmd/plinth/interop -soak-time {{MINUTES}}m
 
+# migrate a guest live between two hosts and back, 20 times: three minutes
+migrate TIMES="20":
+    go test -count=1 -timeout 0 -run '^TestMigration$' -v ./cmd/plinth/interop -migrations $((2 * {{TIMES}}))
+
 # a bound of one core under load, how soon a change holds, and what a busy disk costs a quiet one: three minutes, on a quiet machine
 bound TIME="60s":
     go test -count=1 -run "^TestCPUBound$" -v ./cmd/plinth/interop -bound-time {{TIME}}

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
-// qmp is a QEMU without a machine that does what it is told.
+// qmp is a QEMU that does what it is told.
 type qmp struct {
 	in       io.Writer
 	out      *json.Decoder
@@ -27,7 +29,7 @@ type event struct {
 	}
 }
 
-// startQEMU starts one that ends with the test.
+// startQEMU starts one without a machine that ends with the test.
 func startQEMU(t *testing.T) *qmp {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), programTime)
@@ -50,20 +52,43 @@ func startQEMU(t *testing.T) *qmp {
 		cancel()
 		_ = cmd.Wait() // it was killed, if it has not quit
 	})
+	q.greet(t, out)
+	return q
+}
+
+// dialQEMU connects to one that listens on a socket.
+func dialQEMU(t *testing.T, socket string) *qmp {
+	t.Helper()
+	var c net.Conn
+	var err error
+	for deadline := time.Now().Add(programTime); ; time.Sleep(20 * time.Millisecond) {
+		if c, err = net.Dial("unix", socket); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { c.Close() })
+	q := &qmp{in: c, said: new(strings.Builder)}
+	q.greet(t, c)
+	return q
+}
+
+func (q *qmp) greet(t *testing.T, out io.Reader) {
+	t.Helper()
 	q.out = json.NewDecoder(out)
 	var greeting json.RawMessage
 	if err := q.out.Decode(&greeting); err != nil {
 		t.Fatalf("QMP: %v\n%s", err, q.said)
 	}
 	q.do(t, "qmp_capabilities", nil)
-	return q
 }
 
 // arguments are a command's.
 type arguments = map[string]any
 
-// do runs a command, which must succeed.
-func (q *qmp) do(t *testing.T, command string, args arguments) {
+// do runs a command, which must succeed, and returns what it does.
+func (q *qmp) do(t *testing.T, command string, args arguments) json.RawMessage {
 	t.Helper()
 	request := arguments{"execute": command}
 	if args != nil {
@@ -88,7 +113,7 @@ func (q *qmp) do(t *testing.T, command string, args arguments) {
 		case m.Error != nil:
 			t.Fatalf("%s: %s", text, m.Error.Desc)
 		case m.Return != nil:
-			return
+			return *m.Return
 		}
 		q.happened = append(q.happened, m.event)
 	}
