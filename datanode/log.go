@@ -137,6 +137,7 @@ type CopyLogRequest struct {
 	Disk    id.Disk
 	Epoch   id.Epoch
 	Stream  Stream
+	Class   Class
 	Records []Record
 }
 

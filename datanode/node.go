@@ -44,7 +44,7 @@ type ReplicaNode interface {
 	// and that tells which turn this is: the newest alone may reset.
 	JoinLog(ctx context.Context, r *JoinLogRequest) (*JoinLogReply, error)
 	// CopyLog is an Append of records of other nodes, under the epochs that they have.
-	// They do not fall, and none is above the request's. It uses the reserve of results. Errors: those of Append.
+	// They do not fall, and none is above the request's. Errors: those of Append.
 	CopyLog(ctx context.Context, r *CopyLogRequest) error
 	// ResetLog gives up what the streams hold and says where they go on, durably: both,
 	// at any position, or one, at a position above its end. Errors: ErrConflict for

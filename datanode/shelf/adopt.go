@@ -56,7 +56,9 @@ func (s *Shelf) unknown(ctx context.Context) (map[id.Segment][]sighting, error) 
 				return nil, err
 			}
 			for _, f := range page.Fragments {
-				found[f.Segment] = append(found[f.Segment], sighting{status.Spindle, f.Index})
+				if s.opts.keeps(f.Segment) {
+					found[f.Segment] = append(found[f.Segment], sighting{status.Spindle, f.Index})
+				}
 				r.Started, r.Segment, r.Index = true, f.Segment, f.Index
 			}
 			more = page.More

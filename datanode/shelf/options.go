@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
+	"plinth/internal/id"
 )
 
 const (
@@ -46,6 +47,9 @@ type Options struct {
 	// AcceptLostLog lets Recover make a new, empty log where the log is missing.
 	// Acknowledged writes that were not destaged are then lost.
 	AcceptLostLog bool
+	// Keeps tells which segments this node's index has, in a pool of several nodes; nil:
+	// all. Others that lie on its spindles are not adopted.
+	Keeps func(id.Segment) bool
 	// Logger gets what an operator should know; slog.Default if nil.
 	Logger *slog.Logger
 	// FS is the file system; vfs.Default if nil.
@@ -144,6 +148,8 @@ func (o Options) agree(s superblock) error {
 	}
 	return nil
 }
+
+func (o Options) keeps(s id.Segment) bool { return o.Keeps == nil || o.Keeps(s) }
 
 // width returns the width of stripes over that many spindles.
 func (o Options) width(spindles int) int {

@@ -97,6 +97,9 @@ func (s *Shelf) ownRegistry() ([]byte, uint64, error) {
 // walk calls take with each segment on the spindles.
 func (s *Shelf) walk(take func(datanode.SegmentEntry) error) error {
 	return s.spindles.Segments(func(found spindle.SegmentOnSpindles) error {
+		if !s.opts.keeps(found.Header.Segment) {
+			return nil
+		}
 		return take(datanode.SegmentEntry{Header: found.Header, FragmentBytes: found.FragmentBytes})
 	})
 }

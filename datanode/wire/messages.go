@@ -97,6 +97,7 @@ func joinLogReply(c *coder, r *datanode.JoinLogReply) {
 func copyLogRequest(c *coder, r *datanode.CopyLogRequest) {
 	owner(c, &r.Disk, &r.Epoch)
 	u8(c, &r.Stream)
+	u8(c, &r.Class)
 	list(c, &r.Records, datanode.RecordsMax, record)
 }
 

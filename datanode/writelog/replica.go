@@ -52,7 +52,7 @@ func (l *Log) join(r *datanode.JoinLogRequest) (*datanode.JoinLogReply, uint64, 
 
 // CopyLog implements datanode.ReplicaNode. A crash in the middle may leave a prefix.
 func (l *Log) CopyLog(ctx context.Context, r *datanode.CopyLogRequest) error {
-	a := &datanode.AppendRequest{Disk: r.Disk, Epoch: r.Epoch, Stream: r.Stream, Class: datanode.ClassMark, Records: r.Records}
+	a := &datanode.AppendRequest{Disk: r.Disk, Epoch: r.Epoch, Stream: r.Stream, Class: r.Class, Records: r.Records}
 	if err := l.checkAppend(a); err != nil {
 		return err
 	}

@@ -22,7 +22,12 @@ func Format(ctx context.Context, node datanode.RegistryNode, header []byte, g st
 	if err != nil {
 		return err
 	}
-	_, err = node.RegistryCommit(ctx, &datanode.RegistryTxn{
+	return FormatLayouts(ctx, node, header, layouts)
+}
+
+// FormatLayouts is Format for layouts that are made already: over several nodes.
+func FormatLayouts(ctx context.Context, node datanode.RegistryNode, header []byte, layouts *stripe.Layouts) error {
+	_, err := node.RegistryCommit(ctx, &datanode.RegistryTxn{
 		Compares: []datanode.Compare{{Key: keyPool}, {Key: keyLayouts}},
 		Puts:     []datanode.Put{{Key: keyPool, Value: header}, {Key: keyLayouts, Value: layouts.Marshal()}},
 	})

@@ -91,6 +91,13 @@ var rules = []rule{
 		Reason:  "what to empty is decided from lists alone, and moved as it is: reclaim knows no map",
 	},
 	{
+		From:    []string{"internal/rack"},
+		Except:  []string{"internal/rack/racktest"},
+		To:      []string{"internal/disk", "internal/host", "internal/api", "datanode/shelf", "datanode/wire", "blockmap", "nbd"},
+		Through: true,
+		Reason:  "a rack is a Node made of nodes: where they are and what hosts do with them is not its business",
+	},
+	{
 		From:    []string{"internal/host"},
 		To:      []string{"internal/api"},
 		Through: true,

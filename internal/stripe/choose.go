@@ -177,7 +177,13 @@ func assignRoles(sets [][]int, n, width int) [][]int {
 		}
 		return lists
 	}
-	// One list per set: each role goes to the member that had it least often,
+	return oneEach(sets, n, width)
+}
+
+// oneEach turns each set into one list, so that members have roles equally often.
+func oneEach(sets [][]int, n, width int) [][]int {
+	var lists [][]int
+	// Each role goes to the member that had it least often,
 	// and another role chooses first each time.
 	counts := make([][]int, width) // by role, by member
 	for role := range counts {

@@ -24,17 +24,22 @@ const (
 	layoutsMagic       = "PLNLAYTS"
 	layoutsVersion     = 1
 	layoutsHeaderBytes = 32
+	// featureSpare: some lists are spare.
+	featureSpare = 1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Layouts is the lists of spindles that stripes of a pool use. A segment's
 // layout number is an index of Lists; Lists[l][i] is the spindle of fragment i.
-// It is immutable once shared. Version rises with every change.
+// It is immutable once shared. Version rises with every change. The last Spare lists
+// are for new segments that no other list can take: they hold more of a stripe on one
+// node than its parity is, for as long as a node is away.
 type Layouts struct {
 	Version  uint64
 	Geometry Geometry
 	Lists    [][]id.Spindle
+	Spare    int
 }
 
 // Validate reports layouts that cannot be used.
@@ -44,6 +49,9 @@ func (l *Layouts) Validate() error {
 	}
 	if len(l.Lists) < 1 || len(l.Lists) > LayoutsMax {
 		return fmt.Errorf("%d stripe layouts, want 1 to %d", len(l.Lists), LayoutsMax)
+	}
+	if l.Spare < 0 || l.Spare >= len(l.Lists) {
+		return fmt.Errorf("%d of %d stripe layouts are spare", l.Spare, len(l.Lists))
 	}
 	for n, list := range l.Lists {
 		if len(list) != l.Geometry.Width() {
@@ -70,9 +78,13 @@ func (l *Layouts) Marshal() []byte {
 	b := make([]byte, 0, layoutsHeaderBytes+2*len(l.Lists)*l.Geometry.Width()+4)
 	b = append(b, layoutsMagic...)
 	b = binary.LittleEndian.AppendUint32(b, layoutsVersion)
-	b = binary.LittleEndian.AppendUint32(b, 0) // required features
+	features := uint32(0)
+	if l.Spare > 0 {
+		features = featureSpare
+	}
+	b = binary.LittleEndian.AppendUint32(b, features)
 	b = binary.LittleEndian.AppendUint64(b, l.Version)
-	b = append(b, byte(l.Geometry.K), byte(l.Geometry.M), 0, 0)
+	b = append(b, byte(l.Geometry.K), byte(l.Geometry.M), byte(l.Spare), byte(l.Spare>>8))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.Lists)))
 	for _, list := range l.Lists {
 		for _, s := range list {
@@ -95,7 +107,8 @@ func UnmarshalLayouts(b []byte) (*Layouts, error) {
 	if v := binary.LittleEndian.Uint32(b[8:]); v != layoutsVersion {
 		return nil, fmt.Errorf("%w: version %d", ErrUnsupported, v)
 	}
-	if f := binary.LittleEndian.Uint32(b[12:]); f != 0 {
+	f := binary.LittleEndian.Uint32(b[12:])
+	if f&^featureSpare != 0 {
 		return nil, fmt.Errorf("%w: required features %#x", ErrUnsupported, f)
 	}
 	body := b[:len(b)-4]
@@ -105,12 +118,13 @@ func UnmarshalLayouts(b []byte) (*Layouts, error) {
 	l := &Layouts{
 		Version:  binary.LittleEndian.Uint64(b[16:]),
 		Geometry: Geometry{int(b[24]), int(b[25])},
+		Spare:    int(binary.LittleEndian.Uint16(b[26:])),
 	}
 	if err := l.Geometry.Validate(); err != nil {
 		return nil, corrupt("%v", err)
 	}
 	count, width := binary.LittleEndian.Uint32(b[28:]), l.Geometry.Width()
-	if b[26] != 0 || b[27] != 0 || count > LayoutsMax || len(body) != layoutsHeaderBytes+2*int(count)*width {
+	if l.Spare != 0 != (f != 0) || count > LayoutsMax || len(body) != layoutsHeaderBytes+2*int(count)*width {
 		return nil, corrupt("%d bytes for %d layouts of %d", len(b), count, width)
 	}
 	l.Lists = make([][]id.Spindle, count)

@@ -106,25 +106,30 @@ func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle
 }
 
 // pick returns the next layout without a failed spindle or one in avoid, and without
-// a slow one if there is such a layout.
+// a slow one if there is such a layout. A spare one is taken only if there is no other.
 func (s *Store) pick(avoid map[id.Spindle]bool) (id.Layout, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.next.Add(1) - 1
+	usual := len(s.layouts.Lists) - s.layouts.Spare
 	if slow := s.slow(); len(slow) > 0 {
 		wide := maps.Clone(avoid)
 		for _, sp := range slow {
 			wide[sp] = true
 		}
-		if l, ok := s.pickFrom(start, wide); ok {
+		if l, ok := s.pickFrom(0, usual, start, wide); ok {
 			return l, true
 		}
 	}
-	return s.pickFrom(start, avoid)
+	if l, ok := s.pickFrom(0, usual, start, avoid); ok {
+		return l, true
+	}
+	return s.pickFrom(usual, s.layouts.Spare, start, avoid)
 }
 
-func (s *Store) pickFrom(start uint64, avoid map[id.Spindle]bool) (id.Layout, bool) {
-	lists := s.layouts.Lists
+// pickFrom goes through count layouts from first on.
+func (s *Store) pickFrom(first, count int, start uint64, avoid map[id.Spindle]bool) (id.Layout, bool) {
+	lists := s.layouts.Lists[first : first+count]
 	for i := range lists {
 		l := int((start + uint64(i)) % uint64(len(lists)))
 		usable := true
@@ -132,7 +137,7 @@ func (s *Store) pickFrom(start uint64, avoid map[id.Spindle]bool) (id.Layout, bo
 			usable = usable && !s.failed[spindle] && !avoid[spindle]
 		}
 		if usable {
-			return id.Layout(l), true
+			return id.Layout(first + l), true
 		}
 	}
 	return 0, false

@@ -1,0 +1,194 @@
+package host_test
+
+import (
+	"bytes"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
+	"plinth/internal/host"
+	"plinth/internal/keyring"
+	nodes "plinth/internal/rack"
+	"plinth/internal/rack/racktest"
+	"plinth/internal/stripe"
+	"plinth/nbd"
+)
+
+// shelves are three data nodes with four spindles each, and hosts that use them.
+type shelves struct {
+	*rack
+	*racktest.Shelves
+}
+
+func openShelves(t *testing.T) *shelves {
+	r := &rack{T: t, key: filepath.Join(t.TempDir(), "root.key")}
+	root, err := keyring.CreateRootFile(r.key)
+	r.ok(err)
+	id := keyring.NewPoolID()
+	s := &shelves{r, racktest.Open(t, id, stripe.Geometry{K: 4, M: 2}, 3, 4)}
+	header, _ := keyring.CreatePool(root, id)
+	r.ok(host.FormatLayouts(t.Context(), s.Switches[0], header, s.Layouts))
+	return s
+}
+
+// on opens a host with a rack of its own.
+func (s *shelves) on(name string) *member {
+	s.rack.Helper()
+	root, err := keyring.LoadRootFile(s.key)
+	s.ok(err)
+	m := &member{r: s.rack, name: name, cut: &cut{Node: s.Rack(nodes.Options{})}}
+	m.Host, err = host.Open(s.rack.Context(), m.cut, root, host.Options{
+		Name: name, FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin, LeaseTTL: longTTL,
+		DestageInterval: time.Hour, IdleTime: time.Hour, Logger: slog.New(slog.DiscardHandler),
+	})
+	s.ok(err)
+	s.rack.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+func (m *member) writeAt(name string, content []byte, off int64) {
+	m.r.Helper()
+	m.r.ok(m.device(name, func(d nbd.Device) error { return d.WriteAt(m.r.Context(), content, off, true) }))
+}
+
+// settled has a host destage, pass and reclaim, and wants verify to find nothing.
+func (m *member) settled() {
+	m.r.Helper()
+	for range 2 {
+		m.r.ok(m.Quiesce(m.r.Context()))
+		m.r.ok(m.Sweep(m.r.Context()))
+		_, err := m.Reclaim(m.r.Context(), host.ReclaimOptions{Full: true})
+		m.r.ok(err)
+	}
+	report, err := m.Verify(m.r.Context(), host.VerifyOptions{Strict: true})
+	m.r.ok(err)
+	if len(report.Findings) > 0 || report.Elsewhere > 0 || report.Segments == 0 {
+		m.r.Fatalf("host %s: verify: %+v", m.name, report)
+	}
+}
+
+// inSync waits until every disk's log is at so many nodes.
+func (s *shelves) inSync(want int) {
+	s.rack.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		rows, err := s.Switches[0].RegistryList(s.rack.Context(), &datanode.RegistryListRequest{Prefix: "logset/"})
+		s.ok(err)
+		all := len(rows.Entries) > 0
+		for _, e := range rows.Entries {
+			row, err := nodes.ParseRow(e.Value)
+			s.ok(err)
+			all = all && len(row) == want
+		}
+		if all {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.rack.Fatalf("not every log is at %d nodes: %v", want, rows.Entries)
+		}
+	}
+}
+
+func TestHostOverThreeNodes(t *testing.T) {
+	s := openShelves(t)
+	a := s.on("a")
+	content := noise(1, 8<<20)
+	a.create("one", content)
+	s.ok(a.Quiesce(t.Context()))
+	_, err := a.CreateSnapshots(t.Context(), host.SnapshotSpec{Disks: []string{"one"}, Name: "s"})
+	s.ok(err)
+	old := bytes.Clone(content)
+	copy(content[1<<20:], noise(2, 1<<20))
+	a.writeAt("one", content[1<<20:2<<20], 1<<20)
+	a.settled()
+	a.has("one@s", old)
+	// What all chunks of another disk are the same as takes no space: look-ups hit
+	// at all nodes.
+	before := a.stored()
+	a.create("two", content)
+	a.settled()
+	if after := a.stored(); after > before+before/8 {
+		t.Errorf("%d bytes are stored with a disk that is like another, %d before", after, before)
+	}
+	s.ok(a.RemoveDisk(t.Context(), "two"))
+	a.settled()
+	s.inSync(3)
+}
+
+func TestHostWhileANodeIsAway(t *testing.T) {
+	s := openShelves(t)
+	a := s.on("a")
+	content := noise(1, 8<<20)
+	a.create("one", content)
+	s.ok(a.Quiesce(t.Context()))
+	_, err := a.CreateSnapshots(t.Context(), host.SnapshotSpec{Disks: []string{"one"}, Name: "s"})
+	s.ok(err)
+	old := bytes.Clone(content)
+	change := func(m *member, seed byte, off int64) {
+		t.Helper()
+		copy(content[off:], noise(seed, 1<<20))
+		m.writeAt("one", content[off:off+1<<20], off)
+	}
+	change(a, 2, 1<<20)
+	s.inSync(3)
+
+	s.Away(2)
+	a.has("one", content)
+	change(a, 3, 2<<20)
+	s.ok(a.Quiesce(t.Context())) // into segments without the node
+	change(a, 4, 3<<20)          // in the log alone
+	a.has("one", content)
+	a.has("one@s", old)
+	s.inSync(2)
+
+	// The host is cut off, and another one takes over what it acknowledged.
+	s.endSessionOf("a")
+	b := s.on("b")
+	b.has("one", content)
+	b.has("one@s", old)
+	change(b, 5, 4<<20)
+	if err := a.write("one", old); err == nil {
+		t.Error("the host that lost the disk writes")
+	}
+	_ = a.Close()
+	b.has("one", content)
+	s.ok(b.Quiesce(t.Context()))
+	change(b, 6, 5<<20)
+	b.has("one", content)
+
+	s.Back(2)
+	change(b, 7, 6<<20)
+	s.inSync(3)
+	b.settled()
+	b.has("one", content)
+	b.has("one@s", old)
+	s.Away(2)
+	b.has("one", content)
+	s.Stop(2)
+	s.Start(2)
+	s.ok(b.Close())
+	b = s.on("b")
+	b.has("one", content)
+	s.inSync(3)
+	b.settled()
+}
+
+func (m *member) stored() (bytes int64) {
+	m.r.Helper()
+	st, err := m.cut.Status(m.r.Context())
+	m.r.ok(err)
+	for _, sp := range st.Spindles {
+		bytes += sp.AllocatedBytes
+	}
+	return bytes
+}
+
+func (s *shelves) endSessionOf(name string) {
+	s.rack.Helper()
+	row, err := s.Switches[0].RegistryGet(s.rack.Context(), &datanode.RegistryGetRequest{Key: "host/" + name})
+	s.ok(err)
+	s.ok(s.Switches[0].RegistryRevoke(s.rack.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease}))
+}

@@ -1,0 +1,237 @@
+package rack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/stripe"
+)
+
+const (
+	patienceDefault     = 30 * time.Second
+	callTimeDefault     = 2 * time.Second
+	fragmentTimeDefault = 20 * time.Second
+	// awayTime is how long a member that did not answer is not asked again.
+	awayTime = time.Second
+	// owedMax bounds the segments of which a member is still to be told that they go;
+	// beyond it what it has of them is a leak.
+	owedMax = 1 << 16
+)
+
+// Member is a data node of a rack. The node must not answer for another run of its
+// machine than its newest Status told, but with an error.
+type Member struct {
+	Number   id.Node
+	Node     datanode.Replica
+	First    id.Spindle // the pool's number of its spindle 0
+	Spindles int
+}
+
+// Options of a rack. The zero value is right but for Layouts.
+type Options struct {
+	// Layouts are the pool's. They say who keeps a segment.
+	Layouts *stripe.Layouts
+	// Registry is the pool's; nil: the first member's.
+	Registry datanode.RegistryNode
+	// Replicas and MinInSync are those of logs (logset.Options).
+	Replicas, MinInSync int
+	// Patience is how long what must be in the log waits where too few members have it;
+	// 0: 30 s. Its outcome is unknown then, and the log wants another epoch.
+	Patience time.Duration
+	// CallTime is how long a member may take for a call of the log or the index,
+	// FragmentTime for fragments; 0: 2 s and 20 s.
+	CallTime, FragmentTime time.Duration
+	// Logger gets what an operator should know; slog.Default if nil.
+	Logger *slog.Logger
+}
+
+// Rack is several data nodes as one.
+type Rack struct {
+	datanode.RegistryNode
+	members []*member
+	opts    Options
+	log     *slog.Logger
+	began   time.Time
+
+	mu     sync.Mutex
+	closed bool
+	logs   map[id.Disk]*diskLog
+
+	reserving sync.Mutex
+	reserved  map[string]int64 // by host, what every member was told last
+}
+
+// member is a Member and what is known of it.
+type member struct {
+	Member
+
+	mu     sync.Mutex
+	away   time.Time            // not asked before
+	tried  map[id.Disk]id.Epoch // that this rack has begun to fence it with
+	fenced map[id.Disk]id.Epoch // that it has fenced it with
+	owed   map[id.Segment]bool  // to be discarded
+	status *datanode.Status     // the last one, nil before
+}
+
+var _ datanode.Node = (*Rack)(nil)
+
+// New returns a rack of members. It does no I/O and starts nothing.
+func New(members []Member, opts Options) (*Rack, error) {
+	if len(members) == 0 || opts.Layouts == nil {
+		return nil, errors.New("a rack needs members and layouts")
+	}
+	r := &Rack{
+		RegistryNode: opts.Registry, opts: opts, log: opts.Logger, began: time.Now(),
+		logs: make(map[id.Disk]*diskLog), reserved: make(map[string]int64),
+	}
+	if r.RegistryNode == nil {
+		r.RegistryNode = members[0].Node
+	}
+	if r.log == nil {
+		r.log = slog.Default()
+	}
+	if r.opts.Patience == 0 {
+		r.opts.Patience = patienceDefault
+	}
+	if r.opts.CallTime == 0 {
+		r.opts.CallTime = callTimeDefault
+	}
+	if r.opts.FragmentTime == 0 {
+		r.opts.FragmentTime = fragmentTimeDefault
+	}
+	for _, m := range members {
+		for _, o := range r.members {
+			if m.Number == o.Number || int(m.First) < int(o.First)+o.Spindles && int(o.First) < int(m.First)+m.Spindles {
+				return nil, fmt.Errorf("nodes %d and %d have the same number or spindles", m.Number, o.Number)
+			}
+		}
+		r.members = append(r.members, &member{
+			Member: m, tried: make(map[id.Disk]id.Epoch), fenced: make(map[id.Disk]id.Epoch), owed: make(map[id.Segment]bool),
+		})
+	}
+	for _, s := range opts.Layouts.Spindles() {
+		if r.of(s) == nil {
+			return nil, fmt.Errorf("spindle %d of the layouts is no node's", s)
+		}
+	}
+	return r, nil
+}
+
+// Close ends what runs in the background. Calls of disks' logs fail then; the members
+// are left open.
+func (r *Rack) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	logs := r.logs
+	r.logs = nil
+	r.mu.Unlock()
+	for _, l := range logs {
+		l.close()
+	}
+	return nil
+}
+
+// of returns the member that has a spindle, nil if none has.
+func (r *Rack) of(s id.Spindle) *member {
+	for _, m := range r.members {
+		if s >= m.First && int(s) < int(m.First)+m.Spindles {
+			return m
+		}
+	}
+	return nil
+}
+
+func (r *Rack) numbered(n id.Node) *member {
+	for _, m := range r.members {
+		if m.Number == n {
+			return m
+		}
+	}
+	return nil
+}
+
+// keeper returns the member that has a segment in its index.
+func (r *Rack) keeper(s id.Segment) (*member, error) {
+	if int(s.Layout()) >= len(r.opts.Layouts.Lists) {
+		return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", s, len(r.opts.Layouts.Lists))
+	}
+	return r.of(r.opts.Layouts.Lists[s.Layout()][0]), nil
+}
+
+// call makes a call to a member, unless that did not answer a moment ago.
+func (m *member) call(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	m.mu.Lock()
+	away := time.Now().Before(m.away)
+	m.mu.Unlock()
+	if away {
+		return m.unreachable(nil)
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := do(limited)
+	if ctx.Err() != nil || !isAway(err) {
+		return err
+	}
+	m.mu.Lock()
+	m.away = time.Now().Add(awayTime)
+	m.mu.Unlock()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return datanode.Errorf(datanode.ErrOutcome, "node %d did not answer in %v", m.Number, limit)
+	}
+	return err
+}
+
+func (m *member) unreachable(err error) *datanode.Error {
+	if err == nil {
+		return datanode.Errorf(datanode.ErrUnreachable, "node %d did not answer a moment ago", m.Number)
+	}
+	return datanode.Errorf(datanode.ErrUnreachable, "node %d: %v", m.Number, err)
+}
+
+// isAway reports whether an error says that nobody answered who could know better.
+func isAway(err error) bool {
+	for _, e := range []error{
+		datanode.ErrUnreachable, datanode.ErrOutcome, datanode.ErrTimeout, datanode.ErrRestarted, datanode.ErrClosed,
+		datanode.ErrForbidden, datanode.ErrWrongCluster, datanode.ErrVersion, datanode.ErrBusy, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// each makes a call to all of the members at once and returns their errors.
+func each(members []*member, do func(i int, m *member) error) []error {
+	errs := make([]error, len(members))
+	if len(members) == 0 {
+		return errs
+	}
+	var running sync.WaitGroup
+	for i, m := range members[1:] {
+		running.Go(func() { errs[i+1] = do(i+1, m) })
+	}
+	errs[0] = do(0, members[0])
+	running.Wait()
+	return errs
+}
+
+// first returns the first error that counts most: a fence before all others.
+func first(errs []error) error {
+	var one error
+	for _, err := range errs {
+		if errors.Is(err, datanode.ErrFenced) {
+			return err
+		}
+		if one == nil {
+			one = err
+		}
+	}
+	return one
+}

@@ -1,0 +1,127 @@
+package rack
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"slices"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+func (m *member) last() *datanode.Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}
+
+// Status implements datanode.Node: the log is the fullest member's, free is what the
+// fullest allows, and the index is all members' together, as they were when they
+// answered last. The spindles of one that does not answer are absent.
+func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
+	own := make([]*datanode.Status, len(r.members))
+	errs := each(r.members, func(i int, m *member) error {
+		err := m.call(ctx, r.opts.CallTime, func(ctx context.Context) (err error) {
+			own[i], err = m.Node.Status(ctx)
+			return err
+		})
+		if err == nil {
+			m.mu.Lock()
+			m.status = own[i]
+			m.mu.Unlock()
+		}
+		return err
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st := &datanode.Status{Index: datanode.IndexStatus{Complete: true}}
+	incarnation, some := fnv.New64a(), false
+	for i, m := range r.members {
+		if own[i] == nil {
+			st.Spindles = append(st.Spindles, m.absent(errs[i])...)
+			if own[i] = m.last(); own[i] == nil {
+				continue
+			}
+		} else {
+			st.Spindles = append(st.Spindles, m.present(own[i])...)
+			if st.Log = fuller(st.Log, own[i].Log); !some || own[i].FreeBytes < st.FreeBytes {
+				st.FreeBytes, st.SpareBytes = own[i].FreeBytes, own[i].SpareBytes
+			}
+			st.ReservedBytes = max(st.ReservedBytes, own[i].ReservedBytes)
+			if !some {
+				st.PoolID, st.LayoutVersion = own[i].PoolID, own[i].LayoutVersion
+			}
+			st.LayoutVersion = min(st.LayoutVersion, own[i].LayoutVersion)
+			some = true
+		}
+		add(&st.Index, own[i].Index)
+		incarnation.Write(binary.LittleEndian.AppendUint64(nil, own[i].Index.Incarnation))
+	}
+	if !some {
+		return nil, first(errs)
+	}
+	// Every kind of change of a member's makes another number.
+	st.Index.Incarnation = incarnation.Sum64()>>1 + 1
+	if len(r.members) == 1 {
+		st.Index.Incarnation = own[0].Index.Incarnation
+	}
+	st.Streams = streams(own)
+	return st, nil
+}
+
+// present returns a member's spindles under the pool's numbers.
+func (m *member) present(st *datanode.Status) []datanode.SpindleStatus {
+	all := slices.Clone(st.Spindles)
+	for i := range all {
+		all[i].Spindle += m.First
+	}
+	return all
+}
+
+func (m *member) absent(err error) []datanode.SpindleStatus {
+	var all []datanode.SpindleStatus
+	if st := m.last(); st != nil {
+		all = m.present(st)
+	} else {
+		for i := range m.Spindles {
+			all = append(all, datanode.SpindleStatus{Spindle: m.First + id.Spindle(i)})
+		}
+	}
+	for i := range all {
+		all[i].State, all[i].Reason = datanode.SpindleAbsent, m.unreachable(err).Text
+	}
+	return all
+}
+
+func add(sum *datanode.IndexStatus, x datanode.IndexStatus) {
+	sum.Complete = sum.Complete && x.Complete
+	sum.Segments += x.Segments
+	sum.Fingerprints += x.Fingerprints
+	sum.PlainBytes += x.PlainBytes
+	sum.SealedBytes += x.SealedBytes
+	sum.ObjectBytes += x.ObjectBytes
+}
+
+// streams returns each stream once: as the member has it that has most of it under the
+// newest epoch. It pins a log if it does anywhere.
+func streams(of []*datanode.Status) []datanode.LogStreamStatus {
+	var all []datanode.LogStreamStatus
+	for _, st := range of {
+		if st != nil {
+			all = append(all, st.Streams...)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b datanode.LogStreamStatus) int {
+		return cmp.Or(cmp.Compare(a.Disk, b.Disk), cmp.Compare(a.Stream, b.Stream), cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Bytes, a.Bytes))
+	})
+	same := func(a, b datanode.LogStreamStatus) bool { return a.Disk == b.Disk && a.Stream == b.Stream }
+	for i := len(all) - 1; i > 0; i-- {
+		if same(all[i-1], all[i]) {
+			all[i-1].Pins = all[i-1].Pins || all[i].Pins
+		}
+	}
+	return slices.CompactFunc(all, same)
+}
