@@ -96,3 +96,7 @@ eviction CHUNKS="8000" READS="400000" TRACE="":
 # writes beside a paced cycle of reclaim against those without one, at a moderate rate: a minute, on a quiet machine
 fill-paced RATE="6" RISE="1.2":
     go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-live 60 -fill-rate {{RATE}} -fill-times 1.6 -fill-rise {{RISE}}
+
+# plant bugs, one at a time, and see that the tests find each: three quarters of an hour; BUGS is a regular expression of their names
+planted BUGS=".":
+    go test -count=1 -timeout 0 -v -run '^TestBugsCaught$' ./internal/planted -planted '{{BUGS}}'
