@@ -164,7 +164,8 @@ func (s *server) run(ctx context.Context, a *agent) (successor *handover.Success
 	if isNew, err := a.host().NeverHadDisk(ctx); err != nil {
 		return nil, err
 	} else if isNew {
-		if _, err := a.host().CreateDisk(ctx, host.DiskSpec{Name: firstDisk, Bytes: firstDiskBytes}); err != nil {
+		_, err := a.host().CreateDisk(ctx, host.DiskSpec{Name: firstDisk, Bytes: firstDiskBytes})
+		if err != nil && !errors.Is(err, host.ErrExists) { // another host may be doing the same
 			return nil, err
 		}
 	}
