@@ -49,6 +49,9 @@ func (p *plan) member(ctx context.Context, l *pool, name string) (*host.Host, er
 		return nil, err
 	}
 	o := p.options
+	// A host waits for room in the log that the other's disks hold, which nobody asks
+	// that one for.
+	o.DestageInterval = min(o.DestageInterval, time.Second)
 	o.Name, o.LeaseTTL, o.FS, o.Dir = name, datanode.LeaseTTLMax, vfs.NewMem(), "host"
 	o.MayReply, o.Logger = l.node.Held, slog.New(p.log).With("host", name)
 	h, err := host.Open(ctx, l.faults, root, o)
