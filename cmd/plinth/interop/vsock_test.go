@@ -20,6 +20,7 @@ func TestGuestVsock(t *testing.T) {
 mkdir /data
 mount -t tmpfs -o size=600m tmpfs /data
 up() {
+  : >/up
   plinth up --data /data/p --nbd vsock:10809,127.0.0.1:10809 --spindles 2 --ec 1+1 --spindle-size 160M --log-size 64M --idle-time 1s >/up 2>&1 &
   up=$!
   until grep -q msg=serving /up; do sleep 0.2; done
