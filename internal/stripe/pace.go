@@ -84,6 +84,7 @@ func (s *Store) timed(ctx context.Context, r *datanode.ReadFragmentsRequest, sha
 	now := time.Now()
 	p.since.Store(now.UnixNano())
 	p.waiting.Add(-1)
+	p.suspect.Store(false) // also where it fails: one that is out of service is no reason to ask each alone
 	if err == nil && len(reply.Results) == 1 && reply.Results[0].Err == nil {
 		s.note(p, now.Sub(began), share)
 	}
@@ -137,7 +138,6 @@ func (s *Store) askEach(ctx context.Context, r *datanode.ReadFragmentsRequest) (
 
 // note takes account of a read, to a share of 1/share.
 func (s *Store) note(p *pace, took time.Duration, share int64) {
-	p.suspect.Store(false)
 	mean, median := p.mean.Load(), time.Duration(0)
 	if took > slowMin || mean > int64(slowMin) { // below that none is slow
 		if median = s.median(p); median > 0 {
@@ -234,8 +234,8 @@ func (s *Store) Probe(ctx context.Context) {
 	}
 }
 
-// probe reads from a slow spindle. Nothing to read, or an answer without data, and its
-// readers try it themselves.
+// probe reads from a slow spindle what somebody wanted of it since the last probe, if
+// anybody did. After an answer without data its readers try it themselves.
 func (s *Store) probe(ctx context.Context, sp id.Spindle, p *pace) {
 	if p.waiting.Load() > 0 { // for an answer that is late
 		return
