@@ -92,14 +92,21 @@ func (s *shelves) inSync(want int) {
 	}
 }
 
+// begin opens a host that has a disk with a snapshot s, and returns the content of
+// both.
+func (s *shelves) begin() (*member, []byte) {
+	s.rack.Helper()
+	a, content := s.on("a"), noise(1, 8<<20)
+	a.create("one", content)
+	s.ok(a.Quiesce(s.rack.Context()))
+	_, err := a.CreateSnapshots(s.rack.Context(), host.SnapshotSpec{Disks: []string{"one"}, Name: "s"})
+	s.ok(err)
+	return a, content
+}
+
 func TestHostOverThreeNodes(t *testing.T) {
 	s := openShelves(t)
-	a := s.on("a")
-	content := noise(1, 8<<20)
-	a.create("one", content)
-	s.ok(a.Quiesce(t.Context()))
-	_, err := a.CreateSnapshots(t.Context(), host.SnapshotSpec{Disks: []string{"one"}, Name: "s"})
-	s.ok(err)
+	a, content := s.begin()
 	old := bytes.Clone(content)
 	copy(content[1<<20:], noise(2, 1<<20))
 	a.writeAt("one", content[1<<20:2<<20], 1<<20)
@@ -120,12 +127,7 @@ func TestHostOverThreeNodes(t *testing.T) {
 
 func TestHostWhileANodeIsAway(t *testing.T) {
 	s := openShelves(t)
-	a := s.on("a")
-	content := noise(1, 8<<20)
-	a.create("one", content)
-	s.ok(a.Quiesce(t.Context()))
-	_, err := a.CreateSnapshots(t.Context(), host.SnapshotSpec{Disks: []string{"one"}, Name: "s"})
-	s.ok(err)
+	a, content := s.begin()
 	old := bytes.Clone(content)
 	change := func(m *member, seed byte, off int64) {
 		t.Helper()
