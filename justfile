@@ -76,6 +76,10 @@ histories N="20000" DIR="/tmp/plinth-histories":
     mkdir -p {{DIR}}
     for i in $(seq 1 1000 {{N}}); do go test -count=1 -timeout 0 -v -run '^TestSimHistories$' ./internal/history -histories {{N}} -history-most 1000 -history-dir {{DIR}} || exit 1; done
 
+# histories of 10,000 operations by way of three hosts that are cut off and taken over from, each checked for being linearizable: 1,000 take a quarter of an hour
+linear RUNS="1000":
+    go test -count=1 -timeout 0 -run '^TestSimLinearizable$' -v ./internal/host -linear-runs {{RUNS}}
+
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done

@@ -3,6 +3,7 @@ package planted
 const (
 	histories = "internal/history TestSimHistories -histories 150"
 	twoHosts  = "internal/history TestSimTwoHosts -history-two 12"
+	linear    = "internal/host TestSimLinearizable -linear-runs 40"
 	powerLoss = "internal/crash TestSimPowerLoss"
 	killed    = "internal/crash TestCrashKill"
 )
@@ -121,6 +122,11 @@ var bugs = []bug{
 		"		if err := p.opts.CheckEpoch(g.Disk, g.Epoch); err != nil {", "		if err := p.opts.CheckEpoch(g.Disk, g.Epoch+1); err != nil {",
 		[]string{"internal/registry .", "datanode/shelf .", histories},
 	},
+	{
+		"a lease ends before its holder counts", "internal/registry/lease.go",
+		"	return p.clock() + ttl + ttl/datanode.LeaseMarginDivisor", "	return p.clock() + ttl*3/4",
+		[]string{linear},
+	},
 	// Spindles.
 	{
 		"blocks are free before the entry is cleared", "datanode/spindle/write.go",
@@ -146,8 +152,8 @@ var bugs = []bug{
 	// A disk's destaging.
 	{
 		"acknowledged before it is appended", "internal/disk/commit.go",
-		"			b.done, b.err = true, err", "			b.done, b.err = true, nil",
-		[]string{"internal/disk .", histories},
+		"			b.done, b.err = true, err", "			_, b.done = err, true",
+		[]string{"internal/disk .", linear, histories},
 	},
 	{
 		"flush without a sync", "internal/disk/disk.go",

@@ -1,0 +1,416 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"plinth/datanode"
+	"plinth/datanode/datanodetest"
+	"plinth/datanode/shelf"
+	"plinth/internal/keyring"
+	"plinth/internal/stripe"
+	"plinth/nbd"
+)
+
+var (
+	linearRuns = flag.Int("linear-runs", 5, "histories of TestSimLinearizable")
+	linearOps  = flag.Int("linear-ops", 10_000, "operations of each")
+	linearSeed = flag.Uint64("linear-seed", 0, "of the first; 0 draws one")
+)
+
+const (
+	linearHosts   = 3
+	linearClients = 8
+	linearSectors = 24 // registers of a history, three chunks
+	sectorBytes   = 512
+	linearTTL     = 2 * time.Second
+	linearDisk    = "d"
+)
+
+// TestSimLinearizable has clients read and write the sectors of one disk by way of
+// three hosts, in simulated time. The disk moves, hosts are cut off from the data
+// node for less or more than their lease, replies are lost, and appends come when
+// their host has been forgotten. Each sector must behave as one register: every
+// answer fits an order of all operations in which each takes effect between its call
+// and its return. A write that ended with an error may have happened, at any time.
+func TestSimLinearizable(t *testing.T) {
+	seed := *linearSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	for i := range uint64(*linearRuns) {
+		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
+			var l linear
+			synctest.Test(t, func(t *testing.T) { l.run(t, seed+i) })
+			l.check(t)
+		})
+	}
+}
+
+// linear is one history.
+type linear struct {
+	t     *testing.T
+	shelf *shelf.Shelf
+	hosts [linearHosts]*Host
+	links [linearHosts]*lossyLink
+
+	left   atomic.Int64 // operations to begin
+	ticks  atomic.Int64 // orders calls and returns
+	values atomic.Uint64
+
+	mu    sync.Mutex
+	ops   [linearSectors][]porcupine.Operation
+	tally struct{ reads, writes, unknown, moves, cuts, late int }
+}
+
+// register is an operation of one sector: value is what was written, or read.
+type register struct {
+	write bool
+	value uint64
+}
+
+func (l *linear) ok(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *linear) run(t *testing.T, seed uint64) {
+	l.t = t
+	l.open()
+	_, err := l.hosts[0].CreateDisk(t.Context(), DiskSpec{Name: linearDisk, Bytes: linearSectors * sectorBytes})
+	l.ok(err)
+	l.left.Store(int64(*linearOps))
+	var clients, chaos sync.WaitGroup
+	for c := range linearClients {
+		clients.Go(func() { l.client(c, rand.New(rand.NewPCG(seed, uint64(c)))) })
+	}
+	over, end := context.WithCancel(t.Context())
+	chaos.Go(func() { l.chaos(over, rand.New(rand.NewPCG(seed, 99))) })
+	clients.Wait()
+	end()
+	chaos.Wait()
+	for i, h := range l.hosts {
+		l.links[i].late.Wait()
+		_ = h.Close() // one that was cut off cannot give its lease back
+	}
+	l.ok(l.shelf.Close())
+}
+
+// open opens a data node in memory and the hosts.
+func (l *linear) open() {
+	t := l.t
+	key := filepath.Join(t.TempDir(), "root.key")
+	root, err := keyring.CreateRootFile(key)
+	l.ok(err)
+	pool, fs := keyring.NewPoolID(), vfs.NewMem()
+	o := shelf.Options{
+		PoolID: pool, FS: fs, Spindles: 4, LogBytes: 64 << 20, SpindleBytes: 128 << 20, Width: 3, IndexCacheBytes: 1 << 20,
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	l.ok(shelf.Create("pool", o))
+	l.shelf, err = shelf.Open(t.Context(), "pool", o)
+	l.ok(err)
+	header, _ := keyring.CreatePool(root, pool)
+	l.ok(Format(t.Context(), l.shelf, header, stripe.Geometry{K: 2, M: 1}, 4))
+	began := time.Now()
+	for i := range l.hosts {
+		root, err := keyring.LoadRootFile(key)
+		l.ok(err)
+		l.links[i] = newLossyLink(l.shelf)
+		l.hosts[i], err = Open(t.Context(), l.links[i], root, Options{
+			Name: fmt.Sprint("h", i), Peer: fmt.Sprint("h", i, ":1"), FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
+			LeaseTTL: linearTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, Logger: slog.New(slog.DiscardHandler),
+			clock: func() time.Duration { return time.Since(began) },
+		})
+		l.ok(err)
+	}
+}
+
+// client does operations, one at a time, wherever the disk seems to be.
+func (l *linear) client(c int, rng *rand.Rand) {
+	at := rng.IntN(linearHosts)
+	var device nbd.Device
+	var release func()
+	leave := func() {
+		if release != nil {
+			release()
+		}
+		device, release = nil, nil
+	}
+	defer leave()
+	for l.left.Add(-1) >= 0 && !l.t.Failed() {
+		if c%2 == 0 && l.links[at].calm.Load() {
+			leave() // who writes elsewhere has the others here read what is old
+		}
+		for device == nil {
+			if c%2 != 0 || !l.links[at].calm.Load() {
+				e, r, err := Exports{l.hosts[at]}.Open(l.t.Context(), linearDisk)
+				if err == nil {
+					device, release = e.Device, r
+					break
+				}
+			}
+			at = rng.IntN(linearHosts)
+			time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
+		}
+		if !l.operate(c, device, l.links[at], rng) {
+			// Some stay where it failed: a host that was cut off is to be asked.
+			if rng.IntN(3) > 0 {
+				leave()
+				at = rng.IntN(linearHosts)
+			}
+			time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
+		}
+		if rng.IntN(3) > 0 {
+			time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)
+		}
+	}
+}
+
+// operate does one operation and reports its success.
+func (l *linear) operate(c int, d nbd.Device, link *lossyLink, rng *rand.Rand) bool {
+	first := rng.IntN(linearSectors)
+	n := 1 + rng.IntN(min(10, linearSectors-first))
+	buf, off := make([]byte, n*sectorBytes), int64(first*sectorBytes)
+	write, fua := rng.IntN(2) == 0 && !link.calm.Load(), rng.IntN(4) == 0
+	value := uint64(0)
+	if write {
+		value = l.values.Add(1)
+		for i := 0; i < len(buf); i += 8 {
+			binary.LittleEndian.PutUint64(buf[i:], value)
+		}
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	defer cancel()
+	pause := func() {
+		if rng.IntN(3) == 0 {
+			time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond)
+		}
+	}
+	call := l.ticks.Add(1)
+	pause()
+	var err error
+	if write {
+		err = d.WriteAt(ctx, buf, off, fua)
+	} else {
+		err = d.ReadAt(ctx, buf, off)
+	}
+	pause()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	back := l.ticks.Add(1)
+	switch {
+	case write && err != nil:
+		l.tally.unknown++
+		back = -1 // check knows: it has no end
+	case write:
+		l.tally.writes++
+	case err != nil:
+		return false
+	default:
+		l.tally.reads++
+	}
+	for i := range n {
+		sector := buf[i*sectorBytes:][:sectorBytes]
+		got := binary.LittleEndian.Uint64(sector)
+		if !bytes.Equal(sector, bytes.Repeat(sector[:8], sectorBytes/8)) {
+			l.t.Errorf("sector %d is torn: %x", first+i, sector)
+		}
+		op := porcupine.Operation{ClientId: c, Input: register{write, value}, Output: got, Call: call, Return: back}
+		l.ops[first+i] = append(l.ops[first+i], op)
+	}
+	return err == nil
+}
+
+// chaos moves the disk and cuts hosts off until the end.
+func (l *linear) chaos(over context.Context, rng *rand.Rand) {
+	pause := func(most time.Duration) bool {
+		select {
+		case <-time.After(rand.N(most)):
+		case <-over.Done():
+		}
+		return over.Err() == nil
+	}
+	move := func() {
+		ctx, cancel := context.WithTimeout(over, 20*time.Second)
+		defer cancel()
+		to := rng.IntN(linearHosts)
+		if l.links[to].cut.Load() {
+			return
+		}
+		if l.hosts[to].MoveDisk(ctx, linearDisk, l.hosts[to].opts.Name) == nil {
+			l.tally.moves++
+		}
+	}
+	for pause(time.Second) {
+		if rng.IntN(3) == 0 {
+			move()
+			continue
+		}
+		cut := l.links[rng.IntN(linearHosts)]
+		l.tally.cuts++
+		calm := rng.IntN(2) == 0
+		if cut.calm.Store(calm); calm { // it goes on to answer reads, until its lease ends
+			pause(200 * time.Millisecond)
+		}
+		if cut.setCut(true, rng); calm {
+			move()
+		} else if pause(2*linearTTL) && rng.IntN(2) == 0 {
+			move()
+		}
+		pause(linearTTL)
+		cut.setCut(false, rng)
+		cut.calm.Store(false)
+	}
+	for _, link := range l.links {
+		link.setCut(false, rng)
+		l.tally.late += int(link.lates.Load())
+	}
+}
+
+// lossyLink is a host's way to the data node.
+type lossyLink struct {
+	*datanodetest.Switch
+	node *shelf.Shelf
+	cut  atomic.Bool
+	calm atomic.Bool // no client writes here
+
+	mu    sync.Mutex
+	stay  context.Context // of watches; ends when the link is cut
+	end   context.CancelFunc
+	rng   *rand.Rand // set where the link is about to be cut: what becomes of appends
+	late  sync.WaitGroup
+	lates atomic.Int64
+}
+
+func newLossyLink(node *shelf.Shelf) *lossyLink {
+	k := &lossyLink{Switch: datanodetest.NewSwitch(node), node: node}
+	k.stay, k.end = context.WithCancel(context.Background())
+	return k
+}
+
+// setCut cuts the link or heals it. The last appends before a cut get no answer: they
+// were carried out, or will be.
+func (k *lossyLink) setCut(cut bool, rng *rand.Rand) {
+	if cut {
+		k.mu.Lock()
+		k.rng = rand.New(rand.NewPCG(rng.Uint64(), 0))
+		k.mu.Unlock()
+		time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.rng = nil
+	if k.cut.Store(cut); cut {
+		k.end()
+		k.Set(nil)
+		return
+	}
+	k.stay, k.end = context.WithCancel(context.Background())
+	k.Set(k.node)
+}
+
+var errNoAnswer = datanode.Errorf(datanode.ErrUnreachable, "no answer")
+
+func (k *lossyLink) Append(ctx context.Context, q *datanode.AppendRequest) (*datanode.AppendReply, error) {
+	k.mu.Lock()
+	fate, after := 0, time.Duration(0)
+	if k.rng != nil {
+		fate, after = k.rng.IntN(3), time.Duration(k.rng.IntN(int(2*linearTTL)))
+	}
+	k.mu.Unlock()
+	switch fate {
+	case 1:
+		_, _ = k.Switch.Append(ctx, q)
+		return nil, errNoAnswer
+	case 2:
+		later := *q
+		later.Records = nil
+		for _, r := range q.Records {
+			r.Data = bytes.Clone(r.Data)
+			later.Records = append(later.Records, r)
+		}
+		k.late.Go(func() {
+			time.Sleep(after)
+			if _, err := k.node.Append(context.Background(), &later); err == nil || errors.Is(err, datanode.ErrFenced) {
+				k.lates.Add(1)
+			}
+		})
+		return nil, errNoAnswer
+	}
+	return k.Switch.Append(ctx, q)
+}
+
+func (k *lossyLink) RegistryWatch(ctx context.Context, q *datanode.RegistryWatchRequest) (*datanode.RegistryWatchReply, error) {
+	k.mu.Lock()
+	stay := k.stay
+	k.mu.Unlock()
+	if k.cut.Load() {
+		return nil, errNoAnswer
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(stay, cancel)()
+	reply, err := k.node.RegistryWatch(ctx, q)
+	if stay.Err() != nil {
+		return nil, errNoAnswer
+	}
+	return reply, err
+}
+
+// check looks for an order of all operations of each sector.
+func (l *linear) check(t *testing.T) {
+	model := porcupine.Model{
+		Init: func() any { return uint64(0) },
+		Step: func(state, input, output any) (bool, any) {
+			if r := input.(register); r.write {
+				return true, r.value
+			}
+			return output == state, state
+		},
+	}
+	end := l.ticks.Load() + 1
+	for s, ops := range l.ops {
+		seen := map[uint64]bool{}
+		for _, op := range ops {
+			if !op.Input.(register).write {
+				seen[op.Output.(uint64)] = true
+			}
+		}
+		kept := ops[:0:0]
+		for _, op := range ops {
+			if op.Return < 0 {
+				if !seen[op.Input.(register).value] {
+					continue // as good as after everything else
+				}
+				op.Return = end
+			}
+			kept = append(kept, op)
+		}
+		if result := porcupine.CheckOperationsTimeout(model, kept, 5*time.Minute); result != porcupine.Ok {
+			t.Errorf("sector %d: %s: %d operations have no order", s, result, len(kept))
+			break
+		}
+	}
+	t.Logf("%+v", l.tally)
+	if *linearOps >= 10_000 && (l.tally.moves == 0 || l.tally.cuts == 0 || l.tally.unknown == 0) {
+		t.Errorf("nothing happened: %+v", l.tally)
+	}
+}
