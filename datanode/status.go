@@ -8,7 +8,7 @@ type SpindleState string
 const (
 	SpindleOK     SpindleState = "ok"
 	SpindleFailed SpindleState = "failed" // I/O error
-	SpindleAbsent SpindleState = "absent" // not there, or another one in its place
+	SpindleAbsent SpindleState = "absent" // not there, or another drive in its place
 )
 
 // SpindleStatus describes one spindle.
@@ -20,6 +20,9 @@ type SpindleStatus struct {
 	CapacityBytes  int64        `json:"capacity_bytes"`
 	AllocatedBytes int64        `json:"allocated_bytes"` // fragments with their headers
 	Fragments      int64        `json:"fragments"`
+	// Incarnation is another number, below 2^48, when the spindle may lack what it
+	// had: a drive was replaced, or has gone back in time. 0: not known.
+	Incarnation uint64 `json:"incarnation"`
 }
 
 // IndexStatus describes the index.

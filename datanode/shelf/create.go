@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"plinth/datanode/spindle"
+	"plinth/internal/id"
 )
 
 // Create makes a data node in dir, which is empty, not there, or holds empty
@@ -80,6 +81,13 @@ func (s *Shelf) makeParts() error {
 		return err
 	}
 	if err := s.openSpindles(); err != nil {
+		return err
+	}
+	for n := range s.roster {
+		identity, _ := s.spindles.Identity(id.Spindle(n))
+		s.roster[n].meet(identity, 0)
+	}
+	if err := s.place.writeRoster(s.super.poolID, s.roster); err != nil {
 		return err
 	}
 	if err := s.place.mkdir(s.place.path(indexName)); err != nil {

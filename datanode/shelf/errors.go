@@ -7,7 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// The errors of Create, Open and Recover. All are for an operator, and their
+// The errors of Create, Open, Recover and ReplaceSpindle. All are for an operator, and their
 // text says what to do; calls return *datanode.Error.
 var (
 	// ErrNoNode: the directory has no data node. Create one, or name another.
@@ -29,6 +29,9 @@ var (
 	// ErrLogMissing: the log is missing, and with it acknowledged writes. Put it
 	// back; what is lost can only be accepted knowingly.
 	ErrLogMissing = errors.New("log is missing")
+	// ErrNotReplaced: ReplaceSpindle was given something else than a new drive in place
+	// of one that does not serve. Nothing is changed.
+	ErrNotReplaced = errors.New("the spindle is not replaced")
 )
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

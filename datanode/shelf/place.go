@@ -92,10 +92,10 @@ func (p place) leftovers() ([]string, error) {
 	interrupted := slices.Contains(names, creatingName) && !slices.Contains(names, superblockName)
 	var left []string
 	for _, name := range names {
-		spindle := strings.HasPrefix(name, spindlePrefix)
+		spindle := strings.HasPrefix(name, spindlePrefix) // rosterName has not
 		switch {
 		case name == lockName, name == creatingName, name == lostFound:
-		case interrupted && (spindle || slices.Contains([]string{superblockName + ".tmp", logName, indexName}, name)):
+		case interrupted && (spindle || slices.Contains([]string{superblockName + ".tmp", rosterName, rosterName + ".tmp", logName, indexName}, name)):
 			left = append(left, name)
 		case spindle:
 			if err := p.empty(name); err != nil {

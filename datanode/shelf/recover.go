@@ -40,6 +40,9 @@ func (s *Shelf) recover(ctx context.Context) error {
 	if err := s.openSpindles(); err != nil {
 		return err
 	}
+	if err := s.meetDrives(); err != nil {
+		return err
+	}
 	dump, err := s.newestRegistry()
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ type Shelf struct {
 
 	log      *writelog.Log
 	spindles *spindle.Set
+	roster   roster // which drives they are; it changes in open alone
 	index    *index.Index
 	registry *registry.Pebble
 	copies   copies
@@ -121,6 +122,9 @@ func (s *Shelf) open(ctx context.Context) error {
 	if err := s.openSpindles(); err != nil {
 		return err
 	}
+	if err := s.meetDrives(); err != nil {
+		return err
+	}
 	return s.openIndex(ctx)
 }
 
@@ -154,6 +158,9 @@ func (s *Shelf) openLog(create bool) error {
 
 func (s *Shelf) openSpindles() error {
 	var err error
+	if s.roster, err = s.place.readRoster(s.super.poolID, s.super.spindles); err != nil {
+		return err
+	}
 	s.spindles, err = spindle.Open(s.place.fs, s.place.spindles(s.super.spindles), s.spindleOptions())
 	if err != nil {
 		return err
@@ -167,6 +174,7 @@ func (s *Shelf) openSpindles() error {
 func (s *Shelf) spindleOptions() spindle.Options {
 	return spindle.Options{
 		PoolID: s.super.poolID, SizeBytes: s.super.spindleBytes, Width: s.opts.width(s.super.spindles), Logger: s.logger,
+		Identities: s.roster.identities(),
 	}
 }
 
@@ -296,10 +304,13 @@ func (s *Shelf) Status(ctx context.Context) (*datanode.Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	space := s.spindles.Space()
+	space, spindles := s.spindles.Space(), s.spindles.Status()
+	for i := range spindles {
+		spindles[i].Incarnation = s.incarnation(spindles[i].Spindle)
+	}
 	return &datanode.Status{
 		PoolID: s.super.poolID, BootID: s.bootID, LayoutVersion: s.spindles.LayoutVersion(),
-		Spindles: s.spindles.Status(), Log: s.log.Usage(), Streams: s.log.Streams(), Index: s.index.Status(),
+		Spindles: spindles, Log: s.log.Usage(), Streams: s.log.Streams(), Index: s.index.Status(),
 		ReservedBytes: space.Reserved, FreeBytes: space.Free, SpareBytes: space.Spare,
 	}, nil
 }

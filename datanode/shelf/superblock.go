@@ -7,10 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"plinth/internal/vfsx"
 )
 
 const (
@@ -96,18 +92,4 @@ func (p place) readSuperblock() (superblock, error) {
 }
 
 // writeSuperblock makes the superblock appear, whole and durable.
-func (p place) writeSuperblock(s superblock) error {
-	tmp := p.path(superblockName + ".tmp")
-	f, err := p.fs.Create(tmp, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(s.encode())
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := p.fs.Rename(tmp, p.path(superblockName)); err != nil {
-		return err
-	}
-	return vfsx.SyncDir(p.fs, p.dir)
-}
+func (p place) writeSuperblock(s superblock) error { return p.writeFile(superblockName, s.encode()) }

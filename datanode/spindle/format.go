@@ -39,8 +39,10 @@ func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
 
 // super is a spindle's superblock.
 type super struct {
-	pool      [16]byte
-	spindle   id.Spindle
+	pool    [16]byte
+	spindle id.Spindle
+	// identity is drawn when the spindle is made; 0: by a program that drew none.
+	identity  uint64 // 48 bits
 	sizeBytes int64
 	slabBytes int64
 }
@@ -50,7 +52,7 @@ func (s *super) encode() []byte {
 	copy(b, superMagic)
 	le.PutUint16(b[8:], version)
 	copy(b[16:], s.pool[:])
-	le.PutUint16(b[32:], uint16(s.spindle))
+	le.PutUint64(b[32:], uint64(s.spindle)|s.identity<<16)
 	le.PutUint64(b[40:], uint64(s.sizeBytes))
 	le.PutUint64(b[48:], uint64(s.slabBytes))
 	le.PutUint32(b[60:], checksum(b[:60]))
@@ -64,6 +66,7 @@ func decodeSuper(b []byte) (*super, error) {
 	s := &super{
 		pool:      [16]byte(b[16:]),
 		spindle:   id.Spindle(le.Uint16(b[32:])),
+		identity:  le.Uint64(b[32:]) >> 16,
 		sizeBytes: int64(le.Uint64(b[40:])),
 		slabBytes: int64(le.Uint64(b[48:])),
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 func sampleSuper() *super {
-	return &super{pool: somePool, spindle: 3, sizeBytes: 1 << 30, slabBytes: 1 << 26}
+	return &super{pool: somePool, spindle: 3, identity: 0xabcdef012345, sizeBytes: 1 << 30, slabBytes: 1 << 26}
 }
 
 func sampleEntry() (e entry, data extent) {

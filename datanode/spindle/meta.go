@@ -15,8 +15,10 @@ const (
 	// MetaBytesMax bounds one small file on a spindle.
 	MetaBytesMax = 64 << 20
 
+	// TempSuffix ends the name of a file that was not finished.
+	TempSuffix = ".new"
+
 	metaPrefix = "meta-"
-	metaTemp   = ".new"
 	metaMagic  = "plinthMT"
 )
 
@@ -82,7 +84,7 @@ func (s *Set) PutMeta(spindle id.Spindle, file string, data []byte) error {
 	path := sp.fs.PathJoin(sp.dir, metaPrefix+file)
 	if err := sp.putMeta(path, data); err != nil {
 		if vfsx.IsNoSpace(err) {
-			sp.fs.Remove(path + metaTemp) // a leftover only takes space
+			sp.fs.Remove(path + TempSuffix) // a leftover only takes space
 			return datanode.Errorf(datanode.ErrNoSpace, "write %s: %s", path, err)
 		}
 		return sp.fault(fmt.Errorf("write %s: %w", path, err))
@@ -93,10 +95,10 @@ func (s *Set) PutMeta(spindle id.Spindle, file string, data []byte) error {
 func (sp *spindle) putMeta(path string, data []byte) error {
 	// Pebble's file systems may change what they are given to write.
 	copied := append([]byte(nil), data...)
-	if err := writeFile(sp.fs, path+metaTemp, encodeMetaHead(&sp.pool, data), copied); err != nil {
+	if err := writeFile(sp.fs, path+TempSuffix, encodeMetaHead(&sp.pool, data), copied); err != nil {
 		return err
 	}
-	if err := sp.fs.Rename(path+metaTemp, path); err != nil {
+	if err := sp.fs.Rename(path+TempSuffix, path); err != nil {
 		return err
 	}
 	if err := vfsx.SyncDir(sp.fs, sp.dir); err != nil {

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 
 	"plinth/datanode"
+	"plinth/internal/id"
 )
 
 // Options of a Set. Sizes count at Create only: a spindle remembers its own.
@@ -22,6 +23,9 @@ type Options struct {
 	// have: what a host reserves lands on at least so many spindles. 0 means
 	// the number of spindles.
 	Width int
+	// Identities are those that are known of the spindles. Open takes no other drive
+	// for one of these; of others it takes what is there.
+	Identities map[id.Spindle]uint64
 	// Logger gets what operators should know; nil means nobody does.
 	Logger *slog.Logger
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -36,13 +39,28 @@ var _ datanode.FragmentNode = (*Set)(nil)
 // refuses a directory that is one already, and sizes that were chosen and that
 // the file systems do not have.
 func Create(fs vfs.FS, dirs []string, opts Options) error {
-	if err := opts.Validate(); err != nil {
-		return fmt.Errorf("create spindles: %w", err)
-	}
 	if err := checkDirs(dirs); err != nil {
 		return fmt.Errorf("create spindles: %w", err)
 	}
-	for _, dir := range dirs {
+	all := make(map[id.Spindle]string, len(dirs))
+	for i, dir := range dirs {
+		all[id.Spindle(i)] = dir
+	}
+	return create(fs, all, opts)
+}
+
+// CreateOne makes spindle n in a directory, with opts.Identities[n] if that is given.
+func CreateOne(fs vfs.FS, dir string, n id.Spindle, opts Options) error {
+	return create(fs, map[id.Spindle]string{n: dir}, opts)
+}
+
+func create(fs vfs.FS, dirs map[id.Spindle]string, opts Options) error {
+	if err := opts.Validate(); err != nil {
+		return fmt.Errorf("create spindles: %w", err)
+	}
+	numbers := slices.Sorted(maps.Keys(dirs))
+	for _, i := range numbers {
+		dir := dirs[i]
 		if err := fs.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("create spindle: %w", err)
 		}
@@ -55,22 +73,46 @@ func Create(fs vfs.FS, dirs []string, opts Options) error {
 	}
 	size, slab := opts.sizes()
 	if opts.SizeBytes != 0 {
-		if err := checkRoom(fs, dirs, size); err != nil {
+		if err := checkRoom(fs, slices.Collect(maps.Values(dirs)), size); err != nil {
 			return fmt.Errorf("create spindles: %w", err)
 		}
 	}
-	for i, dir := range dirs {
-		s := super{pool: opts.PoolID, spindle: id.Spindle(i), sizeBytes: size, slabBytes: slab}
-		if err := writeFile(fs, fs.PathJoin(dir, superName), s.encode()); err != nil {
-			return fmt.Errorf("create spindle in %s: %w", dir, err)
+	for _, i := range numbers {
+		dir := dirs[i]
+		identity, given := opts.Identities[i]
+		if !given {
+			identity = NewIdentity()
 		}
-		for _, d := range []string{dir, fs.PathDir(dir)} {
-			if err := vfsx.SyncDir(fs, d); err != nil {
-				return fmt.Errorf("create spindle in %s: %w", dir, err)
-			}
+		s := super{pool: opts.PoolID, spindle: i, identity: identity, sizeBytes: size, slabBytes: slab}
+		if err := writeSuper(fs, dir, &s); err != nil {
+			return fmt.Errorf("create spindle in %s: %w", dir, err)
 		}
 	}
 	return nil
+}
+
+// NewIdentity draws a spindle's identity.
+func NewIdentity() uint64 {
+	for {
+		if n := rand.Uint64() >> 16; n != 0 {
+			return n
+		}
+	}
+}
+
+// Unfinished is all that an interrupted CreateOne leaves in its directory.
+const Unfinished = superName + TempSuffix
+
+// writeSuper makes a superblock appear whole and durably.
+func writeSuper(fs vfs.FS, dir string, s *super) error {
+	path := fs.PathJoin(dir, superName)
+	if err := writeFile(fs, path+TempSuffix, s.encode()); err != nil {
+		return err
+	}
+	if err := fs.Rename(path+TempSuffix, path); err != nil {
+		return err
+	}
+	return errors.Join(vfsx.SyncDir(fs, dir), vfsx.SyncDir(fs, fs.PathDir(dir)))
 }
 
 func checkDirs(dirs []string) error {
@@ -123,8 +165,8 @@ func writeFile(fs vfs.FS, path string, pieces ...[]byte) error {
 }
 
 // Open opens the spindles that Create made in these directories, in this order.
-// A directory that is missing, or is another pool's or another spindle, becomes
-// an absent spindle, and one with damage or I/O errors a failed one: Status
+// A directory that is missing or empty, or is another pool's, another spindle or one
+// that was replaced (Options.Identities), becomes an absent spindle, and one with damage or I/O errors a failed one: Status
 // says so, and the caller decides. Errors: ErrVersion.
 func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
 	if err := opts.Validate(); err != nil {
@@ -146,7 +188,7 @@ func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
 		wg.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			s.spindles[i], errs[i] = openSpindle(fs, dir, id.Spindle(i), opts.PoolID, opts.logger())
+			s.spindles[i], errs[i] = openSpindle(fs, dir, id.Spindle(i), &opts)
 		})
 	}
 	wg.Wait()
@@ -189,6 +231,12 @@ func (s *Set) enter() error {
 		return datanode.Errorf(datanode.ErrClosed, "spindles")
 	}
 	return nil
+}
+
+// Identity returns which drive a spindle is, if its superblock could be read.
+func (s *Set) Identity(n id.Spindle) (uint64, bool) {
+	sp := s.spindles[n]
+	return sp.super.identity, sp.info != nil
 }
 
 // Status describes all spindles, by number. It does no I/O.

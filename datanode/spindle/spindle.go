@@ -26,6 +26,7 @@ type spindle struct {
 	fs     vfs.FS
 	dir    string
 	pool   [16]byte
+	is     *uint64 // its identity, nil: not known
 	log    *slog.Logger
 	super  super        // zero if it could not be read
 	info   vfs.FileInfo // of the superblock's file, when it was opened
@@ -61,11 +62,14 @@ const (
 
 // openSpindle never fails for what is wrong with one drive: that is its state.
 // It returns only ErrVersion.
-func openSpindle(fs vfs.FS, dir string, number id.Spindle, pool [16]byte, log *slog.Logger) (*spindle, error) {
+func openSpindle(fs vfs.FS, dir string, number id.Spindle, opts *Options) (*spindle, error) {
 	sp := &spindle{
-		number: number, fs: fs, dir: dir, pool: pool, log: log.With("spindle", number),
+		number: number, fs: fs, dir: dir, pool: opts.PoolID, log: opts.logger().With("spindle", number),
 		writing: make(chan struct{}, writersMax), reading: make(chan struct{}, readersMax),
 		pending: map[name]*pending{}, state: datanode.SpindleOK,
+	}
+	if is, known := opts.Identities[number]; known {
+		sp.is = &is
 	}
 	err := sp.readSuper()
 	if err == nil {
@@ -99,7 +103,7 @@ func (sp *spindle) peek() (*super, vfs.FileInfo, error) {
 	f, err := sp.fs.Open(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
-		return nil, nil, fmt.Errorf("%w: no superblock at %s", errAbsent, path)
+		return nil, nil, fmt.Errorf("%w: no superblock at %s%s", errAbsent, path, sp.hint())
 	case err != nil:
 		return nil, nil, err
 	}
@@ -120,8 +124,20 @@ func (sp *spindle) peek() (*super, vfs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("%w: %s is of another pool (%x)", errAbsent, path, s.pool)
 	case s.spindle != sp.number:
 		return nil, nil, fmt.Errorf("%w: %s is spindle %d", errAbsent, path, s.spindle)
+	case sp.is != nil && s.identity != *sp.is:
+		return nil, nil, fmt.Errorf("%w: %s is not the drive that is this spindle now (%012x): it is %012x, which was replaced",
+			errAbsent, path, *sp.is, s.identity)
 	}
 	return s, info, nil
+}
+
+// hint says what to do with a directory that is empty.
+func (sp *spindle) hint() string {
+	names, err := sp.fs.List(sp.dir)
+	if err != nil || slices.ContainsFunc(names, func(n string) bool { return n != "lost+found" }) {
+		return ""
+	}
+	return fmt.Sprintf(", %s is empty: a new drive takes the old one's place by plinth spindle replace %d", sp.dir, sp.number)
 }
 
 // load opens the slabs and builds the catalog from their tables.

@@ -209,6 +209,7 @@ func spindleStatus(c *coder, s *datanode.SpindleStatus) {
 	u64(c, &s.CapacityBytes)
 	u64(c, &s.AllocatedBytes)
 	u64(c, &s.Fragments)
+	u64(c, &s.Incarnation)
 }
 
 func streamStatus(c *coder, s *datanode.LogStreamStatus) {

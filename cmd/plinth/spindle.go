@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/urfave/cli/v2"
+
+	"plinth/datanode/shelf"
+)
+
+func spindleCommand() *cli.Command {
+	return &cli.Command{
+		Name: "spindle", Usage: "drives of a data node",
+		Subcommands: []*cli.Command{{
+			Name: "replace", ArgsUsage: "N",
+			Usage: "make a new drive, mounted empty on spindle-N, the spindle; run it while plinth is stopped",
+			Flags: append([]cli.Flag{
+				&cli.StringFlag{Name: "data", Value: dataDefault, Usage: "directory of a plinth up"},
+				&cli.StringFlag{Name: "dir", Usage: "directory of a plinth datanode", DefaultText: "DATA/datanode"},
+			}, verboseFlags()...),
+			Action: replaceSpindle,
+		}},
+	}
+}
+
+func replaceSpindle(c *cli.Context) error {
+	args, err := arguments(c, "N")
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return fmt.Errorf("spindle %q: not a number as plinth status shows it", args[0])
+	}
+	dir := c.String("dir")
+	if dir == "" {
+		dir = filepath.Join(c.String("data"), "datanode")
+	}
+	pool, err := shelf.PoolID(vfs.Default, dir)
+	if err != nil {
+		return err
+	}
+	if err := shelf.ReplaceSpindle(dir, n, shelf.Options{PoolID: pool, Logger: newLogger(c)}); err != nil {
+		return err
+	}
+	fmt.Printf("spindle %d is a new drive, and the one before is refused from now on; when plinth runs, status says how far its content is restored\n", n)
+	return nil
+}
