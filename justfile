@@ -80,6 +80,10 @@ histories N="20000" DIR="/tmp/plinth-histories":
 linear RUNS="1000":
     go test -count=1 -timeout 0 -run '^TestSimLinearizable$' -v ./internal/host -linear-runs {{RUNS}}
 
+# the same with two hosts as processes: 26 seconds a history
+linear-hosts RUNS="10":
+    go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
+
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done

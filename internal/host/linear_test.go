@@ -3,7 +3,6 @@ package host
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,13 +15,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
 	"plinth/datanode/datanodetest"
 	"plinth/datanode/shelf"
 	"plinth/internal/keyring"
+	"plinth/internal/linear"
 	"plinth/internal/stripe"
 	"plinth/nbd"
 )
@@ -37,7 +36,6 @@ const (
 	linearHosts   = 3
 	linearClients = 8
 	linearSectors = 24 // registers of a history, three chunks
-	sectorBytes   = 512
 	linearTTL     = 2 * time.Second
 	linearDisk    = "d"
 )
@@ -45,9 +43,7 @@ const (
 // TestSimLinearizable has clients read and write the sectors of one disk by way of
 // three hosts, in simulated time. The disk moves, hosts are cut off from the data
 // node for less or more than their lease, replies are lost, and appends come when
-// their host has been forgotten. Each sector must behave as one register: every
-// answer fits an order of all operations in which each takes effect between its call
-// and its return. A write that ended with an error may have happened, at any time.
+// their host has been forgotten.
 func TestSimLinearizable(t *testing.T) {
 	seed := *linearSeed
 	if seed == 0 {
@@ -55,46 +51,42 @@ func TestSimLinearizable(t *testing.T) {
 	}
 	for i := range uint64(*linearRuns) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			var l linear
+			l := linearRun{History: linear.New(linearSectors)}
 			synctest.Test(t, func(t *testing.T) { l.run(t, seed+i) })
-			l.check(t)
+			if err := l.Check(); err != nil {
+				t.Error(err)
+			}
+			t.Logf("%+v, %d moves, %d cuts, %d late appends", l.Tally, l.moves, l.cuts, l.late)
+			if *linearOps >= 10_000 && (l.moves == 0 || l.cuts == 0 || l.Unknown == 0) {
+				t.Error("that was an idle history")
+			}
 		})
 	}
 }
 
-// linear is one history.
-type linear struct {
+// linearRun is one history.
+type linearRun struct {
 	t     *testing.T
 	shelf *shelf.Shelf
 	hosts [linearHosts]*Host
 	links [linearHosts]*lossyLink
 
-	left   atomic.Int64 // operations to begin
-	ticks  atomic.Int64 // orders calls and returns
-	values atomic.Uint64
-
-	mu    sync.Mutex
-	ops   [linearSectors][]porcupine.Operation
-	tally struct{ reads, writes, unknown, moves, cuts, late int }
+	left atomic.Int64 // operations to begin
+	*linear.History
+	moves, cuts, late int
 }
 
-// register is an operation of one sector: value is what was written, or read.
-type register struct {
-	write bool
-	value uint64
-}
-
-func (l *linear) ok(err error) {
+func (l *linearRun) ok(err error) {
 	l.t.Helper()
 	if err != nil {
 		l.t.Fatal(err)
 	}
 }
 
-func (l *linear) run(t *testing.T, seed uint64) {
+func (l *linearRun) run(t *testing.T, seed uint64) {
 	l.t = t
 	l.open()
-	_, err := l.hosts[0].CreateDisk(t.Context(), DiskSpec{Name: linearDisk, Bytes: linearSectors * sectorBytes})
+	_, err := l.hosts[0].CreateDisk(t.Context(), DiskSpec{Name: linearDisk, Bytes: linearSectors * linear.SectorBytes})
 	l.ok(err)
 	l.left.Store(int64(*linearOps))
 	var clients, chaos sync.WaitGroup
@@ -114,7 +106,7 @@ func (l *linear) run(t *testing.T, seed uint64) {
 }
 
 // open opens a data node in memory and the hosts.
-func (l *linear) open() {
+func (l *linearRun) open() {
 	t := l.t
 	key := filepath.Join(t.TempDir(), "root.key")
 	root, err := keyring.CreateRootFile(key)
@@ -144,7 +136,7 @@ func (l *linear) open() {
 }
 
 // client does operations, one at a time, wherever the disk seems to be.
-func (l *linear) client(c int, rng *rand.Rand) {
+func (l *linearRun) client(c int, rng *rand.Rand) {
 	at := rng.IntN(linearHosts)
 	var device nbd.Device
 	var release func()
@@ -170,7 +162,7 @@ func (l *linear) client(c int, rng *rand.Rand) {
 			at = rng.IntN(linearHosts)
 			time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
 		}
-		if !l.operate(c, device, l.links[at], rng) {
+		if !l.operate(device, l.links[at], rng) {
 			// Some stay where it failed: a host that was cut off is to be asked.
 			if rng.IntN(3) > 0 {
 				leave()
@@ -185,18 +177,9 @@ func (l *linear) client(c int, rng *rand.Rand) {
 }
 
 // operate does one operation and reports its success.
-func (l *linear) operate(c int, d nbd.Device, link *lossyLink, rng *rand.Rand) bool {
+func (l *linearRun) operate(d nbd.Device, link *lossyLink, rng *rand.Rand) bool {
 	first := rng.IntN(linearSectors)
-	n := 1 + rng.IntN(min(10, linearSectors-first))
-	buf, off := make([]byte, n*sectorBytes), int64(first*sectorBytes)
-	write, fua := rng.IntN(2) == 0 && !link.calm.Load(), rng.IntN(4) == 0
-	value := uint64(0)
-	if write {
-		value = l.values.Add(1)
-		for i := 0; i < len(buf); i += 8 {
-			binary.LittleEndian.PutUint64(buf[i:], value)
-		}
-	}
+	n, off := 1+rng.IntN(min(10, linearSectors-first)), int64(first*linear.SectorBytes)
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	pause := func() {
@@ -204,43 +187,29 @@ func (l *linear) operate(c int, d nbd.Device, link *lossyLink, rng *rand.Rand) b
 			time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond)
 		}
 	}
-	call := l.ticks.Add(1)
-	pause()
+	fua := rng.IntN(4) == 0
 	var err error
-	if write {
-		err = d.WriteAt(ctx, buf, off, fua)
+	if rng.IntN(2) == 0 && !link.calm.Load() {
+		err = l.Write(first, n, func(p []byte) error {
+			pause()
+			defer pause()
+			return d.WriteAt(ctx, p, off, fua)
+		})
 	} else {
-		err = d.ReadAt(ctx, buf, off)
+		err = l.Read(first, n, func(p []byte) error {
+			pause()
+			defer pause()
+			return d.ReadAt(ctx, p, off)
+		})
 	}
-	pause()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	back := l.ticks.Add(1)
-	switch {
-	case write && err != nil:
-		l.tally.unknown++
-		back = -1 // check knows: it has no end
-	case write:
-		l.tally.writes++
-	case err != nil:
-		return false
-	default:
-		l.tally.reads++
-	}
-	for i := range n {
-		sector := buf[i*sectorBytes:][:sectorBytes]
-		got := binary.LittleEndian.Uint64(sector)
-		if !bytes.Equal(sector, bytes.Repeat(sector[:8], sectorBytes/8)) {
-			l.t.Errorf("sector %d is torn: %x", first+i, sector)
-		}
-		op := porcupine.Operation{ClientId: c, Input: register{write, value}, Output: got, Call: call, Return: back}
-		l.ops[first+i] = append(l.ops[first+i], op)
+	if torn := (*linear.TornError)(nil); errors.As(err, &torn) {
+		l.t.Error(err)
 	}
 	return err == nil
 }
 
 // chaos moves the disk and cuts hosts off until the end.
-func (l *linear) chaos(over context.Context, rng *rand.Rand) {
+func (l *linearRun) chaos(over context.Context, rng *rand.Rand) {
 	pause := func(most time.Duration) bool {
 		select {
 		case <-time.After(rand.N(most)):
@@ -256,7 +225,7 @@ func (l *linear) chaos(over context.Context, rng *rand.Rand) {
 			return
 		}
 		if l.hosts[to].MoveDisk(ctx, linearDisk, l.hosts[to].opts.Name) == nil {
-			l.tally.moves++
+			l.moves++
 		}
 	}
 	for pause(time.Second) {
@@ -265,7 +234,7 @@ func (l *linear) chaos(over context.Context, rng *rand.Rand) {
 			continue
 		}
 		cut := l.links[rng.IntN(linearHosts)]
-		l.tally.cuts++
+		l.cuts++
 		calm := rng.IntN(2) == 0
 		if cut.calm.Store(calm); calm { // it goes on to answer reads, until its lease ends
 			pause(200 * time.Millisecond)
@@ -281,7 +250,7 @@ func (l *linear) chaos(over context.Context, rng *rand.Rand) {
 	}
 	for _, link := range l.links {
 		link.setCut(false, rng)
-		l.tally.late += int(link.lates.Load())
+		l.late += int(link.lates.Load())
 	}
 }
 
@@ -373,44 +342,4 @@ func (k *lossyLink) RegistryWatch(ctx context.Context, q *datanode.RegistryWatch
 		return nil, errNoAnswer
 	}
 	return reply, err
-}
-
-// check looks for an order of all operations of each sector.
-func (l *linear) check(t *testing.T) {
-	model := porcupine.Model{
-		Init: func() any { return uint64(0) },
-		Step: func(state, input, output any) (bool, any) {
-			if r := input.(register); r.write {
-				return true, r.value
-			}
-			return output == state, state
-		},
-	}
-	end := l.ticks.Load() + 1
-	for s, ops := range l.ops {
-		seen := map[uint64]bool{}
-		for _, op := range ops {
-			if !op.Input.(register).write {
-				seen[op.Output.(uint64)] = true
-			}
-		}
-		kept := ops[:0:0]
-		for _, op := range ops {
-			if op.Return < 0 {
-				if !seen[op.Input.(register).value] {
-					continue // as good as after everything else
-				}
-				op.Return = end
-			}
-			kept = append(kept, op)
-		}
-		if result := porcupine.CheckOperationsTimeout(model, kept, 5*time.Minute); result != porcupine.Ok {
-			t.Errorf("sector %d: %s: %d operations have no order", s, result, len(kept))
-			break
-		}
-	}
-	t.Logf("%+v", l.tally)
-	if *linearOps >= 10_000 && (l.tally.moves == 0 || l.tally.cuts == 0 || l.tally.unknown == 0) {
-		t.Errorf("nothing happened: %+v", l.tally)
-	}
 }
