@@ -93,6 +93,14 @@ snapshots BIG="false":
     go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000
     {{BIG}} && go test -tags synthetic -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-files -cost-chunks 20000000 -cost-tib 10 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000 || ! {{BIG}}
 
+# replace a spindle and rebuild it without a bound, beside what the drive takes: half a minute, 4 GB
+rebuild MIB="1536" RATE="0":
+    go test -count=1 -timeout 0 -v -run '^TestRebuild$' ./internal/standalone -rebuild-mib {{MIB}} -rebuild-rate {{RATE}}
+
+# thousands of pools whose spindles go, come back and are replaced while hosts restore: a minute for 5000
+rebuild-sim SEEDS="5000":
+    go test -count=1 -timeout 0 -run '^TestSimRebuild$' ./internal/rebuild -rebuild-seeds {{SEEDS}}
+
 # fill a pool and write over it while snapshots come and go, beside a greedy cleaner's simulation: just fill 90 false
 fill LIVE="80" SKEWED="false" TIMES="5" MIB="256" MAX="0" RATIO="1.3":
     go test -count=1 -timeout 0 -v -run '^TestSimFill$' ./internal/host -fill-live {{LIVE}} -fill-skewed={{SKEWED}} -fill-times {{TIMES}} -fill-mib {{MIB}} -fill-max {{MAX}} -fill-ratio {{RATIO}}

@@ -82,6 +82,9 @@ func printStatus(s *host.Status) error {
 	if s.Scrub.Pass != nil {
 		rows = append(rows, [2]string{"scrub", scrubText(&s.Scrub)})
 	}
+	if s.Rebuild.Began != nil {
+		rows = append(rows, [2]string{"rebuild", rebuildText(&s.Rebuild)})
+	}
 	if r := s.RAMCache; r.BytesMax > 0 {
 		rows = append(rows, [2]string{"RAM cache", ramText(r)})
 	}
@@ -117,6 +120,16 @@ func scrubText(x *host.ScrubStatus) string {
 		text = "ended " + p.Ended.Format(time.DateOnly)
 	}
 	return fmt.Sprintf("%s, %d damaged fragments found, %d mended", text, p.DamagedFragments(), p.Repaired)
+}
+
+// rebuildText says how far the rebuild is.
+func rebuildText(x *host.RebuildStatus) string {
+	done := fmt.Sprintf("%d fragments, %s", x.Fragments, formatSize(x.Bytes))
+	if x.Ended != nil {
+		return fmt.Sprintf("ended %s, %s restored on spindles %v", x.Ended.Format(time.DateOnly), done, x.Restored)
+	}
+	share := 100 * float64(x.Bytes) / float64(max(x.Bytes+x.BytesLeft, 1))
+	return fmt.Sprintf("%.0f %%, %s restored, about %d fragments, %s left", share, done, x.FragmentsLeft, formatSize(x.BytesLeft))
 }
 
 // ramText says how full the RAM cache is and how often it helped.

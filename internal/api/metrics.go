@@ -73,6 +73,10 @@ var poolMetrics = []metric{
 	gauge("cpu_wanted_cores", "In use, and one for each request that waited for CPU time.", func(s *host.Status) float64 { return s.CPU.Wanted }),
 	counter("ranges_reconstructed_total", "Ranges computed from other fragments.", func(s *host.Status) float64 { return float64(s.Repairs["ranges_reconstructed"]) }),
 	gauge("scrub_progress", "Of the pass under way, from 0 to 1.", func(s *host.Status) float64 { return s.Scrub.Progress }),
+	gauge("rebuild_spindles", "Spindles that are being rebuilt.", func(s *host.Status) float64 { return float64(len(s.Rebuild.Spindles)) }),
+	gauge("rebuild_restored_bytes", "Of fragments, that the newest rebuild has restored.", func(s *host.Status) float64 { return float64(s.Rebuild.Bytes) }),
+	gauge("rebuild_left_bytes", "Of fragments, that it has still to restore: an estimate.", func(s *host.Status) float64 { return float64(s.Rebuild.BytesLeft) }),
+	gauge("rebuild_lost_segments", "Segments that it could not restore.", func(s *host.Status) float64 { return float64(s.Rebuild.LostSegments) }),
 	counter("fragments_rewritten_total", "Damaged fragments rewritten.", func(s *host.Status) float64 { return float64(s.Repairs["fragments_rewritten"]) }),
 }
 

@@ -21,6 +21,7 @@
 //	mover         decimal: the disk in whose name segments are emptied
 //	snap/N/NAME   a snapshot of disk N: JSON, see SnapshotRecord
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
+//	rebuild       which spindles have all they should, and how far others are: JSON, see rebuild.Row
 //	scrub         how far the scrub is: JSON, see scrubRow
 //	host/NAME     a host's session, under its lease: JSON, see HostRecord
 //	owner/N       who serves a disk, under its lease: JSON

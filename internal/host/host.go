@@ -73,7 +73,8 @@ type Host struct {
 	reliefErr error        // of it
 	reliefFor atomic.Int64 // since when the one under way is waited for, Unix ns; 0: none is
 
-	scrub scrub
+	scrub   scrub
+	rebuild rebuilding
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
@@ -190,11 +191,12 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if !h.opts.Sole {
 		h.watchOthers()
 	}
-	h.work.Add(5)
+	h.work.Add(6)
 	go h.warmUp()
 	go h.destageLoop()
 	go h.sweepLoop()
 	go h.scrubLoop()
+	go h.rebuildLoop()
 	go h.probeLoop()
 	return h, nil
 }

@@ -58,6 +58,9 @@ type Options struct {
 	// ScrubInterval is the time in which the checksums of all fragments are tested
 	// once. Default: 14 days. Negative: never.
 	ScrubInterval time.Duration
+	// RebuildRate bounds, per second, the bytes of fragments that a rebuild reads from or
+	// writes to one spindle. Default: 100 MiB. Negative: no bound.
+	RebuildRate int64
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
 	AcceptLostLog bool
@@ -92,6 +95,7 @@ const (
 	bufferBytesMaxDefault    = 1 << 30
 	checkpointUpdatesDefault = 1 << 20
 	idleTimeDefault          = 10 * time.Second
+	rebuildRateDefault       = 100 << 20
 	scrubIntervalDefault     = 14 * 24 * time.Hour
 	cacheBytesDefault        = 256 << 20
 
@@ -141,6 +145,9 @@ func (o Options) withDefaults(logBytes int64) Options {
 	}
 	if o.ScrubInterval == 0 {
 		o.ScrubInterval = scrubIntervalDefault
+	}
+	if o.RebuildRate == 0 {
+		o.RebuildRate = rebuildRateDefault
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = cacheBytesDefault

@@ -204,10 +204,15 @@ func (p *ScrubPass) DamagedFragments() (n int64) {
 	return n
 }
 
-// noteDamage counts what a repair has found, and logs each of it.
+// noteDamage counts what a repair has found, and logs each of it. That a spindle which
+// is being rebuilt lacks a fragment is no damage.
 func (h *Host) noteDamage(r *stripe.Report) {
+	lacking := h.rebuilding()
 	found := make(map[id.Spindle]bool) // and rewritten
 	for _, d := range r.Damage {
+		if d.Kind == stripe.DamageMissing && slices.Contains(lacking, d.Spindle) {
+			continue
+		}
 		h.log.Warn("found damage", "segment", r.Segment, "what", d.String(), "repaired", d.Repaired)
 		if d.Kind != stripe.DamageUnreachable && d.Index != stripe.IndexUnknown {
 			found[d.Spindle] = d.Repaired

@@ -64,8 +64,9 @@ type Status struct {
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
 	// SlowSpindles take far longer than the others: this host's reads go around them.
-	SlowSpindles []id.Spindle `json:"slow_spindles,omitempty"`
-	Scrub        ScrubStatus  `json:"scrub"`
+	SlowSpindles []id.Spindle  `json:"slow_spindles,omitempty"`
+	Scrub        ScrubStatus   `json:"scrub"`
+	Rebuild      RebuildStatus `json:"rebuild"`
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
@@ -188,7 +189,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		},
 	}
 	s.RAMCache = h.ram.Stats()
-	s.Scrub = h.scrubStatus(node)
+	s.Scrub, s.Rebuild = h.scrubStatus(node), h.rebuildStatus()
 	if s.Hosts, err = h.hosts(ctx); err != nil {
 		s.Warnings = append(s.Warnings, "which hosts there are is not known: "+err.Error())
 	}
@@ -207,7 +208,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		s.SlowSpindles = append(s.SlowSpindles, sp)
 		s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d takes far longer than the others: reads go around it", sp))
 	}
-	s.Warnings = append(s.Warnings, s.Scrub.warnings()...)
+	s.Warnings = append(append(s.Warnings, s.Rebuild.warnings()...), s.Scrub.warnings()...)
 	for _, d := range s.Disks {
 		s.Space.LogicalBytes += d.LogicalBytes
 		if d.State == "failed" {

@@ -80,7 +80,7 @@ func (r *Report) Whole() bool { return len(r.Damage) == 0 }
 // could be read, those of a whole call. Damage that remains is no error. With
 // an error of the repair comes a report as well.
 func (s *Store) Check(ctx context.Context, seg id.Segment, repair bool) (*Report, error) {
-	release, err := s.hold(ctx)
+	release, err := hold(ctx, s.checks)
 	if err != nil {
 		return nil, err
 	}

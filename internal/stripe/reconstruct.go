@@ -30,7 +30,7 @@ func (s *Store) Reconstruct(ctx context.Context, r Range, check func(p []byte) e
 	if int(r.Index) >= s.layouts.Geometry.Width() || r.Length == 0 || r.end() > uint64(s.layouts.Geometry.NominalBytes()) {
 		return nil, datanode.Errorf(datanode.ErrInvalid, "reconstruct %s", r)
 	}
-	release, err := s.hold(ctx)
+	release, err := hold(ctx, s.surveys)
 	if err != nil {
 		return nil, err
 	}

@@ -17,9 +17,13 @@ type Options struct {
 	Suspect func(id.Segment)
 }
 
-// surveysMax bounds the whole stripes in memory for Reconstruct and Check:
-// each takes up to 8 MiB times (k+m)/k, and as much again to rewrite all of m.
-const surveysMax = 4
+// surveysMax bounds the whole stripes in memory for Reconstruct, ChecksMax those for
+// Check, so that no read waits for a check: each takes up to 8 MiB times (k+m)/k, and
+// as much again to rewrite all of m.
+const (
+	surveysMax = 3
+	ChecksMax  = 3
+)
 
 // Store keeps segments as stripes on the spindles of a node.
 type Store struct {
@@ -28,6 +32,7 @@ type Store struct {
 	opts    Options
 
 	surveys       chan struct{} // one token per survey, surveysMax
+	checks        chan struct{} // of Check, ChecksMax
 	next          atomic.Uint64 // layout to try first
 	reconstructed atomic.Uint64
 	repaired      atomic.Uint64
@@ -48,9 +53,9 @@ func NewStore(node datanode.FragmentNode, layouts *Layouts, opts Options) (*Stor
 	}
 	return &Store{
 		node: node, layouts: layouts, opts: opts,
-		surveys: make(chan struct{}, surveysMax),
-		paces:   newPaces(layouts),
-		failed:  make(map[id.Spindle]bool),
+		surveys: make(chan struct{}, surveysMax), checks: make(chan struct{}, ChecksMax),
+		paces:  newPaces(layouts),
+		failed: make(map[id.Spindle]bool),
 	}, nil
 }
 

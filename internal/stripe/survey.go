@@ -70,10 +70,10 @@ func (s *Store) look(ctx context.Context, seg id.Segment, discard bool) (*survey
 }
 
 // hold takes one of the tokens that bound the surveys in memory.
-func (s *Store) hold(ctx context.Context) (release func(), err error) {
+func hold(ctx context.Context, tokens chan struct{}) (release func(), err error) {
 	select {
-	case s.surveys <- struct{}{}:
-		return func() { <-s.surveys }, nil
+	case tokens <- struct{}{}:
+		return func() { <-tokens }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
