@@ -84,6 +84,10 @@ linear RUNS="1000":
 linear-hosts RUNS="10":
     go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
 
+# kill the host of a disk with so much mapped, and read by another one: 32 GiB take some minutes
+takeover GIB="32":
+    go test -count=1 -timeout 0 -run '^TestTakeoverOfMap$' -v ./cmd/plinth/interop -takeover-gib {{GIB}}
+
 # lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done

@@ -129,28 +129,78 @@ func (p *Pebble) RegistryCommit(_ context.Context, r *datanode.RegistryTxn) (*da
 	if err := CheckTxn(r); err != nil {
 		return nil, err
 	}
-	reply := &datanode.RegistryCommitReply{}
-	err := p.writing(func() error {
-		if err := p.holds(r); err != nil {
-			return err
-		}
-		if len(r.Puts)+len(r.Deletes) > 0 {
-			if err := p.apply(r, 0); err != nil {
-				return err
-			}
-			if err := p.copyOut(); err != nil {
-				e := datanode.AsError(err)
-				e.Text = fmt.Sprintf("registry revision %d is stable here but not copied: %s", p.revision, e.Text)
-				return e
-			}
-		}
-		reply.Revision = p.revision
-		return nil
-	})
-	if err != nil {
+	if err := p.store.Enter(); err != nil {
 		return nil, err
 	}
-	return reply, nil
+	defer p.store.Leave()
+	c := &commit{txn: r}
+	p.queueMu.Lock()
+	p.queue = append(p.queue, c)
+	p.queueMu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.noteEnds()
+	if !c.done {
+		p.queueMu.Lock()
+		batch := p.queue
+		p.queue = nil
+		p.queueMu.Unlock()
+		p.commitAll(batch)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return &datanode.RegistryCommitReply{Revision: c.revision}, nil
+}
+
+// commit is a transaction and what became of it. Whoever gets mu first carries all
+// out that wait, with one sync and one copy: each of those takes as long for one
+// as for many.
+type commit struct {
+	txn      *datanode.RegistryTxn
+	done     bool // guarded by mu, as is the rest
+	changed  bool
+	revision uint64
+	err      error
+}
+
+// commitAll carries transactions out, one after the other; mu is held.
+func (p *Pebble) commitAll(batch []*commit) {
+	err := p.endDue()
+	var changes []change
+	changed := false
+	for _, c := range batch {
+		if c.done, c.err = true, err; err != nil {
+			continue
+		}
+		if c.err = p.holds(c.txn); c.err == nil && len(c.txn.Puts)+len(c.txn.Deletes) > 0 {
+			var more []change
+			more, c.err = p.apply(c.txn, 0)
+			changes = append(changes, more...)
+			c.changed = c.err == nil
+			changed = changed || c.changed
+		}
+		c.revision = p.revision
+	}
+	if !changed {
+		return
+	}
+	if err := p.settle(changes); err != nil {
+		for _, c := range batch { // who changed nothing has seen what may be lost
+			c.err = err
+		}
+		return
+	}
+	if err := p.copyOut(); err != nil {
+		e := datanode.AsError(err)
+		e.Text = fmt.Sprintf("registry revision %d is stable here but not copied: %s", p.revision, e.Text)
+		for _, c := range batch {
+			if c.changed {
+				own := *e // a caller may add to it
+				c.err = &own
+			}
+		}
+	}
 }
 
 // holds tells whether guards and compares hold and the leases last.
@@ -188,15 +238,16 @@ func (p *Pebble) holds(r *datanode.RegistryTxn) error {
 // size is how large a dump is.
 func (p *Pebble) size() int { return p.dumpBytes + len(p.leases)*dumpLeaseBytes }
 
-// apply makes the changes in one step, durably, and ends a lease with them, 0
-// for none. Without changes there is no new revision.
-func (p *Pebble) apply(r *datanode.RegistryTxn, ends datanode.LeaseID) error {
+// apply makes the changes in one step, and ends a lease with them, 0 for none.
+// Without changes there is no new revision. settle is to follow before mu is given
+// free.
+func (p *Pebble) apply(r *datanode.RegistryTxn, ends datanode.LeaseID) ([]change, error) {
 	changes, size, err := p.plan(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if size > p.dumpBytes && size+p.size()-p.dumpBytes > DumpBytesMax {
-		return datanode.Errorf(datanode.ErrNoSpace, "registry of %d bytes exceeds %d", size, DumpBytesMax)
+		return nil, datanode.Errorf(datanode.ErrNoSpace, "registry of %d bytes exceeds %d", size, DumpBytesMax)
 	}
 	revision := p.revision
 	if len(r.Puts)+len(r.Deletes) > 0 {
@@ -215,7 +266,7 @@ func (p *Pebble) apply(r *datanode.RegistryTxn, ends datanode.LeaseID) error {
 		unset(b, leaseKey(ends))
 	}
 	if err := p.store.Commit(b); err != nil {
-		return err
+		return nil, err
 	}
 	p.revision, p.dumpBytes = revision, size
 	for i := range changes {
@@ -228,6 +279,11 @@ func (p *Pebble) apply(r *datanode.RegistryTxn, ends datanode.LeaseID) error {
 		}
 	}
 	delete(p.leases, ends)
+	return changes, nil
+}
+
+// settle makes changes stable that were applied, and has watches see them.
+func (p *Pebble) settle(changes []change) error {
 	if err := p.store.Sync(); err != nil {
 		return err
 	}

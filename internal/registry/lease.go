@@ -125,7 +125,11 @@ func (p *Pebble) endLease(number datanode.LeaseID) error {
 		keys = append(keys, key)
 	}
 	slices.Sort(keys)
-	if err := p.apply(&datanode.RegistryTxn{Deletes: keys}, number); err != nil {
+	changes, err := p.apply(&datanode.RegistryTxn{Deletes: keys}, number)
+	if err == nil {
+		err = p.settle(changes)
+	}
+	if err != nil {
 		return err
 	}
 	if len(keys) == 0 {

@@ -66,6 +66,9 @@ type Pebble struct {
 	leases    map[datanode.LeaseID]*lease
 	recent    recent
 
+	queueMu sync.Mutex
+	queue   []*commit // whose callers wait for mu
+
 	clock   func() time.Duration // monotonic
 	nextEnd atomic.Int64         // of a lease, by clock; 0: there is none
 	closing chan struct{}        // closed by Close; ends watches

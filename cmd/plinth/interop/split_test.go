@@ -23,12 +23,13 @@ type split struct {
 	dir, socket string
 	authority   *authority
 	node        *exec.Cmd
+	more        []string // the data node's arguments beside the usual ones
 }
 
 // newSplit begins a cluster and starts its data node.
-func newSplit(t *testing.T) *split {
+func newSplit(t *testing.T, more ...string) *split {
 	t.Helper()
-	p := &split{dir: tempDir(t)}
+	p := &split{dir: tempDir(t), more: more}
 	p.socket = filepath.Join(p.dir, "s")
 	admin := filepath.Join(p.dir, "admin")
 	cluster(t, admin, "init")
@@ -46,10 +47,10 @@ func (p *split) join(t *testing.T, role, name string) {
 }
 
 func (p *split) nodeArgs(identity string) []string {
-	return []string{
+	return append([]string{
 		"datanode", "--dir", filepath.Join(p.dir, "shelf"), "--listen", "unix:" + p.socket, "--identity", identity,
 		"--spindles", "4", "--log-size", "64M", "--spindle-size", "128M",
-	}
+	}, p.more...)
 }
 
 // startNode starts the data node and waits until it serves.
