@@ -84,6 +84,10 @@ linear RUNS="1000":
 linear-hosts RUNS="10":
     go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
 
+# random reads, writes, trims and zeroes at any byte against memory, with kills and snapshots: ten minutes a million
+fsx OPS="1000000":
+    go test -count=1 -timeout 0 -run '^TestFsx$' -v ./cmd/plinth/interop -fsx-ops {{OPS}}
+
 # kill the host of a disk with so much mapped, and read by another one: 32 GiB take some minutes
 takeover GIB="32":
     go test -count=1 -timeout 0 -run '^TestTakeoverOfMap$' -v ./cmd/plinth/interop -takeover-gib {{GIB}}

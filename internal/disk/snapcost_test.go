@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"flag"
@@ -8,6 +9,7 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -30,6 +32,7 @@ var (
 	costMarks     = flag.Int("cost-marks", 20, "TestSnapshotCost: snapshots that are timed")
 	costReads     = flag.Int("cost-reads", 100, "TestSnapshotCost: reads that are timed")
 	costFiles     = flag.Bool("cost-files", false, "TestSnapshotCost: log, spindles and index in files, not in memory")
+	costMaps      = flag.String("cost-maps", "", "TestSnapshotCost: directory of the maps, perhaps in memory; empty: with the other files")
 	costStrict    = flag.Bool("cost-strict", false, "TestSnapshotCost: fail where a figure is out of its bounds")
 )
 
@@ -117,9 +120,16 @@ func TestSnapshotCost(t *testing.T) {
 
 func (c *costs) openCost(n id.Disk, cache *blockmap.Cache) *Disk {
 	c.epochs[n]++
+	dir := c.TempDir()
+	if *costMaps != "" {
+		var err error
+		dir, err = os.MkdirTemp(*costMaps, "map")
+		c.ok(err)
+		c.Cleanup(func() { os.RemoveAll(dir) })
+	}
 	d, err := Open(c.Context(), c.pool, Config{
 		ID: n, Name: fmt.Sprint("vm", n), Bytes: int64(*costTiB*(1<<40)) &^ 4095, Chunk: chunk.SizeDefault, Suite: chunk.AES256GCM,
-		Epoch: c.epochs[n], MACKey: c.mac, Map: blockmap.Options{FS: vfs.Default, Dir: c.TempDir(), Cache: cache},
+		Epoch: c.epochs[n], MACKey: c.mac, Map: blockmap.Options{FS: vfs.Default, Dir: dir, Cache: cache},
 	})
 	c.ok(err)
 	c.Cleanup(func() { d.Close() })
@@ -351,10 +361,23 @@ func (c *costs) warm() {
 	}
 }
 
+// driveBytes returns what the system has read from drives for this process, 0 if it
+// does not say.
+func driveBytes() (n int64) {
+	content, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		return 0
+	}
+	_, after, _ := bytes.Cut(content, []byte("\nread_bytes: "))
+	_, _ = fmt.Fscan(bytes.NewReader(after), &n)
+	return n
+}
+
 // reads compares reads of chunks and of runs, of the disk and of a snapshot.
 func (c *costs) reads() {
 	for i, run := range []int{1, 1, 256} {
 		var x [2]times
+		var drive [2]int64
 		if i == 1 {
 			c.warm()
 		}
@@ -367,13 +390,15 @@ func (c *costs) reads() {
 			first := c.rng.IntN(2) // the second finds the chunk in the processor's cache
 			for k := range 2 {
 				j := k ^ first
-				began := time.Now()
+				before, began := driveBytes(), time.Now()
 				c.ok([]*Disk{c.plain, c.snaps}[j].ReadAt(c.Context(), p, at))
 				x[j] = append(x[j], time.Since(began))
+				drive[j] += driveBytes() - before
 			}
 		}
 		ratio := float64(x[0].at(0.5)) / float64(x[1].at(0.5))
-		c.Logf("reads of %d KiB%s: without snapshots %v; with %d: %v: speed %.2f", run*4, []string{" right after a scan", "", ""}[i], x[0], *costSnapshots, x[1], ratio)
+		c.Logf("reads of %d KiB%s: without snapshots %v; with %d: %v: speed %.2f; the drive read %d and %d KiB for them",
+			run*4, []string{" right after a scan", "", ""}[i], x[0], *costSnapshots, x[1], ratio, drive[0]>>10, drive[1]>>10)
 		c.bound(i == 0 || ratio >= 0.8, "reads of %d KiB have %.2f of the speed", run*4, ratio)
 	}
 	image, err := c.snaps.At(c.Context(), id.Snapshot(1+*costSnapshots/2))
