@@ -27,6 +27,7 @@ func dataNodeCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "dir", Usage: "the data node's directory, with drives mounted on spindle-NN in it; that of a plinth up is DATA/datanode", Required: true},
 		}, nodeFlags(), []cli.Flag{
+			&cli.BoolFlag{Name: "rejoin", Usage: "make the node anew on empty drives, as one that a pool of several nodes has lost: hosts restore what it had"},
 			&cli.StringFlag{Name: "listen", Value: dataNodeListenDefault, Usage: "HOST:PORT or unix:PATH to serve hosts on"},
 		}, memberFlags("datanode", "hosts"), verboseFlags()),
 		Action: dataNode,
@@ -98,8 +99,10 @@ func openShelf(c *cli.Context, m *member, opts shelf.Options) (*shelf.Shelf, err
 	dir := c.String("dir")
 	has, err := shelf.PoolID(vfs.Default, dir)
 	switch {
+	case err == nil && c.Bool("rejoin"):
+		return nil, fmt.Errorf("there is a data node in %s already: leave --rejoin out, or name an empty directory", dir)
 	case errors.Is(err, shelf.ErrNoNode):
-		opts.PoolID = m.pool
+		opts.PoolID, opts.Rejoin = m.pool, c.Bool("rejoin")
 		if err := opts.Validate(); err != nil {
 			return nil, err
 		}

@@ -27,7 +27,7 @@ func TestDataNodeCommand(t *testing.T) {
 	cluster := hex.EncodeToString(pool[:])
 	ca := wiretest.NewAuthority(t)
 	writePEM(t, dir, "ca", "CERTIFICATE", ca.DER)
-	run := func(ctx context.Context, uri string) error {
+	run := func(ctx context.Context, uri string, more ...string) error {
 		settings := ca.Config(t, uri)
 		writePEM(t, dir, "cert", "CERTIFICATE", settings.Certificates[0].Certificate[0])
 		key, err := x509.MarshalPKCS8PrivateKey(settings.Certificates[0].PrivateKey)
@@ -35,11 +35,11 @@ func TestDataNodeCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 		writePEM(t, dir, "key", "PRIVATE KEY", key)
-		return newApp().RunContext(ctx, []string{
+		return newApp().RunContext(ctx, append([]string{
 			"plinth", "datanode", "--dir", data, "--listen", "unix:" + filepath.Join(dir, "s"),
 			"--cert", filepath.Join(dir, "cert"), "--key", filepath.Join(dir, "key"), "--ca", filepath.Join(dir, "ca"),
 			"--spindles", "4", "--log-size", "12M", "--spindle-size", "16M",
-		})
+		}, more...))
 	}
 	settings := ca.Config(t, "plinth://"+cluster+"/host/h1")
 	serves(t, dir, pool, wire.ClientOptions{TLS: settings, Cluster: cluster}, func(ctx context.Context) error {
@@ -55,10 +55,28 @@ func TestDataNodeCommand(t *testing.T) {
 			t.Errorf("%s: %v", uri, err)
 		}
 	}
+	if err := run(t.Context(), "plinth://"+cluster+"/datanode/n1", "--rejoin"); err == nil || !strings.Contains(err.Error(), "leave --rejoin out") {
+		t.Errorf("rejoin with a node: %v", err)
+	}
 	// Once more: the data node that was made is found again.
 	serves(t, dir, pool, wire.ClientOptions{TLS: settings, Cluster: cluster}, func(ctx context.Context) error {
 		return run(ctx, "plinth://"+cluster+"/datanode/n1")
 	})
+	// Made anew, as one that was lost, its index is not complete.
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	serves(t, dir, pool, wire.ClientOptions{TLS: settings, Cluster: cluster}, func(ctx context.Context) error {
+		return run(ctx, "plinth://"+cluster+"/datanode/n1", "--rejoin")
+	})
+	s, err := shelf.Open(t.Context(), data, shelf.Options{PoolID: pool, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if st, err := s.Status(t.Context()); err != nil || st.Index.Complete {
+		t.Errorf("its index: %+v, %v", st, err)
+	}
 }
 
 // The same with identities of plinth's own authority.

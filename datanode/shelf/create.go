@@ -1,9 +1,11 @@
 package shelf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"plinth/datanode"
 	"plinth/datanode/spindle"
 	"plinth/internal/id"
 )
@@ -35,7 +37,7 @@ func create(dir string, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &Shelf{place: p, opts: opts, bootID: bootID(), logger: opts.logger()}
+	s := &Shelf{place: p, opts: opts, logger: opts.logger()}
 	s.owns(lock)
 	defer func() { err = errors.Join(err, s.unwind()) }()
 	left, err := p.leftovers()
@@ -68,6 +70,7 @@ func create(dir string, opts Options) (err error) {
 
 // makeParts makes log, spindles, index and registry, and leaves them open.
 func (s *Shelf) makeParts() error {
+	s.roster = &roster{seats: make([]seat, s.super.spindles)}
 	if err := s.openLog(true); err != nil {
 		return err
 	}
@@ -83,9 +86,9 @@ func (s *Shelf) makeParts() error {
 	if err := s.openSpindles(); err != nil {
 		return err
 	}
-	for n := range s.roster {
+	for n := range s.roster.seats {
 		identity, _ := s.spindles.Identity(id.Spindle(n))
-		s.roster[n].meet(identity, 0)
+		s.roster.seats[n].meet(identity, 0)
 	}
 	if err := s.place.writeRoster(s.super.poolID, s.roster); err != nil {
 		return err
@@ -93,7 +96,12 @@ func (s *Shelf) makeParts() error {
 	if err := s.place.mkdir(s.place.path(indexName)); err != nil {
 		return err
 	}
-	if err := s.openFingerprints(true); err != nil {
+	if s.opts.Rejoin {
+		if err := s.rebuildIndex(context.Background(), func(func(datanode.SegmentEntry) error) error { return nil }); err != nil {
+			return err
+		}
+	}
+	if err := s.openFingerprints(!s.opts.Rejoin); err != nil {
 		return err
 	}
 	return s.openRegistry(true)

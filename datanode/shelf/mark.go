@@ -30,7 +30,7 @@ func (s *Shelf) meetDrives() error {
 			s.logger.Warn("a spindle's mark cannot be read: it may be an older copy", "spindle", st.Spindle, "error", err)
 		}
 		identity, _ := s.spindles.Identity(st.Spindle)
-		if seat := &s.roster[st.Spindle]; seat.meet(identity, opens) {
+		if seat := &s.roster.seats[st.Spindle]; seat.meet(identity, opens) {
 			s.logger.Warn("a spindle has gone back in time: hosts restore what it lacks", "spindle", st.Spindle,
 				"path", st.Path, "opens", opens, "known", seat.opens)
 		}
@@ -47,7 +47,7 @@ func (s *Shelf) mark() error {
 			continue
 		}
 		running.Go(func() {
-			seat := &s.roster[st.Spindle]
+			seat := &s.roster.seats[st.Spindle]
 			err := s.spindles.PutMeta(st.Spindle, markName, binary.LittleEndian.AppendUint64(nil, seat.opens+1))
 			if err != nil {
 				s.logger.Warn("a spindle takes no mark", "spindle", st.Spindle, "error", err)
@@ -61,4 +61,4 @@ func (s *Shelf) mark() error {
 }
 
 // incarnation returns a spindle's, 0 where no drive was ever seen.
-func (s *Shelf) incarnation(n id.Spindle) uint64 { return s.roster[n].incarnation }
+func (s *Shelf) incarnation(n id.Spindle) uint64 { return s.roster.seats[n].incarnation }

@@ -47,6 +47,9 @@ type Options struct {
 	// AcceptLostLog lets Recover make a new, empty log where the log is missing.
 	// Acknowledged writes that were not destaged are then lost.
 	AcceptLostLog bool
+	// Rejoin has Create make a node that a pool of several has lost: its index is not
+	// complete, as what it lacks is not what the pool lacks.
+	Rejoin bool
 	// Keeps tells which segments this node's index has, in a pool of several nodes; nil:
 	// all. Others that lie on its spindles are not adopted.
 	Keeps func(id.Segment) bool

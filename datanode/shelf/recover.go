@@ -34,6 +34,9 @@ func Recover(ctx context.Context, dir string, opts Options) (*Shelf, error) {
 }
 
 func (s *Shelf) recover(ctx context.Context) error {
+	if err := s.readRoster(); err != nil {
+		return err
+	}
 	if err := s.openLog(s.opts.AcceptLostLog); err != nil {
 		return err
 	}
@@ -58,14 +61,19 @@ func (s *Shelf) recover(ctx context.Context) error {
 	if err := registry.Restore(fs, s.place.path(indexName, registryName), dump); err != nil {
 		return err
 	}
-	x, err := index.Rebuild(ctx, fs, s.place.path(indexName, fingerprintsName), s.indexDeps(), s.indexOptions(), s.walk)
-	if err != nil {
-		return err
-	}
-	if err := x.Close(); err != nil {
+	if err := s.rebuildIndex(ctx, s.walk); err != nil {
 		return err
 	}
 	return s.openIndex(ctx)
+}
+
+// rebuildIndex makes an index of what walk finds, which is not complete.
+func (s *Shelf) rebuildIndex(ctx context.Context, walk func(func(datanode.SegmentEntry) error) error) error {
+	x, err := index.Rebuild(ctx, s.place.fs, s.place.path(indexName, fingerprintsName), s.indexDeps(), s.indexOptions(), walk)
+	if err != nil {
+		return err
+	}
+	return x.Close()
 }
 
 // newestRegistry returns the newest dump of the registry: of its own, if it

@@ -29,6 +29,9 @@ func (s *Shelf) replace(n int) error {
 	if n < 0 || n >= s.super.spindles {
 		return fmt.Errorf("%w: the node has spindles 0 to %d", ErrNotReplaced, s.super.spindles-1)
 	}
+	if err := s.readRoster(); err != nil {
+		return err
+	}
 	if err := s.openSpindles(); err != nil {
 		return err
 	}
@@ -43,7 +46,7 @@ func (s *Shelf) replace(n int) error {
 		return err
 	}
 	identity := spindle.NewIdentity()
-	s.roster[n] = seat{known: true, identity: identity, incarnation: identity}
+	s.roster.seats[n] = seat{known: true, identity: identity, incarnation: identity}
 	// The roster first: from here on the old drive is refused, and the next try draws
 	// another identity.
 	if err := s.place.writeRoster(s.super.poolID, s.roster); err != nil {

@@ -36,16 +36,22 @@ type seat struct {
 	opens uint64
 }
 
-// roster says which drives are the node's spindles.
-type roster []seat
+// roster says which drives are the node's spindles, and which log is its log.
+type roster struct {
+	// log is drawn when the log is made; zero: by an older program. A node whose log is
+	// another one is, to others, a machine that was booted anew.
+	log   [16]byte
+	seats []seat
+}
 
-func (r roster) encode(pool [16]byte) []byte {
-	b := make([]byte, rosterHeadBytes, rosterHeadBytes+len(r)*rosterEntryBytes+4)
+func (r *roster) encode(pool [16]byte) []byte {
+	b := make([]byte, rosterHeadBytes, rosterHeadBytes+len(r.seats)*rosterEntryBytes+4)
 	copy(b, rosterMagic)
 	binary.LittleEndian.PutUint16(b[8:], rosterVersion)
-	binary.LittleEndian.PutUint16(b[14:], uint16(len(r)))
+	binary.LittleEndian.PutUint16(b[14:], uint16(len(r.seats)))
 	copy(b[16:], pool[:])
-	for _, s := range r {
+	copy(b[32:], r.log[:])
+	for _, s := range r.seats {
 		known := uint64(0)
 		if s.known {
 			known = 1
@@ -58,7 +64,7 @@ func (r roster) encode(pool [16]byte) []byte {
 }
 
 // decodeRoster is the reverse of encode. Errors: ErrForeign, ErrNewer, ErrDamaged.
-func decodeRoster(b []byte, pool [16]byte) (roster, error) {
+func decodeRoster(b []byte, pool [16]byte) (*roster, error) {
 	if len(b) < 12 || string(b[:8]) != rosterMagic {
 		return nil, fmt.Errorf("%w: it does not begin with %q", ErrForeign, rosterMagic)
 	}
@@ -73,29 +79,30 @@ func decodeRoster(b []byte, pool [16]byte) (roster, error) {
 		return nil, fmt.Errorf("%w: it is of pool %x", ErrForeign, b[16:32])
 	}
 	n := int(binary.LittleEndian.Uint16(b[14:]))
-	if len(body) != rosterHeadBytes+n*rosterEntryBytes || !bytes.Equal(b[32:rosterHeadBytes], make([]byte, 32)) {
+	if len(body) != rosterHeadBytes+n*rosterEntryBytes || !bytes.Equal(b[48:rosterHeadBytes], make([]byte, 16)) {
 		return nil, fmt.Errorf("%w: %d bytes for %d spindles", ErrDamaged, len(b), n)
 	}
-	r := make(roster, n)
-	for i := range r {
+	r := &roster{log: [16]byte(b[32:]), seats: make([]seat, n)}
+	for i := range r.seats {
 		e := body[rosterHeadBytes+i*rosterEntryBytes:]
 		at := func(n int) uint64 { return binary.LittleEndian.Uint64(e[8*n:]) }
-		r[i] = seat{at(0) == 1, at(1), at(2), at(3)}
-		if at(0) > 1 || at(1) > identityMax || at(2) > identityMax || r[i].known != (at(2) != 0) ||
-			!r[i].known && r[i] != (seat{}) {
-			return nil, fmt.Errorf("%w: spindle %d is %+v", ErrDamaged, i, r[i])
+		s := seat{at(0) == 1, at(1), at(2), at(3)}
+		if at(0) > 1 || at(1) > identityMax || at(2) > identityMax || s.known != (at(2) != 0) ||
+			!s.known && s != (seat{}) {
+			return nil, fmt.Errorf("%w: spindle %d is %+v", ErrDamaged, i, s)
 		}
+		r.seats[i] = s
 	}
 	return r, nil
 }
 
 // readRoster reads the roster of a node with so many spindles: none of them is known
 // where there is no roster, as older programs left it.
-func (p place) readRoster(pool [16]byte, spindles int) (roster, error) {
+func (p place) readRoster(pool [16]byte, spindles int) (*roster, error) {
 	path := p.path(rosterName)
 	f, err := p.fs.Open(path)
 	if isNotExist(err) {
-		return make(roster, spindles), nil
+		return &roster{seats: make([]seat, spindles)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -105,8 +112,8 @@ func (p place) readRoster(pool [16]byte, spindles int) (roster, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	r, err := decodeRoster(b, pool)
-	if err == nil && len(r) != spindles {
-		err = fmt.Errorf("%w: it is of %d spindles, the node has %d", ErrDamaged, len(r), spindles)
+	if err == nil && len(r.seats) != spindles {
+		err = fmt.Errorf("%w: it is of %d spindles, the node has %d", ErrDamaged, len(r.seats), spindles)
 	}
 	if errors.Is(err, ErrDamaged) {
 		err = fmt.Errorf("%w: if all drives are those that belong here, remove the file: the next start takes them as they are", err)
@@ -118,7 +125,7 @@ func (p place) readRoster(pool [16]byte, spindles int) (roster, error) {
 }
 
 // writeRoster makes a roster appear, whole and durable.
-func (p place) writeRoster(pool [16]byte, r roster) error {
+func (p place) writeRoster(pool [16]byte, r *roster) error {
 	return p.writeFile(rosterName, r.encode(pool))
 }
 
@@ -140,9 +147,9 @@ func (p place) writeFile(name string, content []byte) error {
 }
 
 // identities returns those that are known.
-func (r roster) identities() map[id.Spindle]uint64 {
+func (r *roster) identities() map[id.Spindle]uint64 {
 	known := make(map[id.Spindle]uint64)
-	for i, s := range r {
+	for i, s := range r.seats {
 		if s.known {
 			known[id.Spindle(i)] = s.identity
 		}

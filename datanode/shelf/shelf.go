@@ -3,6 +3,7 @@ package shelf
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ type Shelf struct {
 
 	log      *writelog.Log
 	spindles *spindle.Set
-	roster   roster // which drives they are; it changes in open alone
+	roster   *roster // which drives they are; it changes in open alone
 	index    *index.Index
 	registry *registry.Pebble
 	copies   copies
@@ -94,7 +95,7 @@ func enter(dir string, opts Options) (*Shelf, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shelf{place: p, super: super, opts: opts, bootID: bootID(), logger: opts.logger()}
+	s := &Shelf{place: p, super: super, opts: opts, logger: opts.logger()}
 	s.owns(lock)
 	if s.lockFile, err = p.fs.Stat(p.path(lockName)); err != nil {
 		return nil, errors.Join(err, s.unwind())
@@ -115,6 +116,9 @@ func (s *Shelf) open(ctx context.Context) error {
 		} else if !there {
 			return fmt.Errorf("%w: there is no %s: run plinth recover, which rebuilds them from the spindles", ErrNeedsRecover, path)
 		}
+	}
+	if err := s.readRoster(); err != nil {
+		return err
 	}
 	if err := s.openLog(false); err != nil {
 		return err
@@ -138,10 +142,12 @@ func (s *Shelf) openLog(create bool) error {
 	case len(names) == 0 && !create:
 		return fmt.Errorf("%w: %s is empty or not there, and with it are acknowledged writes: put it back", ErrLogMissing, dir)
 	case len(names) == 0:
-		if err := s.place.mkdir(dir); err != nil {
+		rand.Read(s.roster.log[:]) // the roster first: no log is taken for the one before
+		if err := errors.Join(s.place.writeRoster(s.super.poolID, s.roster), s.place.mkdir(dir)); err != nil {
 			return err
 		}
 	}
+	s.bootID = bootID(s.roster.log)
 	s.log, err = writelog.Open(s.place.fs, writelog.Options{
 		Dir: dir, SizeBytes: s.super.logBytes, PoolID: s.super.poolID, BootID: s.bootID, Logger: s.logger,
 	})
@@ -156,11 +162,13 @@ func (s *Shelf) openLog(create bool) error {
 	return nil
 }
 
+func (s *Shelf) readRoster() (err error) {
+	s.roster, err = s.place.readRoster(s.super.poolID, s.super.spindles)
+	return err
+}
+
 func (s *Shelf) openSpindles() error {
 	var err error
-	if s.roster, err = s.place.readRoster(s.super.poolID, s.super.spindles); err != nil {
-		return err
-	}
 	s.spindles, err = spindle.Open(s.place.fs, s.place.spindles(s.super.spindles), s.spindleOptions())
 	if err != nil {
 		return err
@@ -319,14 +327,19 @@ func (s *Shelf) Status(ctx context.Context) (*datanode.Status, error) {
 // It is not durable: who keeps the layouts says it again after Open.
 func (s *Shelf) SetLayoutVersion(version uint64) { s.spindles.SetLayoutVersion(version) }
 
-// bootID names this run of the machine: what was written before another run and
-// not synced may be gone. Where the kernel does not say, each call is a new run.
-func bootID() (id [16]byte) {
+// bootID names this run of the machine with a log: what was written before another run
+// and not synced may be gone, and what is in another log was never written to this one.
+// Where the kernel does not say, each call is a new run.
+func bootID(log [16]byte) (id [16]byte) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err == nil {
 		digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "")
 		if b, err := hex.DecodeString(digits); err == nil && len(b) == len(id) {
-			return [16]byte(b)
+			if log == [16]byte{} {
+				return [16]byte(b)
+			}
+			sum := sha256.Sum256(append(b, log[:]...))
+			return [16]byte(sum[:])
 		}
 	}
 	rand.Read(id[:]) // never fails: the runtime ends the process instead

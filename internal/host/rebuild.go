@@ -245,6 +245,18 @@ func (h *Host) countRebuild(ctx context.Context, serving rebuild.Serving) error 
 	return nil
 }
 
+// rebuildBusy reports whether the rebuild has something to do. This host is the warden.
+func (h *Host) rebuildBusy(ctx context.Context) (bool, error) {
+	serving, err := h.servingSpindles(ctx)
+	if err != nil {
+		return false, err
+	}
+	x := &h.rebuild
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.row.Busy(h.layouts, serving), nil
+}
+
 // rebuilding returns the spindles that are being rebuilt.
 func (h *Host) rebuilding() []id.Spindle {
 	h.rebuild.mu.Lock()
@@ -309,6 +321,7 @@ func (h *Host) rebuildStatus() RebuildStatus {
 		return out
 	}
 	out.Spindles, out.Restored, out.Began, out.Ended, out.WaitsFor = spindlesOf(p), p.Restored, &p.Began, p.Ended, slices.Clone(x.waits)
+	slices.Sort(out.Restored)
 	out.Fragments, out.Bytes, out.FragmentsLeft, out.BytesLeft = p.Fragments, p.Bytes, p.FragmentsLeft, p.BytesLeft
 	out.LostSegments, out.Lost = p.LostCount(), p.Lost
 	return out

@@ -34,7 +34,11 @@ type layoutRebuild struct {
 
 // run goes through the layout. What is wrong with single segments is in the outcome.
 func (w *layoutRebuild) run(ctx context.Context) error {
-	if err := w.list(ctx); err != nil {
+	var err error
+	if w.has, err = w.list(ctx, w.targets); err != nil {
+		return err
+	}
+	if err := w.adopt(ctx); err != nil {
 		return err
 	}
 	step := w.h.paceSweep()
@@ -70,10 +74,10 @@ func (w *layoutRebuild) run(ctx context.Context) error {
 	return w.giveUpDeleted(ctx) // what was about to go
 }
 
-// list notes what the targets have of the layout. One that no longer serves is none.
-func (w *layoutRebuild) list(ctx context.Context) error {
-	w.has = make(map[id.Spindle]map[id.Segment]bool)
-	for _, s := range w.targets {
+// list returns what spindles have of the layout. One that no longer serves has nothing.
+func (w *layoutRebuild) list(ctx context.Context, spindles []id.Spindle) (map[id.Spindle]map[id.Segment]bool, error) {
+	all := make(map[id.Spindle]map[id.Segment]bool)
+	for _, s := range spindles {
 		has := make(map[id.Segment]bool)
 		r := &datanode.ListFragmentsRequest{Spindle: s, Started: true, Segment: id.MakeSegment(w.layout, 0)}
 		for more := true; more; {
@@ -83,7 +87,7 @@ func (w *layoutRebuild) list(ctx context.Context) error {
 				break
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			more = page.More && len(page.Fragments) > 0
 			for _, f := range page.Fragments {
@@ -94,9 +98,9 @@ func (w *layoutRebuild) list(ctx context.Context) error {
 				has[f.Segment] = true
 			}
 		}
-		w.has[s] = has
+		all[s] = has
 	}
-	return nil
+	return all, nil
 }
 
 // lack returns the targets that have no fragment of a segment.

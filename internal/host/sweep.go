@@ -219,6 +219,9 @@ func (h *Host) completeIndex(ctx context.Context, index datanode.IndexStatus) er
 	if index.Complete {
 		return nil
 	}
+	if busy, err := h.rebuildBusy(ctx); err != nil || busy {
+		return err // segments may not be known yet
+	}
 	recs, err := h.catalog.disks(ctx)
 	if err != nil {
 		return err

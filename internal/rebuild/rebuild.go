@@ -159,6 +159,17 @@ func (r *Row) retry(now time.Time, l *stripe.Layouts, serving Serving) bool {
 	return true
 }
 
+// Busy reports whether there is something to restore that serves.
+func (r *Row) Busy(l *stripe.Layouts, serving Serving) bool {
+	for _, s := range l.Spindles() {
+		if now := serving[s]; r.Whole != nil && now != 0 && now != r.Whole[s] && !(r.Running() && r.Pass.Spindles[s] == now) {
+			return true // it has not been looked at yet
+		}
+	}
+	_, _, ok := r.Next(l, serving)
+	return ok
+}
+
 // Next returns the layout to go through next, and those of its spindles that are to be
 // restored: of all that are left the one that has lost most of its fragments.
 func (r *Row) Next(l *stripe.Layouts, serving Serving) (layout id.Layout, targets []id.Spindle, ok bool) {

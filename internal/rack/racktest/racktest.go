@@ -103,6 +103,17 @@ func (s *Shelves) Stop(n int) {
 	}
 }
 
+// Renew makes a node that is stopped anew, on empty drives, and starts it: under its number,
+// and with an index that is not complete.
+func (s *Shelves) Renew(n int) {
+	s.Helper()
+	s.opts[n].FS = vfs.NewMem()
+	s.ok(s.opts[n].FS.MkdirAll("node", 0o700))
+	s.opts[n].Rejoin = true
+	s.ok(shelf.Create("node", s.opts[n]))
+	s.Start(n)
+}
+
 // Away takes a node away, which goes on, and Back puts it in place again.
 func (s *Shelves) Away(n int) { s.Switches[n].Set(nil) }
 

@@ -1,0 +1,73 @@
+package host_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"plinth/internal/id"
+)
+
+// rebuilt waits until a host's status says that spindles are whole again.
+func (m *member) rebuilt(spindles ...id.Spindle) {
+	m.r.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		st, err := m.Status(m.r.Context())
+		m.r.ok(err)
+		if st.Rebuild.Ended != nil && slices.Equal(st.Rebuild.Restored, spindles) {
+			if st.Rebuild.LostSegments > 0 {
+				m.r.Errorf("lost: %+v", st.Rebuild.Lost)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			m.r.Fatalf("not rebuilt: %+v, %q", st.Rebuild, st.Warnings)
+		}
+	}
+}
+
+// TestHostNodeMadeAnew has a node come back empty under its number: its spindles get their
+// fragments, its index the segments that it keeps, and logs their copies. After it
+// another node may go.
+func TestHostNodeMadeAnew(t *testing.T) {
+	s := openShelves(t)
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	copy(content[1<<20:], noise(2, 2<<20))
+	a.writeAt("one", content[1<<20:3<<20], 1<<20)
+	a.settled()
+	s.inSync(3)
+	copy(content[4<<20:], noise(3, 1<<20))
+	a.writeAt("one", content[4<<20:5<<20], 4<<20) // in the log alone
+	before := a.stored()
+
+	s.Stop(2)
+	a.has("one", content)
+	s.Renew(2)
+	a.rebuilt(8, 9, 10, 11)
+	s.inSync(3)
+	a.has("one", content)
+	a.settled()
+	st, err := a.Status(t.Context())
+	s.ok(err)
+	if !st.Node.Index.Complete {
+		t.Error("the index is not complete after every disk has passed")
+	}
+	if after := a.stored(); after < before {
+		t.Errorf("%d bytes are stored, %d were before", after, before)
+	}
+	s.ok(a.Close())
+
+	s.Away(1)
+	b := s.on("b")
+	b.has("one", content)
+	b.has("one@s", old)
+	copy(content[6<<20:], noise(4, 1<<20))
+	b.writeAt("one", content[6<<20:7<<20], 6<<20)
+	s.ok(b.Quiesce(t.Context()))
+	b.has("one", content)
+	s.Back(1)
+	s.inSync(3)
+	b.settled()
+}
