@@ -126,7 +126,12 @@ func TestHosts(t *testing.T) {
 		defer readFresh(t, h, all)()
 		for i := range 8 {
 			awaitWrites(t, all, 1+rand.IntN(100))
+			longestWrite(all)
+			began := time.Now()
 			p.move(t, h[i%2], 1-i%2)
+			took := time.Since(began)
+			awaitWrites(t, all, 4*len(all))
+			t.Logf("a move took %.0f ms, the longest write %.0f ms", 1000*took.Seconds(), 1000*longestWrite(all).Seconds())
 		}
 	}))
 	checkAll(t, h[1], all)

@@ -103,6 +103,7 @@ type loader struct {
 	first    int
 	versions [loaderBlocks]atomic.Uint64 // that were acknowledged
 	doubt    int                         // the block whose write got no answer, -1: none
+	longest  atomic.Int64                // write, ns; who measures sets it to 0
 }
 
 func fillBlock(p []byte, n int, version uint64) {
@@ -129,10 +130,12 @@ func (l *loader) run(ctx context.Context, t *testing.T, c *client.Client, rng *r
 			continue
 		}
 		fillBlock(p, l.first+i, l.versions[i].Load()+1)
+		began := time.Now()
 		if err := c.WriteAt(t.Context(), p, int64(l.first+i)*loadBlock, count%64 == 0); err != nil {
 			l.doubt = i
 			return fmt.Errorf("write: %w", err)
 		}
+		l.longest.Store(max(l.longest.Load(), int64(time.Since(began))))
 		l.versions[i].Add(1)
 	}
 	return nil
@@ -176,6 +179,14 @@ func written(all []*loader) (n uint64) {
 		}
 	}
 	return n
+}
+
+// longestWrite returns how long a write took at most since the last call.
+func longestWrite(all []*loader) (longest time.Duration) {
+	for _, l := range all {
+		longest = max(longest, time.Duration(l.longest.Swap(0)))
+	}
+	return longest
 }
 
 // awaitWrites returns when loaders have written some more.
