@@ -21,7 +21,7 @@ type Checkpoint struct {
 	Manifest      []byte   // what Attach takes; at most ManifestBytesMax
 	State         []byte   // the owner's, of the last batch in it
 	Objects       []Object // every table that the manifest names
-	UploadedBytes int64    // of tables that were not uploaded before
+	UploadedBytes int64    // of tables that were not uploaded before, or are again
 }
 
 // Checkpoint flushes the map and uploads the tables that have no object yet.
@@ -129,7 +129,7 @@ func (m *Map) upload(ctx context.Context, dir string, state []byte) (*Checkpoint
 		switch {
 		case isTable:
 			f.tables = append(f.tables, manifestTable{number: number})
-			if o, _ := m.fs.tables.object(name); o == nil {
+			if o, _ := m.fs.tables.object(name); o == nil || m.opts.Stale != nil && m.opts.Stale(o) {
 				missing = append(missing, name)
 			}
 		case !strings.HasSuffix(name, ".log"):

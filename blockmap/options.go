@@ -20,6 +20,9 @@ type Options struct {
 	Dir string
 	// Objects keeps the tables.
 	Objects Objects
+	// Stale, if not nil, tells objects that lie where they should not stay: the next
+	// checkpoint uploads their tables again.
+	Stale func(Object) bool
 	// Cache is shared by the maps of a host. Nil: the map has a small one of
 	// its own.
 	Cache *Cache

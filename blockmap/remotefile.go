@@ -89,7 +89,11 @@ func (f *remoteFile) fetch(p []byte, off int64) error {
 		if f.fs.ctx.Err() != nil {
 			return fmt.Errorf("read table %s: %w", f.name, ErrClosed)
 		}
-		if err = f.fs.objects.ReadAt(f.fs.ctx, f.object, p, off); err == nil {
+		o := f.object
+		if newer, _ := f.fs.tables.object(f.name); newer != nil {
+			o = newer // it was uploaded again, and the one before may be gone
+		}
+		if err = f.fs.objects.ReadAt(f.fs.ctx, o, p, off); err == nil {
 			return nil
 		}
 	}

@@ -106,6 +106,10 @@ func EpochKey(d id.Disk) string { return fmt.Sprintf("epoch/%016x", uint64(d)) }
 // EpochValue is the value of EpochKey once an epoch is claimed: the next one.
 func EpochValue(e id.Epoch) []byte { return strconv.AppendUint(nil, uint64(e)+1, 10) }
 
+// MemberKey is where a data node that is one of several of its pool has, in its own
+// registry, what it is there (package rack). Who does not know that serves it not.
+const MemberKey = "member"
+
 // Put sets a key. With a lease, the key is deleted when the lease ends, unless it
 // was put again, without a lease or under another one.
 type Put struct {

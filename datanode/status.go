@@ -1,6 +1,11 @@
 package datanode
 
-import "plinth/internal/id"
+import (
+	"context"
+	"time"
+
+	"plinth/internal/id"
+)
 
 // SpindleState says whether a spindle serves.
 type SpindleState string
@@ -54,4 +59,41 @@ type Status struct {
 	ReservedBytes int64 `json:"reserved_bytes"`
 	FreeBytes     int64 `json:"free_bytes"`
 	SpareBytes    int64 `json:"spare_bytes"`
+}
+
+// NodeInfo describes one node of a pool.
+type NodeInfo struct {
+	Number    id.Node  `json:"number"`
+	Name      string   `json:"name"`      // of its certificate; empty: it has none
+	Addresses []string `json:"addresses"` // as the registry has them
+	State     string   `json:"state"`     // in, draining or out
+	// Registry: the pool's registry is this node's.
+	Registry bool `json:"registry,omitempty"`
+	// Answers says whether the node answers, Since when that began, as far as this host
+	// knows, and Reason why it does not.
+	Answers bool      `json:"answers"`
+	Since   time.Time `json:"since"`
+	Reason  string    `json:"reason,omitempty"`
+	// The rest is as of its last answer. FirstSpindle is the pool's number of its first one.
+	FirstSpindle   id.Spindle `json:"first_spindle"`
+	Spindles       int        `json:"spindles"`
+	SpindlesOK     int        `json:"spindles_ok"`
+	CapacityBytes  int64      `json:"capacity_bytes"`
+	AllocatedBytes int64      `json:"allocated_bytes"`
+	Log            LogUsage   `json:"log"`
+	// LogsMissing are some of the disks whose logs should be here and are not, or not
+	// yet, LogsMissingCount how many there are.
+	LogsMissing      []id.Disk `json:"logs_missing,omitempty"`
+	LogsMissingCount int       `json:"logs_missing_count"`
+}
+
+// Several is a Node that is made of several.
+type Several interface {
+	// Nodes describes them, in the order of their numbers, as of the last Status.
+	Nodes(ctx context.Context) ([]NodeInfo, error)
+	// Returned is when a node that had not answered began to, the last time; zero: never.
+	Returned() time.Time
+	// Keeper is the node whose index has the segments of a layout, which there is: a
+	// chunk moves only between segments of one.
+	Keeper(l id.Layout) id.Node
 }

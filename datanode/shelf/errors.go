@@ -26,6 +26,8 @@ var (
 	ErrTooLarge = errors.New("sizes exceed the file system")
 	// ErrNeedsRecover: index or registry is missing or old. Run plinth recover.
 	ErrNeedsRecover = errors.New("index or registry is missing or old")
+	// ErrMember: the node is one of several of its pool. plinth datanode serves it.
+	ErrMember = errors.New("the data node is one of several of its pool, which plinth datanode and plinth host serve")
 	// ErrLogMissing: the log is missing, and with it acknowledged writes. Put it
 	// back; what is lost can only be accepted knowingly.
 	ErrLogMissing = errors.New("log is missing")

@@ -1,6 +1,7 @@
 package shelf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,11 @@ type Options struct {
 	// Keeps tells which segments this node's index has, in a pool of several nodes; nil:
 	// all. Others that lie on its spindles are not adopted.
 	Keeps func(id.Segment) bool
+	// Share reads in the node's registry what its part in a pool of several nodes is,
+	// where that says that it has one (datanode.MemberKey): when the node is opened, and
+	// when that changes. It takes the place of Keeps and Width. nil: such a node is not
+	// opened.
+	Share func(context.Context, datanode.RegistryNode) (Share, error)
 	// Logger gets what an operator should know; slog.Default if nil.
 	Logger *slog.Logger
 	// FS is the file system; vfs.Default if nil.

@@ -50,6 +50,9 @@ func (s *Shelf) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkMember(dump); err != nil {
+		return err
+	}
 	// Without it Open refuses: from here until the new index is whole.
 	fs, dir := s.place.fs, s.place.path(indexName)
 	if err := s.place.mkdir(dir); err != nil {

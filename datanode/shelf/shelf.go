@@ -62,7 +62,7 @@ var _ datanode.Replica = (*Shelf)(nil)
 // Open opens the data node in dir. It blocks until the log and the tables of
 // the spindles are read. A spindle that is not there is served as absent.
 // Errors: ErrNoNode, ErrForeign, ErrNewer, ErrDamaged, ErrLocked,
-// ErrNeedsRecover, ErrLogMissing, those of the parts. Nothing is created in
+// ErrNeedsRecover, ErrLogMissing, ErrMember, those of the parts. Nothing is created in
 // place of what is missing.
 func Open(ctx context.Context, dir string, opts Options) (*Shelf, error) {
 	s, err := enter(dir, opts)
@@ -203,6 +203,9 @@ func (s *Shelf) openIndex(ctx context.Context) error {
 	if revision < s.copies.floor {
 		return fmt.Errorf("%w: the registry in %s is of revision %d, its copy on the spindles of %d: run plinth recover, which takes the newest",
 			ErrNeedsRecover, s.place.path(indexName), revision, s.copies.floor)
+	}
+	if s.opts.Keeps, err = s.learnShare(ctx); err != nil {
+		return err
 	}
 	return s.adopt(ctx)
 }

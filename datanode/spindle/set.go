@@ -1,6 +1,7 @@
 package spindle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 // its methods may be called at once.
 type Set struct {
 	spindles []*spindle // by number
-	width    int
+	width    atomic.Int64
 	layout   atomic.Uint64
 	probes   sync.WaitGroup
 
@@ -176,11 +177,9 @@ func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
 		return nil, fmt.Errorf("open spindles: %w", err)
 	}
 	s := &Set{
-		spindles: make([]*spindle, len(dirs)), width: opts.Width, reservations: map[string]int64{},
+		spindles: make([]*spindle, len(dirs)), reservations: map[string]int64{},
 	}
-	if s.width == 0 {
-		s.width = len(dirs)
-	}
+	s.SetWidth(cmp.Or(opts.Width, len(dirs)))
 	errs := make([]error, len(dirs))
 	turns := make(chan struct{}, opensMax)
 	var wg sync.WaitGroup
@@ -247,6 +246,9 @@ func (s *Set) Status() []datanode.SpindleStatus {
 	}
 	return out
 }
+
+// SetWidth replaces Options.Width.
+func (s *Set) SetWidth(width int) { s.width.Store(int64(width)) }
 
 // SetLayoutVersion refuses writes under layouts older than v from now on. It
 // never goes back.

@@ -98,7 +98,7 @@ func (s *Set) writable(hosts int) int64 {
 	if serving == 0 || least <= 0 {
 		return 0
 	}
-	return least * int64(min(s.width, serving))
+	return least * min(s.width.Load(), int64(serving))
 }
 
 func (sp *spindle) space(hosts int) (free int64, serving bool) {

@@ -129,6 +129,7 @@ type Client struct {
 
 	breaking sync.Once
 	broken   chan struct{} // see Broken
+	ended    chan struct{} // see Ended
 }
 
 // Dial connects to a node and returns when it is reached on one path. The client
@@ -147,7 +148,7 @@ func Dial(ctx context.Context, opts ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opts: opts, tls: config, fresh: true, first: make(chan struct{}), cut: make(chan struct{}), broken: make(chan struct{}), downFrom: time.Now()}
+	c := &Client{opts: opts, tls: config, fresh: true, first: make(chan struct{}), cut: make(chan struct{}), broken: make(chan struct{}), ended: make(chan struct{}), downFrom: time.Now()}
 	c.life, c.kill = context.WithCancel(context.Background())
 	_, _ = rand.Read(c.session[:]) // never fails
 	for _, call := range serialCalls {
@@ -212,6 +213,10 @@ func (c *Client) Err() error {
 // did, so who keeps state by the node's answers begins anew, with another client.
 func (c *Client) Broken() <-chan struct{} { return c.broken }
 
+// Ended is closed when no call can succeed any more; Err says why. A client that is
+// Broken may still reach its node's process again.
+func (c *Client) Ended() <-chan struct{} { return c.ended }
+
 func (c *Client) breaks() { c.breaking.Do(func() { close(c.broken) }) }
 
 // Close ends the session, so that the node forgets it, fails calls under way,
@@ -243,6 +248,7 @@ func (c *Client) perish(why *datanode.Error) {
 	}
 	c.dead = why
 	c.breaks()
+	close(c.ended)
 	c.closeFirst()
 	c.closeCut()
 	c.mu.Unlock()

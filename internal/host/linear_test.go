@@ -18,7 +18,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
-	"plinth/datanode/datanodetest"
 	"plinth/datanode/shelf"
 	"plinth/internal/keyring"
 	"plinth/internal/linear"
@@ -256,7 +255,7 @@ func (l *linearRun) chaos(over context.Context, rng *rand.Rand) {
 
 // lossyLink is a host's way to the data node.
 type lossyLink struct {
-	*datanodetest.Switch
+	*datanode.Switch
 	node *shelf.Shelf
 	cut  atomic.Bool
 	calm atomic.Bool // no client writes here
@@ -270,7 +269,7 @@ type lossyLink struct {
 }
 
 func newLossyLink(node *shelf.Shelf) *lossyLink {
-	k := &lossyLink{Switch: datanodetest.NewSwitch(node), node: node}
+	k := &lossyLink{Switch: datanode.NewSwitch(node), node: node}
 	k.stay, k.end = context.WithCancel(context.Background())
 	return k
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
-	"plinth/datanode/datanodetest"
 	"plinth/datanode/shelf"
 	"plinth/internal/id"
 	"plinth/internal/rack"
@@ -21,7 +20,7 @@ import (
 type Shelves struct {
 	*testing.T
 	Layouts  *stripe.Layouts
-	Switches []*datanodetest.Switch
+	Switches []*datanode.Switch
 	nodes    []*shelf.Shelf
 	opts     []shelf.Options
 	wrap     []func(datanode.Replica) datanode.Replica
@@ -61,7 +60,7 @@ func Open(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int) *
 		s.ok(shelf.Create("node", o))
 		s.opts = append(s.opts, o)
 		s.nodes = append(s.nodes, nil)
-		s.Switches = append(s.Switches, datanodetest.NewSwitch(nil))
+		s.Switches = append(s.Switches, datanode.NewSwitch(nil))
 		s.wrap = append(s.wrap, func(n datanode.Replica) datanode.Replica { return n })
 		s.Start(n)
 	}
