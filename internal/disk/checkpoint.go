@@ -13,6 +13,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/failpoint"
 	"plinth/internal/id"
+	"plinth/internal/object"
 )
 
 // CheckpointRecord is the registry's word on a disk's newest checkpoint, as
@@ -52,6 +53,24 @@ type checkpointState struct {
 
 	manifest      blockmap.Object
 	manifestBytes int64
+	// poor: some of the objects lie in spare layouts.
+	poor bool
+}
+
+// liesPoorly reports whether an object lies in spare layouts: a node's loss is its loss.
+func (d *Disk) liesPoorly(o blockmap.Object) bool {
+	segments, err := object.Segments(o)
+	return err == nil && slices.ContainsFunc(segments, d.pool.Stripes.Spare)
+}
+
+func (d *Disk) anyPoorly(all []blockmap.Object) bool { return slices.ContainsFunc(all, d.liesPoorly) }
+
+// CheckpointPoor reports whether the newest checkpoint lies so that a node's loss is its
+// loss, and the next one would not.
+func (d *Disk) CheckpointPoor() bool {
+	d.checkpointMu.Lock()
+	defer d.checkpointMu.Unlock()
+	return d.checkpoint.poor && d.pool.Stripes.Usual()
 }
 
 // parseCheckpoint decodes a record and its state.
@@ -110,7 +129,8 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return nil // nothing was ever applied
 	}
 	s, err := unmarshalState(c.State)
-	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 {
+	better := d.checkpoint.poor && d.pool.Stripes.Usual()
+	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 && !better {
 		return err
 	}
 	failpoint.Reach(failpoint.Tables)
@@ -128,6 +148,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	failpoint.Reach(failpoint.Manifest)
 	d.recording = &recording{value, checkpointState{
 		objects: append(c.Objects, manifest), result: s.result, manifest: manifest, manifestBytes: int64(len(c.Manifest)),
+		poor: d.anyPoorly(append(c.Objects, manifest)),
 	}}
 	if err := d.record(ctx); err != nil {
 		return err

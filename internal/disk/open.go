@@ -77,6 +77,7 @@ func (d *Disk) attach(ctx context.Context) error {
 func (d *Disk) mapOptions() blockmap.Options {
 	opts := d.cfg.Map
 	opts.Objects = d.objects
+	opts.Stale = func(o blockmap.Object) bool { return d.pool.Stripes.Usual() && d.liesPoorly(o) }
 	opts.Failed = func(err error) { d.fail(fmt.Errorf("map: %w", err)) }
 	return opts
 }
@@ -108,7 +109,7 @@ func (d *Disk) attachNewest(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
+	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes, d.anyPoorly(append(objects, rec.Manifest))}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
 }
 
 // readCheckpoint returns the record of the newest checkpoint, its revision and

@@ -98,10 +98,15 @@ func Decide(s *State) *Plan {
 }
 
 func decide(s *State) *Plan {
-	resumed, fresh, transit := s.candidates()
+	resumed, poor, fresh, transit := s.candidates()
 	p := &picker{s: s, room: s.room(), transit: transit}
 	for i := range resumed {
 		p.take(&resumed[i])
+	}
+	for i := range poor {
+		if !p.take(&poor[i]) {
+			break
+		}
 	}
 	p.wanted = s.wanted()
 	for i := range fresh {
@@ -153,7 +158,7 @@ func (s *State) slack() int64 {
 
 // candidates returns what may be emptied, the best first, and how many segments
 // and slots are in transit and not to be resumed.
-func (s *State) candidates() (resumed, fresh []Choice, transit usage) {
+func (s *State) candidates() (resumed, poor, fresh []Choice, transit usage) {
 	newest := uint64(0)
 	for i := range s.Segments {
 		newest = max(newest, s.Segments[i].Segment.Number())
@@ -174,6 +179,9 @@ func (s *State) candidates() (resumed, fresh []Choice, transit usage) {
 			transit.add(&c)
 		case c.Resume:
 			resumed = append(resumed, c)
+		case u.LiveSlots > 0 && !s.Skip[u.Segment] && s.Poor != nil && s.Poor(u.Segment):
+			c.Poor = true
+			poor = append(poor, c)
 		case u.LiveSlots == 0 || s.Skip[u.Segment] || use >= useMax:
 		case u.LiveSlots == u.Slots && use >= wholeUse:
 		case s.Full && use > 1-1.0/fullDead:
@@ -182,7 +190,7 @@ func (s *State) candidates() (resumed, fresh []Choice, transit usage) {
 		}
 	}
 	slices.SortStableFunc(fresh, func(a, b Choice) int { return cmp.Compare(b.Score, a.Score) })
-	return resumed, fresh, transit
+	return resumed, poor, fresh, transit
 }
 
 // use is the share of what a segment takes that its live chunks would take anew.
@@ -240,7 +248,7 @@ func (p *picker) take(c *Choice) bool {
 // packed together: then none is condemned, and what was condemned goes on.
 func (p *picker) plan(fresh int) *Plan {
 	if p.gain() <= 0 {
-		p.taken = slices.DeleteFunc(p.taken, func(c Choice) bool { return !c.Resume })
+		p.taken = slices.DeleteFunc(p.taken, func(c Choice) bool { return !c.Resume && !c.Poor })
 		p.stored, p.moved = 0, 0
 		for i := range p.taken {
 			p.stored += p.taken[i].StoredBytes
@@ -269,6 +277,8 @@ func (p *picker) why(fresh int) string {
 		return "no segment has dead chunks enough: " + free
 	case len(p.taken) == 0:
 		return fmt.Sprintf("no room or no gain: %s, %d can be written", free, s.Spare)
+	case p.taken[0].Poor:
+		return "what lies where a node's loss is a loss: " + free
 	case s.Full:
 		return fmt.Sprintf("all segments with 1/%d dead", fullDead)
 	case s.Urgent:

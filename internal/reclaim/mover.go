@@ -31,6 +31,9 @@ type Mover struct {
 	// Disk is the mover's number, Epoch was claimed and fenced.
 	Disk  id.Disk
 	Epoch id.Epoch
+	// Keeper, if set, says whose index has the segments of a layout: chunks move only
+	// between those of one.
+	Keeper func(id.Layout) id.Node
 	// Pace, if set, is called after bytes were read to be moved and returns when
 	// more may be.
 	Pace func(ctx context.Context, bytes int64) error
@@ -67,13 +70,16 @@ func (m *Mover) Move(ctx context.Context, segments []id.Segment) (*Moved, error)
 	if err := r.loadMoves(ctx); err != nil {
 		return &r.report, fmt.Errorf("move chunks: read what has moved: %w", err)
 	}
-	for group := range slices.Chunk(segments, groupMax) {
-		if err := r.group(ctx, group); err != nil {
+	for _, own := range r.m.byKeeper(segments) {
+		r.keeper = r.m.keeper(own[0])
+		for group := range slices.Chunk(own, groupMax) {
+			if err := r.group(ctx, group); err != nil {
+				return &r.report, fmt.Errorf("move chunks: %w", err)
+			}
+		}
+		if err := r.seal(ctx); err != nil {
 			return &r.report, fmt.Errorf("move chunks: %w", err)
 		}
-	}
-	if err := r.seal(ctx); err != nil {
-		return &r.report, fmt.Errorf("move chunks: %w", err)
 	}
 	return &r.report, nil
 }
@@ -112,6 +118,30 @@ func (m *Mover) release(ctx context.Context, segments []id.Segment) error {
 	return nil
 }
 
+// keeper returns whose index has a segment.
+func (m *Mover) keeper(s id.Segment) id.Node {
+	if m.Keeper == nil {
+		return 0
+	}
+	return m.Keeper(s.Layout())
+}
+
+// byKeeper deals segments to their keepers, each in order.
+func (m *Mover) byKeeper(segments []id.Segment) (all [][]id.Segment) {
+	at := make(map[id.Node]int)
+	for _, s := range segments {
+		n := m.keeper(s)
+		i, known := at[n]
+		if !known {
+			i = len(all)
+			at[n] = i
+			all = append(all, nil)
+		}
+		all[i] = append(all[i], s)
+	}
+	return all
+}
+
 // run is one Move.
 type run struct {
 	m       *Mover
@@ -120,6 +150,7 @@ type run struct {
 	placed  map[id.Fingerprint]id.Slot // in the builder
 	moves   []datanode.Move            // into it, without locations
 	report  Moved
+	keeper  id.Node // of what is emptied
 }
 
 func (r *run) loadMoves(ctx context.Context) error {
@@ -269,7 +300,11 @@ func (r *run) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.m.Stripes.Write(ctx, segment, r.m.Number); err != nil {
+	var allowed func(id.Layout) bool
+	if r.m.Keeper != nil {
+		allowed = func(l id.Layout) bool { return r.m.Keeper(l) == r.keeper }
+	}
+	if err := r.m.Stripes.WriteTo(ctx, segment, r.m.Number, allowed); err != nil {
 		return err
 	}
 	segment.Free()

@@ -23,6 +23,9 @@ type State struct {
 	Maps int64
 	// Urgent: somebody waits for space. Full: empty whatever an eighth of is dead.
 	Urgent, Full bool
+	// Poor, if set, tells which segments lie so that a node's loss is a loss, and could lie
+	// better by now: they are emptied whatever lives in them.
+	Poor func(id.Segment) bool
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk
 	// that holds slots of it cannot pass.
 	Skip map[id.Segment]bool
@@ -40,6 +43,8 @@ type Choice struct {
 	Score       float64 `json:"score"`
 	// Resume: it was condemned before, by a cycle that did not end.
 	Resume bool `json:"resume,omitempty"`
+	// Poor: it lay where a node's loss is a loss.
+	Poor bool `json:"poor,omitempty"`
 
 	slots int
 }

@@ -27,6 +27,8 @@ func parseState(t *testing.T, text string) *State {
 	}
 	s.Free, s.Spare, s.Low = s.Free*segment, s.Spare*segment, s.Low*segment
 	s.Urgent, s.Full = strings.Contains(head, "urgent"), strings.Contains(head, "full")
+	poor := make(map[id.Segment]bool)
+	s.Poor = func(seg id.Segment) bool { return poor[seg] }
 	for line := range strings.Lines(rest) {
 		var number uint64
 		var state string
@@ -41,6 +43,7 @@ func parseState(t *testing.T, text string) *State {
 		u.Segment, u.State = id.MakeSegment(0, number), states[state]
 		u.StoredBytes = packed(s.Geometry, u.SealedBytes)
 		s.Skip[u.Segment] = strings.Contains(line, "skip")
+		poor[u.Segment] = strings.Contains(line, "poor")
 		s.Segments = append(s.Segments, u)
 	}
 	return s
@@ -56,6 +59,8 @@ func TestDecide(t *testing.T) {
 		{"an old one with few dead before a new one with many", "2 4 3\n1 live 100 70\n999 live 100 40\n1000 live 100 100", "1 999", "little space"},
 		{"who waits gets the emptiest", "0 1 3 urgent\n1 live 100 70\n999 live 100 40\n1000 live 100 90", "999", "somebody waits"},
 		{"not without room", "0 0 3 urgent\n1 live 100 70\n999 live 100 60", "", "no room"},
+		{"what lies poorly, whatever lives", "10 12 5\n1 live 100 100 8388608 poor\n2 live 100 50\n3 live 100 0 8388608 poor\n4 live 100 90 8388608 poor skip", "1", "a node's loss"},
+		{"what lies poorly after what was condemned, before others", "2 4 3\n1 live 100 60\n2 condemned 100 100\n9 live 100 100 8388608 poor", "2* 1 9", "little space"},
 		{"room for one", "0 1 3 urgent\n1 live 100 70\n999 live 100 60", "999", "somebody waits"},
 		{"room for a checkpoint too", "0 1 3 urgent\n1 live 100 70\n5 object 1 1 4194304\n999 live 100 60", "", "no room"},
 		{

@@ -32,6 +32,7 @@ func (s state) String() string {
 // part is what was read of one fragment, beginning at the stripe's first block.
 type part struct {
 	state  state
+	away   bool   // unreachable, because the spindle's node does not answer
 	data   []byte // whole blocks; as read where untested
 	bad    []bool // per block of data; nil for none
 	bytes  uint32 // of the whole fragment, where the header is valid
@@ -57,7 +58,7 @@ func newStripe(g Geometry, segment id.Segment, list []id.Spindle) *stripe {
 func (st *stripe) take(index int, d *datanode.FragmentData) {
 	p := &st.parts[index]
 	if d.Err != nil && !d.BadHeader { // which is an error with data
-		p.state = stateOf(d.Err)
+		p.state, p.away = stateOf(d.Err)
 		return
 	}
 	p.data = d.Data[:len(d.Data)/blockBytes*blockBytes]
@@ -74,14 +75,16 @@ func (st *stripe) take(index int, d *datanode.FragmentData) {
 	}
 }
 
-func stateOf(err *datanode.Error) state {
+func stateOf(err *datanode.Error) (s state, away bool) {
 	switch err.Code {
 	case datanode.CodeNotFound, datanode.CodeGone:
-		return missing
+		return missing, false
 	case datanode.CodeSpindle:
-		return unreachable
+		return unreachable, false
+	case datanode.CodeUnreachable:
+		return unreachable, true
 	}
-	return unreadable
+	return unreadable, false
 }
 
 // setBad notes a bad block, counted from the stripe's first.
@@ -119,14 +122,21 @@ func (st *stripe) count(states ...state) int {
 
 // failure says why the stripe does not yield what was asked for. More fragments
 // missing than parity replaces, and none found, is a segment that was deleted.
-// Otherwise it is ErrSpindle if spindles that do not work may hold what lacks,
-// and ErrCorrupt if not.
+// Otherwise it is ErrUnreachable if nodes that do not answer may hold what lacks,
+// ErrSpindle if spindles that do not work may, and ErrCorrupt if not.
 func (st *stripe) failure(what string, lacks bool) error {
 	found := st.count(present, badHeader, badFields, unreadable)
-	base := datanode.ErrCorrupt
+	base, away := datanode.ErrCorrupt, 0
+	for i := range st.parts {
+		if st.parts[i].away {
+			away++
+		}
+	}
 	switch {
 	case found == 0 && st.count(missing) > st.g.M:
 		return datanode.Errorf(datanode.ErrNotFound, "%s", what)
+	case lacks && away > 0 && st.count(present)+away >= st.g.K:
+		base = datanode.ErrUnreachable
 	case lacks && st.count(unreachable) > 0 && st.count(present, unreachable) >= st.g.K:
 		base = datanode.ErrSpindle
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -20,6 +21,11 @@ const (
 	// calls without bound, and both sides hold the data in memory.
 	callRangesMax = 1024
 	callBytesMax  = 64 << 20
+	// awayTimeMax bounds the wait for a node that does not answer, and awayPauseMin and
+	// awayPauseMax the pauses between attempts.
+	awayTimeMax  = 2 * time.Minute
+	awayPauseMin = 20 * time.Millisecond
+	awayPauseMax = 500 * time.Millisecond
 )
 
 // Data answers one range. Bytes shares memory with that of neighbours: who keeps
@@ -51,8 +57,11 @@ const memoryBytesMax = 2 << 20
 // not tested: the caller authenticates it and calls Reconstruct if that fails.
 // Answers are in the order of ranges. It blocks for the node.
 //
+// It waits for a node that does not answer where the others have too few fragments: for
+// two minutes, about, which is how long a client waits for its reply.
+//
 // Errors, per range: ErrNotFound if no fragment of the segment is left,
-// ErrSpindle or ErrCorrupt if fewer than k are readable, ErrInvalid,
+// ErrUnreachable, ErrSpindle or ErrCorrupt if fewer than k are readable, ErrInvalid,
 // ErrStaleLayout for a layout that is not known, and those of a whole call.
 func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
 	return s.ReadIn(ctx, &Memory{}, ranges)
@@ -61,6 +70,22 @@ func (s *Store) Read(ctx context.Context, ranges []Range) []Data {
 // ReadIn is Read in the caller's memory: the answers are valid until it is used
 // again.
 func (s *Store) ReadIn(ctx context.Context, m *Memory, ranges []Range) []Data {
+	began := time.Now()
+	for pause := awayPauseMin; ; pause = min(2*pause, awayPauseMax) {
+		out := s.readIn(ctx, m, ranges)
+		away := slices.ContainsFunc(out, func(d Data) bool { return errors.Is(d.Err, datanode.ErrUnreachable) })
+		if !away || time.Since(began) > awayTimeMax {
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			return out
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (s *Store) readIn(ctx context.Context, m *Memory, ranges []Range) []Data {
 	m.out = slices.Grow(m.out[:0], len(ranges))[:len(ranges)]
 	clear(m.out)
 	s.plan(m, ranges)
@@ -111,7 +136,10 @@ func (s *Store) readDirectly(ctx context.Context, m *Memory, reads []read, bytes
 			if e := reply.Results[i].Err; e.Code == datanode.CodeClosed {
 				r.fail(out, fmt.Errorf("read %s: %w", r.Range, e))
 			} else {
-				failed = append(failed, newRecovery(s.layouts.Geometry, r, stateOf(e)))
+				v := newRecovery(s.layouts.Geometry, r, unread)
+				own := &v.parts[r.Index]
+				own.state, own.away = stateOf(e)
+				failed = append(failed, v)
 			}
 		case len(reply.Results[i].Data) != int(r.Length):
 			failed = append(failed, newRecovery(s.layouts.Geometry, r, unreadable))

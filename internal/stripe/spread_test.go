@@ -101,7 +101,7 @@ func TestSpareLayoutsAreTakenWhereANodeIsAway(t *testing.T) {
 	}
 	usual := len(l.Lists) - l.Spare
 	for range 3 * len(l.Lists) {
-		if n, ok := s.pick(nil); !ok || int(n) >= usual {
+		if n, ok := s.pick(nil, nil); !ok || int(n) >= usual {
 			t.Fatalf("layout %d, %t", n, ok)
 		}
 	}
@@ -112,7 +112,7 @@ func TestSpareLayoutsAreTakenWhereANodeIsAway(t *testing.T) {
 	s.UpdateHealth(away)
 	seen := make(map[id.Layout]bool)
 	for range 3 * len(l.Lists) {
-		n, ok := s.pick(nil)
+		n, ok := s.pick(nil, nil)
 		if !ok || int(n) < usual {
 			t.Fatalf("layout %d, %t", n, ok)
 		}

@@ -90,6 +90,19 @@ func (s *Store) isFailed(spindle id.Spindle) bool {
 	return s.failed[spindle]
 }
 
+// Spare reports whether a segment lies in a spare layout.
+func (s *Store) Spare(seg id.Segment) bool {
+	return int(seg.Layout()) >= len(s.layouts.Lists)-s.layouts.Spare && int(seg.Layout()) < len(s.layouts.Lists)
+}
+
+// Usual reports whether there is a layout that is not spare and whose spindles all work.
+func (s *Store) Usual() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.pickFrom(0, len(s.layouts.Lists)-s.layouts.Spare, 0, nil, nil)
+	return ok
+}
+
 // Reconstructed returns how many ranges were computed from other fragments.
 func (s *Store) Reconstructed() uint64 { return s.reconstructed.Load() }
 

@@ -23,6 +23,11 @@ const writeAttemptsMax = 8
 // Errors: ErrNoSpace and ErrSpindle when no layout is left, those of number,
 // and any other of the node (ErrStaleLayout, ErrClosed) at once.
 func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Context) (uint64, error)) error {
+	return s.WriteTo(ctx, seg, number, nil)
+}
+
+// WriteTo is Write into layouts for which allowed, if not nil, is true, and no spare one.
+func (s *Store) WriteTo(ctx context.Context, seg *Segment, number func(context.Context) (uint64, error), allowed func(id.Layout) bool) error {
 	g := s.layouts.Geometry
 	if int(seg.Header.K) != g.K || int(seg.Header.M) != g.M || len(seg.Fragments) != g.Width() {
 		return datanode.Errorf(datanode.ErrInvalid, "write segment of geometry %d+%d with %d fragments under layouts of %s",
@@ -31,7 +36,7 @@ func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Con
 	full := make(map[id.Spindle]bool)
 	var last *datanode.Error
 	for range writeAttemptsMax {
-		layout, ok := s.pick(full)
+		layout, ok := s.pick(full, allowed)
 		if !ok {
 			break
 		}
@@ -95,7 +100,7 @@ func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle
 		switch e.Code {
 		case datanode.CodeNoSpace:
 			full[list[i]] = true
-		case datanode.CodeSpindle, datanode.CodeCorrupt, datanode.CodeUnknown:
+		case datanode.CodeSpindle, datanode.CodeUnreachable, datanode.CodeCorrupt, datanode.CodeUnknown:
 			s.markFailed(list[i])
 		default:
 			return nil, fmt.Errorf("fragment %d on spindle %d: %w", i, list[i], e)
@@ -107,7 +112,7 @@ func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle
 
 // pick returns the next layout without a failed spindle or one in avoid, and without
 // a slow one if there is such a layout. A spare one is taken only if there is no other.
-func (s *Store) pick(avoid map[id.Spindle]bool) (id.Layout, bool) {
+func (s *Store) pick(avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.next.Add(1) - 1
@@ -117,22 +122,22 @@ func (s *Store) pick(avoid map[id.Spindle]bool) (id.Layout, bool) {
 		for _, sp := range slow {
 			wide[sp] = true
 		}
-		if l, ok := s.pickFrom(0, usual, start, wide); ok {
+		if l, ok := s.pickFrom(0, usual, start, wide, allowed); ok {
 			return l, true
 		}
 	}
-	if l, ok := s.pickFrom(0, usual, start, avoid); ok {
-		return l, true
+	if l, ok := s.pickFrom(0, usual, start, avoid, allowed); ok || allowed != nil {
+		return l, ok
 	}
-	return s.pickFrom(usual, s.layouts.Spare, start, avoid)
+	return s.pickFrom(usual, s.layouts.Spare, start, avoid, nil)
 }
 
 // pickFrom goes through count layouts from first on.
-func (s *Store) pickFrom(first, count int, start uint64, avoid map[id.Spindle]bool) (id.Layout, bool) {
+func (s *Store) pickFrom(first, count int, start uint64, avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
 	lists := s.layouts.Lists[first : first+count]
 	for i := range lists {
 		l := int((start + uint64(i)) % uint64(len(lists)))
-		usable := true
+		usable := allowed == nil || allowed(id.Layout(first+l))
 		for _, spindle := range lists[l] {
 			usable = usable && !s.failed[spindle] && !avoid[spindle]
 		}
