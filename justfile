@@ -50,6 +50,10 @@ soak MINUTES="30":
 migrate TIMES="20":
     go test -count=1 -timeout 0 -run '^TestMigration$' -v ./cmd/plinth/interop -migrations $((2 * {{TIMES}}))
 
+# kill data nodes of a pool of three under load, with the registry at one of them and in etcd: just nodes 10m
+nodes TIME="10m":
+    go test -count=1 -timeout 0 -run '^TestNodes' -v ./cmd/plinth/interop -nodes-time {{TIME}}
+
 # a bound of one core under load, how soon a change holds, and what a busy disk costs a quiet one: three minutes, on a quiet machine
 bound TIME="60s":
     go test -count=1 -run "^TestCPUBound$" -v ./cmd/plinth/interop -bound-time {{TIME}}

@@ -10,11 +10,13 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/urfave/cli/v2"
 
+	"plinth/datanode"
 	"plinth/datanode/shelf"
 	"plinth/datanode/wire"
 	"plinth/internal/api"
 	"plinth/internal/host"
 	"plinth/internal/pki"
+	"plinth/internal/rack"
 	"plinth/internal/vfsx"
 )
 
@@ -97,6 +99,16 @@ func dataNode(c *cli.Context) (err error) {
 // openShelf opens the data node in --dir, or makes one for the cluster's pool.
 func openShelf(c *cli.Context, m *member, opts shelf.Options) (*shelf.Shelf, error) {
 	dir := c.String("dir")
+	opts.Share = func(ctx context.Context, own datanode.RegistryNode) (shelf.Share, error) {
+		part, err := rack.ReadPart(ctx, own)
+		if err != nil {
+			return shelf.Share{}, err
+		}
+		if part.Name != m.Name {
+			return shelf.Share{}, fmt.Errorf("%s is data node %s of its pool, and the certificate is of %s: give the directory and the certificate that belong together", dir, part.Name, m.Name)
+		}
+		return shelf.Share{Keeps: part.Keeps, Width: part.Layouts.Geometry.Width(), LayoutVersion: part.Layouts.Version}, nil
+	}
 	has, err := shelf.PoolID(vfs.Default, dir)
 	switch {
 	case err == nil && c.Bool("rejoin"):

@@ -21,14 +21,15 @@ import (
 func hostCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "host",
-		Usage: "serve disks of a data node on another machine",
+		Usage: "serve disks of data nodes on other machines",
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "node", Usage: "HOST:PORT or unix:PATH of the data node; its addresses over several networks with commas between", Required: true},
+			&cli.GenericFlag{Name: "node", Value: new(nodesFlag), Required: true,
+				Usage: "HOST:PORT or unix:PATH of a data node, its addresses over several networks with commas between; for a new pool once for each node, later for one or more of them"},
 			&cli.StringFlag{Name: "dir", Usage: "directory for this host's own files, which may be lost", Required: true},
 			&cli.StringFlag{Name: "peer-listen", Value: ":10810", Usage: "address to serve the pool's other hosts on, HOST:PORT; empty for none"},
 			&cli.StringFlag{Name: "peer-address", Usage: "HOST:PORT under which they reach it", DefaultText: "this machine's on the way to the data node"},
 			&cli.DurationFlag{Name: "lease-ttl", Usage: "how long other hosts wait, about, to take the disks of this one when it dies", DefaultText: "10s"},
-		}, memberFlags("host", "data nodes"), poolFlags("DIR/root.key"), agentFlags(), serveFlags("DIR"), verboseFlags()),
+		}, memberFlags("host", "data nodes"), registryFlags(), poolFlags("DIR/root.key"), agentFlags(), serveFlags("DIR"), verboseFlags()),
 		Action: runHost,
 	}
 }
@@ -73,8 +74,12 @@ func runHost(c *cli.Context) error {
 	if o.Keys, o.Geometry, err = poolOptions(c); err != nil {
 		return err
 	}
-	if o.Node.Paths, err = nodePaths(c.String("node")); err != nil {
-		return err
+	for _, text := range *c.Generic("node").(*nodesFlag) {
+		paths, err := nodePaths(text)
+		if err != nil {
+			return err
+		}
+		o.Paths = append(o.Paths, paths)
 	}
 	if o.Peer, err = peerOptions(c); err != nil {
 		return err
@@ -92,7 +97,10 @@ func runHost(c *cli.Context) error {
 	if m.member != nil {
 		o.Node.TLS, o.Node.Guard = m.member.ClientConfig(pki.RoleDataNode, ""), m.member.Guard
 	}
-	if err := o.Node.Validate(); err != nil {
+	if o.OpenRegistry, err = registryOptions(c, m.Cluster, o.Logger); err != nil {
+		return err
+	}
+	if err := o.Validate(); err != nil {
 		return fmt.Errorf("--node: %w", err)
 	}
 	spareProcessor()
@@ -108,6 +116,14 @@ func runHost(c *cli.Context) error {
 		return &agent{host: func() *host.Host { return a.Host() }, exports: remote.Exports{Agent: a}, rootKey: a.NewRootKey(), wait: a.Wait, close: a.Close}, nil
 	})
 }
+
+// nodesFlag is a flag that may be given several times; commas stay in each value.
+type nodesFlag []string
+
+// Set implements flag.Value.
+func (f *nodesFlag) Set(text string) error { *f = append(*f, text); return nil }
+
+func (f *nodesFlag) String() string { return strings.Join(*f, " ") }
 
 // nodePaths checks the addresses of a data node.
 func nodePaths(text string) ([]string, error) {

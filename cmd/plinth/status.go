@@ -91,6 +91,9 @@ func printStatus(s *host.Status) error {
 	if f := s.Flash; f != nil {
 		rows = append(rows, [2]string{"flash cache", flashText(f)})
 	}
+	if len(s.Nodes) > 1 {
+		rows = append(rows, [2]string{"data nodes", nodesText(s)})
+	}
 	if len(s.Hosts) > 1 {
 		rows = append(rows, [2]string{"hosts", hostsText(s)})
 	}

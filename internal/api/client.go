@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 
+	"plinth/datanode"
 	"plinth/internal/host"
 )
 
@@ -134,6 +135,13 @@ func (c *Client) call(ctx context.Context, method, path string, body, out any) e
 func (c *Client) Status(ctx context.Context) (*host.Status, error) {
 	var out host.Status
 	return &out, c.call(ctx, "GET", "/status", nil, &out)
+}
+
+// Nodes lists the data nodes.
+func (c *Client) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
+	var out NodeList
+	err := c.call(ctx, "GET", "/nodes", nil, &out)
+	return out.Nodes, err
 }
 
 // Disks lists the disks.

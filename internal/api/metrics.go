@@ -148,6 +148,8 @@ var flashMetrics = []flashMetric{
 var (
 	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
 	spindleSlow = prometheus.NewDesc("plinth_spindle_slow", "1 if this host's reads go around the spindle, because it takes far longer than the others.", []string{"spindle"}, nil)
+	nodeUp      = prometheus.NewDesc("plinth_node_up", "1 if the data node answers.", []string{"node"}, nil)
+	nodeLogs    = prometheus.NewDesc("plinth_node_logs_missing", "Disks whose logs should be on the data node and are not, or not yet.", []string{"node"}, nil)
 	spindleUsed = prometheus.NewDesc("plinth_spindle_allocated_bytes", "Fragments on the spindle.", []string{"spindle"}, nil)
 )
 
@@ -162,6 +164,8 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range flashMetrics {
 		out <- m.desc
 	}
+	out <- nodeUp
+	out <- nodeLogs
 	out <- spindleUp
 	out <- spindleSlow
 	out <- spindleUsed
@@ -188,6 +192,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range flashMetrics {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(s.Flash))
 		}
+	}
+	for _, n := range s.Nodes {
+		label := strconv.Itoa(int(n.Number))
+		out <- prometheus.MustNewConstMetric(nodeUp, prometheus.GaugeValue, oneIf(n.Answers), label)
+		out <- prometheus.MustNewConstMetric(nodeLogs, prometheus.GaugeValue, float64(n.LogsMissingCount), label)
 	}
 	for _, sp := range s.Node.Spindles {
 		label := strconv.Itoa(int(sp.Spindle))

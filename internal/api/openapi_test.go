@@ -51,6 +51,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}{
 		{"GET", "/disks", "/disks", "", 200},
 		{"GET", "/status", "/status", "", 200},
+		{"GET", "/nodes", "/nodes", "", 200},
 		{"POST", "/disks", "/disks", `{"name":"a","bytes":1048576,"chunk_bytes":8192,"cipher":"aes-256-xts","stable":true}`, 201},
 		{"POST", "/disks", "/disks", `{"name":"b","bytes":1048576}`, 201},
 		{"POST", "/disks", "/disks", `{"name":"a","bytes":1048576}`, 409},

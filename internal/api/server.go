@@ -46,6 +46,7 @@ type route struct {
 func (s *Server) routes() []route {
 	return []route{
 		{"GET", "/status", s.status},
+		{"GET", "/nodes", s.listNodes},
 		{"GET", "/cpu", s.showCPU},
 		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},
@@ -181,6 +182,15 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		st.Node.Streams = []datanode.LogStreamStatus{}
 	}
 	writeJSON(w, http.StatusOK, st)
+	return nil
+}
+
+func (s *Server) listNodes(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.host().Nodes(r.Context())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, NodeList{Nodes: all})
 	return nil
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"plinth/datanode"
 	"plinth/internal/host"
 )
 
@@ -64,6 +65,11 @@ type SnapshotList struct {
 // NewName is the body of what takes a name and nothing else.
 type NewName struct {
 	Name string `json:"name"`
+}
+
+// NodeList answers GET /nodes.
+type NodeList struct {
+	Nodes []datanode.NodeInfo `json:"nodes"`
 }
 
 // DiskList answers GET /disks.

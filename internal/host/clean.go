@@ -25,6 +25,9 @@ const (
 	// followTime is how long a disk of another host may take to follow what has moved
 	// before segments that it holds slots of are let alone: it may not open there.
 	followTime = 10 * time.Minute
+	// returnedTime is how long after a data node has come back hosts may still write as if
+	// it had not.
+	returnedTime = 30 * time.Second
 )
 
 // cleaner is what reclaim keeps from cycle to cycle.
@@ -42,6 +45,10 @@ type cleaner struct {
 	// cycles, moved (chunks) and movedBytes count since the start.
 	cycles, moved, movedBytes atomic.Int64
 
+	// lookedAt is when this host looked at the segments, Unix ns; 0: not since the start.
+	// spare is how many lay in spare layouts then and were needed.
+	lookedAt, spare atomic.Int64
+
 	// The rest belongs to who has lockSweep.
 
 	mover    *reclaim.Mover
@@ -54,7 +61,6 @@ type cleaner struct {
 	// when others look at that they have not done so with disks of other hosts.
 	waiting    map[id.Disk]bool
 	since      map[id.Disk]time.Time
-	looked     bool      // at the segments since the start
 	unfinished bool      // some are condemned or forwarded
 	kept       int64     // bytes that the data node keeps from reservations
 	objects    [2]int64  // bytes of checkpoints' segments, now and the last time
@@ -108,7 +114,8 @@ func (h *Host) cleanOnce(ctx context.Context) (again bool, err error) {
 	if err != nil || !st.Index.Complete {
 		return false, err
 	}
-	if !c.looked {
+	if h.mustLook() {
+		h.refreshHealth(ctx)
 		if _, err := h.usage(ctx); err != nil {
 			return false, err
 		}

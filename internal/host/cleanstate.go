@@ -14,6 +14,7 @@ import (
 
 // usage reads how much of each segment is held, and notes what follows from it.
 func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
+	began := time.Now()
 	var all []datanode.SegmentUse
 	for after := id.Segment(0); ; {
 		reply, err := h.node.Usage(ctx, &datanode.UsageRequest{After: after})
@@ -27,14 +28,21 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 		after = all[len(all)-1].Segment
 	}
 	c := &h.cleaner
-	c.looked, c.unfinished, c.waiting = true, false, make(map[id.Disk]bool)
+	c.unfinished, c.waiting = false, make(map[id.Disk]bool)
+	poor, spare := h.poor(), int64(0)
 	c.objects = [2]int64{0, c.objects[0]}
 	for i := range all {
 		u := &all[i]
 		if u.Kind == datanode.KindObject && u.LiveSlots > 0 {
 			c.objects[0] += u.StoredBytes
 		}
+		if u.LiveSlots > 0 && h.pool.Stripes.Spare(u.Segment) {
+			spare++
+		}
 		switch u.State {
+		case datanode.StateLive:
+			_, bad := c.damaged[u.Segment]
+			c.unfinished = c.unfinished || poor != nil && !bad && u.Kind == datanode.KindChunks && u.LiveSlots > 0 && poor(u.Segment)
 		case datanode.StateCondemned:
 			_, bad := c.damaged[u.Segment]
 			c.unfinished = c.unfinished || !bad
@@ -46,8 +54,39 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 		}
 	}
 	c.noteSince()
+	c.spare.Store(spare)
+	c.lookedAt.Store(began.UnixNano())
 	h.account(all)
 	return all, h.keep(ctx)
+}
+
+// poor tells which segments lie so that a node's loss is a loss, and could lie better now;
+// nil: none can.
+func (h *Host) poor() func(id.Segment) bool {
+	if !h.pool.Stripes.Usual() {
+		return nil
+	}
+	return h.pool.Stripes.Spare
+}
+
+// mustLook reports whether the segments are to be looked at: at the start, and again and
+// again for a while after a data node has come back: what was written without it, by any
+// host, is to lie better.
+func (h *Host) mustLook() bool {
+	looked := h.cleaner.lookedAt.Load()
+	if looked == 0 {
+		return true
+	}
+	several, ok := h.node.(datanode.Several)
+	if !ok || h.layouts.Spare == 0 {
+		return false
+	}
+	back := several.Returned()
+	if back.Before(h.began) { // one may have come back just before
+		back = h.began
+	}
+	after := time.Unix(0, looked).Sub(back)
+	return after < 0 || after < returnedTime && time.Since(back) > 2*after
 }
 
 // noteSince notes since when each disk is waited for.
@@ -107,7 +146,7 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 	s := &reclaim.State{
 		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes + h.pool.Space.Kept(),
 		Maps:   c.maps(),
-		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool),
+		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool), Poor: h.poor(),
 	}
 	c.live.Store(reclaim.Live(segments, s.Geometry))
 	s.Low = h.low(st)

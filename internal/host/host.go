@@ -47,6 +47,7 @@ type Host struct {
 	budget           *gate.Budget
 	destages, sweeps *gate.Flow
 
+	began  time.Time
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -166,7 +167,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	h := &Host{
-		node: node, opts: opts, log: opts.Logger, catalog: catalog{node},
+		node: node, opts: opts, log: opts.Logger, catalog: catalog{node}, began: time.Now(),
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),

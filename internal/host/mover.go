@@ -81,6 +81,9 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 			Index: h.node, Stripes: h.pool.Stripes, Opener: h.pool.Opener, Geometry: h.pool.Geometry,
 			Number: h.pool.Number, Disk: d, Epoch: epoch,
 		}
+		if several, ok := h.node.(datanode.Several); ok {
+			c.mover.Keeper = several.Keeper
+		}
 		c.moverOf = w
 	}
 	if index.Complete && !c.released {

@@ -40,14 +40,21 @@ func (s *shelves) on(name string) *member {
 	s.rack.Helper()
 	root, err := keyring.LoadRootFile(s.key)
 	s.ok(err)
-	m := &member{r: s.rack, name: name, cut: &cut{Node: s.Rack(nodes.Options{})}}
-	m.Host, err = host.Open(s.rack.Context(), m.cut, root, host.Options{
+	r := s.Rack(nodes.Options{})
+	m := &member{r: s.rack, name: name, cut: &cut{Node: r}}
+	m.Host, err = host.Open(s.rack.Context(), several{m.cut, r}, root, host.Options{
 		Name: name, FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin, LeaseTTL: longTTL,
 		DestageInterval: time.Hour, IdleTime: time.Hour, Logger: slog.New(slog.DiscardHandler),
 	})
 	s.ok(err)
 	s.rack.Cleanup(func() { _ = m.Close() })
 	return m
+}
+
+// several is a rack that may be cut off.
+type several struct {
+	*cut
+	datanode.Several
 }
 
 func (m *member) writeAt(name string, content []byte, off int64) {
@@ -178,6 +185,23 @@ func TestHostWhileANodeIsAway(t *testing.T) {
 	b.settled()
 }
 
+// poor counts the segments in spare layouts of which something is needed.
+func (s *shelves) poor(m *member) (chunks, objects int) {
+	s.rack.Helper()
+	reply, err := m.cut.Usage(s.rack.Context(), &datanode.UsageRequest{})
+	s.ok(err)
+	for _, u := range reply.Segments {
+		switch {
+		case u.LiveSlots == 0 || int(u.Segment.Layout()) < len(s.Layouts.Lists)-s.Layouts.Spare:
+		case u.Kind == datanode.KindObject:
+			objects++
+		default:
+			chunks++
+		}
+	}
+	return chunks, objects
+}
+
 func (m *member) stored() (bytes int64) {
 	m.r.Helper()
 	st, err := m.cut.Status(m.r.Context())
@@ -193,4 +217,44 @@ func (s *shelves) endSessionOf(name string) {
 	row, err := s.Switches[0].RegistryGet(s.rack.Context(), &datanode.RegistryGetRequest{Key: "host/" + name})
 	s.ok(err)
 	s.ok(s.Switches[0].RegistryRevoke(s.rack.Context(), &datanode.RegistryRevokeRequest{Lease: row.Lease}))
+}
+
+// What was written while a node was away, and the map's tables, are moved when it is back,
+// so that another one may go.
+func TestWhatLiesPoorlyIsMoved(t *testing.T) {
+	s := openShelves(t)
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	for _, away := range []int{2, 1} {
+		s.Away(away)
+		for i := range int64(4) {
+			copy(content[i<<20:], noise(byte(10*away)+byte(i), 1<<20))
+			a.writeAt("one", content[i<<20:(i+1)<<20], i<<20)
+		}
+		s.ok(a.Quiesce(t.Context())) // with a checkpoint
+		a.has("one", content)
+		s.Back(away)
+		s.inSync(3)
+		if chunks, objects := s.poor(a); chunks == 0 || objects == 0 {
+			t.Errorf("%d and %d segments lie poorly: the test shows nothing", chunks, objects)
+		}
+		a.settled()
+		a.settled()
+		if chunks, objects := s.poor(a); chunks != 0 || objects != 0 {
+			t.Errorf("%d segments of chunks and %d of objects lie poorly", chunks, objects)
+		}
+		s.ok(a.Close())
+		for n := 1; n < 3; n++ { // a new host knows only what lies on the two others
+			s.Away(n)
+			b := s.on("b")
+			b.has("one", content)
+			b.has("one@s", old)
+			s.ok(b.Close())
+			s.Back(n)
+		}
+		a = s.on("a")
+		s.inSync(3)
+	}
+	a.settled()
+	a.has("one", content)
 }

@@ -14,22 +14,28 @@ import (
 // keyring.CreatePool) and the layouts of its stripes over the node's spindles.
 // ErrExists if there is one.
 func Format(ctx context.Context, node datanode.RegistryNode, header []byte, g stripe.Geometry, spindles int) error {
-	all := make([]id.Spindle, spindles)
-	for i := range all {
-		all[i] = id.Spindle(i)
-	}
-	layouts, err := stripe.MakeLayouts(g, all, 1)
+	layouts, err := oneNode(g, spindles)
 	if err != nil {
 		return err
 	}
 	return FormatLayouts(ctx, node, header, layouts)
 }
 
-// FormatLayouts is Format for layouts that are made already: over several nodes.
-func FormatLayouts(ctx context.Context, node datanode.RegistryNode, header []byte, layouts *stripe.Layouts) error {
+// oneNode makes the layouts of a pool of one node.
+func oneNode(g stripe.Geometry, spindles int) (*stripe.Layouts, error) {
+	all := make([]id.Spindle, spindles)
+	for i := range all {
+		all[i] = id.Spindle(i)
+	}
+	return stripe.MakeLayouts(g, all, 1)
+}
+
+// FormatLayouts is Format for layouts that are made already: over several nodes, of
+// which the registry gets rows, too.
+func FormatLayouts(ctx context.Context, node datanode.RegistryNode, header []byte, layouts *stripe.Layouts, rows ...datanode.Put) error {
 	_, err := node.RegistryCommit(ctx, &datanode.RegistryTxn{
 		Compares: []datanode.Compare{{Key: keyPool}, {Key: keyLayouts}},
-		Puts:     []datanode.Put{{Key: keyPool, Value: header}, {Key: keyLayouts, Value: layouts.Marshal()}},
+		Puts:     append(rows, datanode.Put{Key: keyPool, Value: header}, datanode.Put{Key: keyLayouts, Value: layouts.Marshal()}),
 	})
 	if err != nil {
 		return fmt.Errorf("create the pool: %w", err)
@@ -75,16 +81,21 @@ func (c catalog) layouts(ctx context.Context) (*stripe.Layouts, error) {
 	return stripe.UnmarshalLayouts(value)
 }
 
-// LayoutVersion returns the version of the pool's stripe layouts, 0 without a
-// pool: a data node that is opened without a host refuses writes under older ones.
-func LayoutVersion(ctx context.Context, node datanode.Node) (uint64, error) {
+// Layouts returns the pool's stripe layouts, nil without a pool.
+func Layouts(ctx context.Context, node datanode.RegistryNode) (*stripe.Layouts, error) {
 	c := catalog{node}
 	header, _, err := c.get(ctx, keyPool)
 	if err != nil || header == nil {
-		return 0, err
+		return nil, err
 	}
-	layouts, err := c.layouts(ctx)
-	if err != nil {
+	return c.layouts(ctx)
+}
+
+// LayoutVersion returns the version of the pool's stripe layouts, 0 without a
+// pool: a data node that is opened without a host refuses writes under older ones.
+func LayoutVersion(ctx context.Context, node datanode.RegistryNode) (uint64, error) {
+	layouts, err := Layouts(ctx, node)
+	if err != nil || layouts == nil {
 		return 0, err
 	}
 	return layouts.Version, nil

@@ -50,11 +50,20 @@ func (s *RootSource) load(h keyring.PoolHeader) (*keyring.Root, error) {
 	return root, err
 }
 
+// NewPool says how a pool is made.
+type NewPool struct {
+	// Geometry is that of its stripes over the spindles of one node; zero: what their
+	// number allows.
+	Geometry stripe.Geometry
+	// Layouts, if not nil, are of several nodes, and Rows what the registry has of those.
+	Layouts *stripe.Layouts
+	Rows    []datanode.Put
+}
+
 // FindPool returns the root key of a node's pool. Where the registry has no pool
-// yet it makes one, with stripes of g, or for the zero value of what the node's
-// number of spindles allows. Errors: those of the root key's file, of the node,
+// yet it makes one. Errors: those of the root key's file, of the node,
 // and ErrConflict where somebody else makes it at the same time.
-func FindPool(ctx context.Context, node datanode.Node, keys *RootSource, g stripe.Geometry) (*keyring.Root, error) {
+func FindPool(ctx context.Context, node datanode.Node, keys *RootSource, n NewPool) (*keyring.Root, error) {
 	header, err := PoolHeader(ctx, node)
 	if err == nil {
 		return keys.load(header)
@@ -66,15 +75,21 @@ func FindPool(ctx context.Context, node datanode.Node, keys *RootSource, g strip
 	if err != nil {
 		return nil, err
 	}
-	if g, err = stripe.ChooseGeometry(g, len(st.Spindles)); err != nil {
-		return nil, err
+	if n.Layouts == nil {
+		g, err := stripe.ChooseGeometry(n.Geometry, len(st.Spindles))
+		if err == nil {
+			n.Layouts, err = oneNode(g, len(st.Spindles))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	root, err := keys.New()
 	if err != nil {
 		return nil, err
 	}
 	bytes, _ := keyring.CreatePool(root, st.PoolID)
-	return root, Format(ctx, node, bytes, g, len(st.Spindles))
+	return root, FormatLayouts(ctx, node, bytes, n.Layouts, n.Rows...)
 }
 
 // CheckGeometry returns an error if the pool has other stripes than want, which is

@@ -89,7 +89,7 @@ func (h *Host) scrubLoop() {
 		}
 		wait, err := h.scrubNext(h.life)
 		if err != nil && h.life.Err() == nil {
-			h.log.Error("scrub failed, will retry", "err", err)
+			h.logRetried("scrub failed, will retry", err)
 			wait = scrubRetryTime
 		}
 		timer.Reset(wait)

@@ -55,10 +55,15 @@ type Status struct {
 	PoolID   string `json:"pool_id"`
 	Geometry string `json:"geometry"`
 	// Host is this host's name, Hosts are all that have a session.
-	Host     string            `json:"host"`
-	Hosts    []HostInfo        `json:"hosts"`
-	Disks    []DiskInfo        `json:"disks"`
-	Node     datanode.Status   `json:"node"`
+	Host  string     `json:"host"`
+	Hosts []HostInfo `json:"hosts"`
+	Disks []DiskInfo `json:"disks"`
+	// Node is all data nodes as one, Nodes are they.
+	Node  datanode.Status     `json:"node"`
+	Nodes []datanode.NodeInfo `json:"nodes"`
+	// Spare is what was written while a node was away and is not moved yet: nil but at the
+	// host that reclaims, for a pool of two or three nodes.
+	Spare    *SpareStatus      `json:"spare,omitempty"`
 	Space    SpaceStatus       `json:"space"`
 	CPU      CPUStatus         `json:"cpu"`
 	Warnings []string          `json:"warnings,omitempty"`
@@ -70,6 +75,12 @@ type Status struct {
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
+}
+
+// SpareStatus is what lies so that a node's loss is its loss.
+type SpareStatus struct {
+	Segments int64     `json:"segments"`
+	At       time.Time `json:"at"` // when this host looked
 }
 
 // HostInfo describes a host that has a session.
@@ -190,6 +201,14 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	}
 	s.RAMCache = h.ram.Stats()
 	s.Scrub, s.Rebuild = h.scrubStatus(node), h.rebuildStatus()
+	if s.Nodes, err = h.nodes(ctx, node); err != nil {
+		s.Nodes = []datanode.NodeInfo{}
+		s.Warnings = append(s.Warnings, "which data nodes there are is not known: "+err.Error())
+	}
+	s.Warnings = append(s.Warnings, h.nodeWarnings(s.Nodes)...)
+	if s.Spare = h.spareStatus(); s.Spare != nil && s.Spare.Segments > 0 {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%d segments were written while a data node was away, and are lost with another one: they are moved while all nodes answer", s.Spare.Segments))
+	}
 	if s.Hosts, err = h.hosts(ctx); err != nil {
 		s.Warnings = append(s.Warnings, "which hosts there are is not known: "+err.Error())
 	}
@@ -200,7 +219,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	for _, sp := range node.Spindles {
 		s.Space.StoredBytes += sp.AllocatedBytes
 		s.Space.CapacityBytes += sp.CapacityBytes
-		if sp.State != datanode.SpindleOK {
+		if sp.State != datanode.SpindleOK && !ofSilent(s.Nodes, sp.Spindle) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d (%s) is %s: %s", sp.Spindle, sp.Path, sp.State, sp.Reason))
 		}
 	}

@@ -34,7 +34,7 @@ func (h *Host) sweepLoop() {
 			err = h.cleanLow(h.life)
 		}
 		if err != nil && h.life.Err() == nil {
-			h.log.Error("background pass failed, will retry", "err", err)
+			h.logRetried("background pass failed, will retry", err)
 		}
 	}
 }

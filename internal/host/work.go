@@ -41,7 +41,7 @@ func (h *Host) destageLoop() {
 		err := h.destageAll(h.life)
 		err = errors.Join(err, h.checkpointDue(h.life, errors.Is(err, datanode.ErrLogFull)))
 		if err != nil && h.life.Err() == nil {
-			h.log.Error("background destaging failed, will retry", "err", err)
+			h.logRetried("background destaging failed, will retry", err)
 			select {
 			case <-h.life.Done():
 			case <-time.After(retryTime):
@@ -99,8 +99,8 @@ func (h *Host) refreshHealth(ctx context.Context) {
 }
 
 // checkpointDue makes a checkpoint of each disk that has many updates without
-// one, or some and is idle, or whose results hold the oldest file of a log that
-// is filling up. With full, for a log that has refused an append, results in any
+// one, or some and is idle, or whose newest one lies where a node's loss is its loss, or
+// whose results hold the oldest file of a log that is filling up. With full, for a log that has refused an append, results in any
 // file of such a log count: also those of other disks hold the reserve that a
 // result needs, and only checkpoints give them up. Between a move and the passes
 // that follow it only a full log has them made: passes make their own.
@@ -123,7 +123,7 @@ func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 	var errs []error
 	for _, e := range h.serving() {
 		updates, results := e.disk.CheckpointDue()
-		if updates >= h.opts.CheckpointUpdates || results > 0 && (h.idle(e) || pins[e.rec.ID]) {
+		if updates >= h.opts.CheckpointUpdates || results > 0 && (h.idle(e) || pins[e.rec.ID]) || e.disk.CheckpointPoor() {
 			if err := e.disk.Checkpoint(ctx); !errors.Is(err, disk.ErrClosed) { // removed meanwhile
 				errs = append(errs, err)
 			}

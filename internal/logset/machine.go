@@ -28,7 +28,8 @@ type Options struct {
 	Retry time.Duration
 }
 
-func (o Options) withDefaults() Options {
+// WithDefaults returns the options with what is 0 filled in.
+func (o Options) WithDefaults() Options {
 	o.Replicas = min(cmp.Or(o.Replicas, 3), len(o.Nodes))
 	o.MinInSync = min(cmp.Or(o.MinInSync, o.Replicas/2+1), o.Replicas)
 	o.Retry = cmp.Or(o.Retry, time.Second)
@@ -89,7 +90,7 @@ type op struct {
 // New makes the machine of an owner that has claimed its epoch. Step begins the
 // takeover.
 func New(opts Options) *Machine {
-	m := &Machine{opts: opts.withDefaults(), nodes: make(map[id.Node]*node), ops: make(map[uint64]*op)}
+	m := &Machine{opts: opts.WithDefaults(), nodes: make(map[id.Node]*node), ops: make(map[uint64]*op)}
 	for _, n := range opts.Nodes {
 		m.nodes[n] = &node{number: n}
 	}

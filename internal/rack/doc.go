@@ -26,8 +26,8 @@
 //
 // # What it does not do
 //
-// No segment is emptied: Condemn condemns none, because a chunk that moves would have
-// to be recorded by two keepers in one step. What a deletion left on a member that was
+// A chunk moves only to a segment of the same keeper, which records it in one step.
+// What a deletion left on a member that was
 // away until the rack was closed stays there, and so does what was written and not
 // published when a host died: a leak.
 package rack

@@ -83,7 +83,7 @@ func (l *diskLog) join(a logset.Action) logset.Event {
 	var before, after *datanode.Status
 	var reply *datanode.JoinLogReply
 	err := m.call(l.ctx, l.rack.opts.CallTime, func(ctx context.Context) (err error) {
-		if before, err = m.Node.Status(ctx); err != nil {
+		if before, err = m.Node.Status(ctx); err != nil { // the run may change until the second one
 			return err
 		}
 		if reply, err = m.fence(ctx, l.disk, l.epoch); err != nil {
@@ -105,6 +105,7 @@ func (l *diskLog) join(a logset.Action) logset.Event {
 	j := joined{before.BootID, logset.Ends{First: reply.First, End: reply.End, Turn: reply.Turn}, reply.Previous}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.runs[a.Node] = j.boot
 	if _, again := l.joined[a.Node]; !again {
 		l.joined[a.Node] = j
 	}

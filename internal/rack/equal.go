@@ -3,6 +3,7 @@ package rack
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"plinth/datanode"
@@ -31,6 +32,7 @@ type equalizer struct {
 	l    *diskLog
 	a    logset.Action
 	node *member
+	runs map[id.Node]logset.Boot // of all members, as the copy began
 	// next is what the member lacks first, by stream.
 	next [datanode.Streams]id.Pos
 }
@@ -39,6 +41,9 @@ type equalizer struct {
 // machine is told while what is sent waits.
 func (l *diskLog) equalize(a logset.Action) error {
 	e := &equalizer{l: l, a: a, node: l.rack.numbered(a.Node), next: a.Ends.End}
+	l.mu.Lock()
+	e.runs = maps.Clone(l.runs)
+	l.mu.Unlock()
 	if err := e.prepare(); err != nil {
 		return err
 	}
@@ -73,7 +78,9 @@ func (l *diskLog) equalize(a logset.Action) error {
 
 // call makes a call of a copy, which may carry much.
 func (e *equalizer) call(m *member, do func(context.Context) error) error {
-	return m.call(e.l.ctx, e.l.rack.opts.FragmentTime, do)
+	return m.call(e.l.ctx, e.l.rack.opts.FragmentTime, func(ctx context.Context) error {
+		return m.within(e.runs[m.Number], func() error { return do(ctx) })
+	})
 }
 
 // ends tells what a source has: as it was fenced, while the log is taken over, and now

@@ -51,13 +51,16 @@ func noSpindle(s id.Spindle) *datanode.Error {
 	return datanode.Errorf(datanode.ErrSpindle, "spindle %d is no node's", s)
 }
 
-// spindlesFail is what a fragment gets of a member that does not answer.
+// spindlesFail is what a walk of a spindle gets of a member that does not answer.
 func (m *member) spindlesFail(err error) *datanode.Error {
 	return datanode.Errorf(datanode.ErrSpindle, "node %d: %v", m.Number, err)
 }
 
 // WriteFragments implements datanode.FragmentNode.
 func (r *Rack) WriteFragments(ctx context.Context, q *datanode.WriteFragmentsRequest) (*datanode.WriteFragmentsReply, error) {
+	if r.ended.Load() {
+		return nil, datanode.Errorf(datanode.ErrClosed, "the rack")
+	}
 	reply := &datanode.WriteFragmentsReply{Errors: make([]*datanode.Error, len(q.Fragments))}
 	for i := range reply.Errors {
 		reply.Errors[i] = noSpindle(q.Fragments[i].Spindle)
@@ -80,7 +83,7 @@ func (r *Rack) WriteFragments(ctx context.Context, q *datanode.WriteFragmentsReq
 		}
 		for j, i := range s.parts {
 			if reply.Errors[i] = nil; err != nil {
-				reply.Errors[i] = s.m.spindlesFail(err)
+				reply.Errors[i] = s.m.unreachable(err)
 			} else if j < len(got.Errors) {
 				reply.Errors[i] = got.Errors[j]
 			}
@@ -95,6 +98,9 @@ func (r *Rack) WriteFragments(ctx context.Context, q *datanode.WriteFragmentsReq
 
 // ReadFragments implements datanode.FragmentNode.
 func (r *Rack) ReadFragments(ctx context.Context, q *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
+	if r.ended.Load() {
+		return nil, datanode.Errorf(datanode.ErrClosed, "the rack")
+	}
 	reply := &datanode.ReadFragmentsReply{Results: make([]datanode.FragmentData, len(q.Ranges))}
 	for i := range reply.Results {
 		reply.Results[i].Err = noSpindle(q.Ranges[i].Spindle)
@@ -127,7 +133,7 @@ func (r *Rack) ReadFragments(ctx context.Context, q *datanode.ReadFragmentsReque
 		}
 		for j, i := range s.parts {
 			if err != nil {
-				reply.Results[i].Err = s.m.spindlesFail(err)
+				reply.Results[i].Err = s.m.unreachable(err)
 			} else if j < len(got.Results) {
 				reply.Results[i] = got.Results[j]
 			}

@@ -261,30 +261,42 @@ func (r *Rack) describe(ctx context.Context, q *datanode.DescribeSegmentsRequest
 	return reply, nil
 }
 
-// Condemn implements datanode.IndexNode. Where there are several members it condemns
-// none.
+// Condemn implements datanode.IndexNode: each member its own segments. All are asked,
+// so that an older owner learns that it is one.
 func (r *Rack) Condemn(ctx context.Context, q *datanode.CondemnRequest) (*datanode.CondemnReply, error) {
-	if len(r.members) == 1 {
-		var reply *datanode.CondemnReply
-		err := r.ask(ctx, r.members[0], q.Disk, q.Epoch, func(ctx context.Context) (err error) {
-			reply, err = r.members[0].Node.Condemn(ctx, q)
-			return err
-		})
-		return reply, err
-	}
 	if len(q.Segments) > datanode.SegmentsMax {
 		return nil, datanode.Errorf(datanode.ErrInvalid, "condemn %d segments", len(q.Segments))
 	}
-	for _, m := range r.members { // an older owner shall know that it is one
-		err := r.ask(ctx, m, q.Disk, q.Epoch, func(ctx context.Context) error {
-			_, err := m.Node.Condemn(ctx, &datanode.CondemnRequest{Disk: q.Disk, Epoch: q.Epoch})
-			return err
-		})
-		if err != nil && !isAway(err) {
+	own := make(map[*member][]id.Segment)
+	for _, s := range q.Segments {
+		m, err := r.keeper(s)
+		if err != nil {
 			return nil, err
 		}
+		own[m] = append(own[m], s)
 	}
-	return &datanode.CondemnReply{}, nil
+	reply := &datanode.CondemnReply{}
+	var mu sync.Mutex
+	err := first(each(r.members, func(_ int, m *member) error {
+		err := r.ask(ctx, m, q.Disk, q.Epoch, func(ctx context.Context) error {
+			got, err := m.Node.Condemn(ctx, &datanode.CondemnRequest{Disk: q.Disk, Epoch: q.Epoch, Segments: own[m]})
+			if err == nil {
+				mu.Lock()
+				reply.Condemned = append(reply.Condemned, got.Condemned...)
+				mu.Unlock()
+			}
+			return err
+		})
+		if len(own[m]) == 0 && ctx.Err() == nil && isAway(err) {
+			return nil
+		}
+		return err
+	}))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(reply.Condemned)
+	return reply, nil
 }
 
 // Forward implements datanode.IndexNode, for moves from segments of one keeper into

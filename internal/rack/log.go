@@ -34,6 +34,7 @@ type diskLog struct {
 	number  uint64 // of the last operation
 	waiting map[uint64]chan struct{}
 	joined  map[id.Node]joined
+	runs    map[id.Node]logset.Boot // of the members' machines, as they joined last
 	from    logset.Sources
 	served  chan struct{} // closed when the log is taken over
 	ended   chan struct{} // closed when this owner can do no more
@@ -100,19 +101,24 @@ func (r *Rack) Fence(ctx context.Context, q *datanode.FenceRequest) (*datanode.F
 
 func (r *Rack) newLog(q *datanode.FenceRequest) *diskLog {
 	l := &diskLog{
-		rack: r, disk: q.Disk, epoch: q.Epoch, floor: q.Floor, waiting: make(map[uint64]chan struct{}), joined: make(map[id.Node]joined),
+		rack: r, disk: q.Disk, epoch: q.Epoch, floor: q.Floor, waiting: make(map[uint64]chan struct{}), joined: make(map[id.Node]joined), runs: make(map[id.Node]logset.Boot),
 		served: make(chan struct{}), ended: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.machine = logset.New(r.logOptions(q.Disk))
+	return l
+}
+
+// logOptions says how a disk's log is kept.
+func (r *Rack) logOptions(d id.Disk) logset.Options {
 	opts := logset.Options{Replicas: r.opts.Replicas, MinInSync: r.opts.MinInSync, First: r.members[0].Number}
 	if r.opts.Registry == nil {
 		opts.Registry = &r.members[0].Number
 	}
 	for i := range r.members {
-		opts.Nodes = append(opts.Nodes, r.members[(int(q.Disk%(1<<31))+i)%len(r.members)].Number)
+		opts.Nodes = append(opts.Nodes, r.members[(int(d%(1<<31))+i)%len(r.members)].Number)
 	}
-	l.machine = logset.New(opts)
-	return l
+	return opts.WithDefaults()
 }
 
 // owned returns the log if the epoch is its owner's.
@@ -145,6 +151,13 @@ func (l *diskLog) endLocked(err error) {
 		return
 	}
 	l.over = err
+	select {
+	case <-l.served:
+		if errors.Is(err, datanode.ErrOutcome) {
+			l.rack.breaking.Do(func() { close(l.rack.broken) })
+		}
+	default:
+	}
 	close(l.ended)
 	l.cancel()
 	if l.timer != nil {
@@ -173,13 +186,15 @@ func (l *diskLog) operate(do func(context.Context, *member) error) error {
 	acked := make(chan struct{})
 	l.waiting[number] = acked
 	to := l.machine.Begin(number)
-	l.mu.Unlock()
-	members := make([]*member, len(to))
+	members, runs := make([]*member, len(to)), make([]logset.Boot, len(to))
 	for i, n := range to {
-		members[i] = l.rack.numbered(n)
+		members[i], runs[i] = l.rack.numbered(n), l.runs[n]
 	}
-	errs := each(members, func(_ int, m *member) error {
-		return m.call(l.ctx, l.rack.opts.CallTime, func(ctx context.Context) error { return do(ctx, m) })
+	l.mu.Unlock()
+	errs := each(members, func(i int, m *member) error {
+		return m.call(l.ctx, l.rack.opts.CallTime, func(ctx context.Context) error {
+			return m.within(runs[i], func() error { return do(ctx, m) })
+		})
 	})
 	refusal := refused(errs)
 	if refusal != nil || len(to) == 0 {
@@ -197,6 +212,30 @@ func (l *diskLog) operate(do func(context.Context, *member) error) error {
 		return datanode.Errorf(datanode.ErrClosed, "the log of disk %d is not taken over", l.disk)
 	}
 	return l.await(acked)
+}
+
+// run is a member's as it joined last.
+func (l *diskLog) run(m *member) logset.Boot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.runs[m.Number]
+}
+
+// within does something with a member, which fails if that is in another run of its
+// machine: it may lack what it had.
+func (m *member) within(run logset.Boot, do func() error) error {
+	if m.Run == nil {
+		return do()
+	}
+	if m.Run() == run {
+		if err := do(); err != nil {
+			return err
+		}
+		if m.Run() == run {
+			return nil
+		}
+	}
+	return datanode.Errorf(datanode.ErrRestarted, "the machine of node %d was booted anew", m.Number)
 }
 
 // await returns when an operation is acknowledged.
@@ -297,10 +336,13 @@ func (r *Rack) ReadLog(ctx context.Context, q *datanode.ReadLogRequest) (*datano
 	err = datanode.Errorf(datanode.ErrUnreachable, "no node has the log of disk %d", q.Disk)
 	for _, n := range from {
 		m := r.numbered(n)
+		run := l.run(m)
 		var reply *datanode.ReadLogReply
-		err = m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) (err error) {
-			reply, err = m.Node.ReadLog(ctx, q)
-			return err
+		err = m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error {
+			return m.within(run, func() (err error) {
+				reply, err = m.Node.ReadLog(ctx, q)
+				return err
+			})
 		})
 		if err == nil || ctx.Err() != nil || !isAway(err) && !errors.Is(err, datanode.ErrCorrupt) && !errors.Is(err, datanode.ErrDead) {
 			return reply, err

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/logset"
 	"plinth/internal/rack"
 	"plinth/internal/rack/racktest"
 	"plinth/internal/stripe"
@@ -280,4 +282,77 @@ func TestAppendThatSomeHaveNoRoomFor(t *testing.T) {
 	o = b.own(o.r, 2)
 	o.appends(4)
 	o.whole(1, 0, 1, 2)
+}
+
+// booted is a node that tells another run of its machine.
+type booted struct {
+	datanode.Replica
+	run *atomic.Pointer[logset.Boot]
+}
+
+func (n booted) Status(ctx context.Context) (*datanode.Status, error) {
+	st, err := n.Replica.Status(ctx)
+	if err == nil {
+		st.BootID = *n.run.Load()
+	}
+	return st, err
+}
+
+// A node whose machine was booted anew, and whose calls all succeed, is compared with the
+// others before what it says counts.
+func TestANodeThatWasBootedAnew(t *testing.T) {
+	b := openBench(t)
+	var run atomic.Pointer[logset.Boot]
+	run.Store(&logset.Boot{1})
+	b.Wrap(2, func(n datanode.Replica) datanode.Replica { return booted{n, &run} })
+	var members []rack.Member
+	for n := range 3 {
+		members = append(members, rack.Member{Number: id.Node(n), Node: b.Switches[n], First: id.Spindle(4 * n), Spindles: 4})
+	}
+	members[2].Run = func() logset.Boot { return *run.Load() }
+	r, err := rack.New(members, rack.Options{Layouts: b.Layouts, CallTime: patience, FragmentTime: patience, Logger: slog.New(slog.DiscardHandler)})
+	b.must(err)
+	defer r.Close()
+	o := b.own(r, 1)
+	o.appends(20)
+	o.whole(1, 0, 1, 2)
+	run.Store(&logset.Boot{2})
+	o.appends(20)
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		reply, err := r.RegistryGet(t.Context(), &datanode.RegistryGetRequest{Key: "logset/0000000000000001"})
+		b.must(err)
+		row, err := rack.ParseRow(reply.Value)
+		b.must(err)
+		if len(row) == 3 && row[2].Boot == (logset.Boot{2}) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log set is %v", row)
+		}
+	}
+	o.whole(1, 0, 1, 2)
+}
+
+// A read that waits for nodes ends with the rack.
+func TestReadsEndWithTheRack(t *testing.T) {
+	b := openBench(t)
+	r := b.Rack(rack.Options{})
+	stripes, err := stripe.NewStore(r, b.Layouts, stripe.Options{})
+	b.must(err)
+	for n := range 3 {
+		b.Away(n)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- stripes.Read(t.Context(), []stripe.Range{{Segment: id.MakeSegment(0, 1), Length: 1}})[0].Err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("a read does not wait for nodes that are away: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	b.must(r.Close())
+	if err := <-done; !errors.Is(err, datanode.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
 }

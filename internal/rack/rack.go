@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/logset"
 	"plinth/internal/stripe"
 )
 
@@ -24,11 +26,13 @@ const (
 	owedMax = 1 << 16
 )
 
-// Member is a data node of a rack. The node must not answer for another run of its
-// machine than its newest Status told, but with an error.
+// Member is a data node of a rack.
 type Member struct {
-	Number   id.Node
-	Node     datanode.Replica
+	Number id.Node
+	Node   datanode.Replica
+	// Run names the run of the node's machine that calls reach which begin now: before a
+	// call reaches another one, it says so. nil: the node is one process.
+	Run      func() logset.Boot
 	First    id.Spindle // the pool's number of its spindle 0
 	Spindles int
 }
@@ -59,9 +63,14 @@ type Rack struct {
 	log     *slog.Logger
 	began   time.Time
 
+	ended atomic.Bool // Close was called
+
 	mu     sync.Mutex
 	closed bool
 	logs   map[id.Disk]*diskLog
+
+	breaking sync.Once
+	broken   chan struct{} // see Broken
 
 	reserving sync.Mutex
 	reserved  map[string]int64 // by host, what every member was told last
@@ -70,6 +79,9 @@ type Rack struct {
 // member is a Member and what is known of it.
 type member struct {
 	Member
+
+	silent atomic.Int64 // since when it does not answer, Unix ns; 0: it does
+	heard  atomic.Int64 // since when it does
 
 	mu     sync.Mutex
 	away   time.Time            // not asked before
@@ -88,7 +100,7 @@ func New(members []Member, opts Options) (*Rack, error) {
 	}
 	r := &Rack{
 		RegistryNode: opts.Registry, opts: opts, log: opts.Logger, began: time.Now(),
-		logs: make(map[id.Disk]*diskLog), reserved: make(map[string]int64),
+		logs: make(map[id.Disk]*diskLog), reserved: make(map[string]int64), broken: make(chan struct{}),
 	}
 	if r.RegistryNode == nil {
 		r.RegistryNode = members[0].Node
@@ -111,9 +123,11 @@ func New(members []Member, opts Options) (*Rack, error) {
 				return nil, fmt.Errorf("nodes %d and %d have the same number or spindles", m.Number, o.Number)
 			}
 		}
-		r.members = append(r.members, &member{
+		n := &member{
 			Member: m, tried: make(map[id.Disk]id.Epoch), fenced: make(map[id.Disk]id.Epoch), owed: make(map[id.Segment]bool),
-		})
+		}
+		n.heard.Store(r.began.UnixNano())
+		r.members = append(r.members, n)
 	}
 	for _, s := range opts.Layouts.Spindles() {
 		if r.of(s) == nil {
@@ -123,9 +137,10 @@ func New(members []Member, opts Options) (*Rack, error) {
 	return r, nil
 }
 
-// Close ends what runs in the background. Calls of disks' logs fail then; the members
-// are left open.
+// Close ends what runs in the background. Calls of disks' logs and for fragments fail
+// then, with ErrClosed: nobody shall wait for members. These are left open.
 func (r *Rack) Close() error {
+	r.ended.Store(true)
 	r.mu.Lock()
 	r.closed = true
 	logs := r.logs
@@ -136,6 +151,10 @@ func (r *Rack) Close() error {
 	}
 	return nil
 }
+
+// Broken is closed before a call returns for want of replicas of a log that was taken
+// over: what was under way may be in the log, so who serves the disk begins anew.
+func (r *Rack) Broken() <-chan struct{} { return r.broken }
 
 // of returns the member that has a spindle, nil if none has.
 func (r *Rack) of(s id.Spindle) *member {
@@ -175,9 +194,14 @@ func (m *member) call(ctx context.Context, limit time.Duration, do func(context.
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := do(limited)
+	if !isAway(err) && m.silent.Load() != 0 {
+		m.silent.Store(0)
+		m.heard.Store(time.Now().UnixNano())
+	}
 	if ctx.Err() != nil || !isAway(err) {
 		return err
 	}
+	m.silent.CompareAndSwap(0, time.Now().UnixNano())
 	m.mu.Lock()
 	m.away = time.Now().Add(awayTime)
 	m.mu.Unlock()

@@ -12,8 +12,10 @@ import (
 // rowVersion is the version of log sets' rows. See docs/format/disk.md.
 const rowVersion = 1
 
+const logSetPrefix = "logset/"
+
 // rowKey is where the registry has a disk's log set.
-func rowKey(d id.Disk) string { return fmt.Sprintf("logset/%016x", uint64(d)) }
+func rowKey(d id.Disk) string { return fmt.Sprintf("%s%016x", logSetPrefix, uint64(d)) }
 
 type jsonRow struct {
 	Version int          `json:"version"`

@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +23,7 @@ import (
 	"plinth/internal/host"
 	"plinth/internal/id"
 	"plinth/internal/keyring"
+	"plinth/internal/rack"
 	"plinth/internal/stripe"
 	"plinth/internal/vfsx"
 )
@@ -32,19 +36,26 @@ const (
 	retryMax = time.Second
 )
 
-// Options say who the agent is and where its data node. Name, Dir and Node are
+// Options say who the agent is and where its data nodes. Name, Dir, Node and Paths are
 // needed.
 type Options struct {
 	// Name is what the host's certificate calls it.
 	Name string
 	// Dir is for what is this host's and disposable. One process has it open.
 	Dir string
-	// Node says how the data node is reached; Logger is filled in.
+	// Node says how data nodes are reached; Paths and Logger are filled in.
 	Node wire.ClientOptions
+	// Paths are the addresses of data nodes: of all that a new pool shall have, in their
+	// order, or of one of a pool that is there, or more.
+	Paths [][]string
 	// Keys say where the root key is; its file by default is root.key in Dir.
 	Keys host.RootSource
-	// Geometry is of a pool that is still to be made, as for standalone.
+	// Geometry is of a pool that is still to be made; default: what the number of nodes
+	// and spindles allows.
 	Geometry stripe.Geometry
+	// OpenRegistry, if not nil, opens a registry that stands beside the data nodes, of which
+	// there are several then, or with create makes an empty one where there is none.
+	OpenRegistry func(ctx context.Context, create bool) (Registry, error)
 	// Peer says where other hosts reach this one.
 	Peer PeerOptions
 	// Host are the agent's tunables; Name, Dir, Peer, Logger and Resume are filled in.
@@ -52,12 +63,44 @@ type Options struct {
 	Logger *slog.Logger // slog.Default if nil
 }
 
-// Agent serves a pool's disks from a data node far away. [Open] makes one.
+// Registry is one that stands beside the data nodes. The agent closes it.
+type Registry interface {
+	datanode.RegistryNode
+	io.Closer
+}
+
+// Validate returns an error for addresses and connections out of bounds.
+func (o Options) Validate() error {
+	if len(o.Paths) == 0 || len(o.Paths) > rack.NodesMax {
+		return fmt.Errorf("%d data nodes: 1 to %d", len(o.Paths), rack.NodesMax)
+	}
+	given := make(map[string]bool)
+	for _, paths := range o.Paths {
+		n := o.Node
+		n.Paths = paths
+		if err := n.Validate(); err != nil {
+			return err
+		}
+		for _, p := range paths {
+			if given[p] {
+				return fmt.Errorf("%s is given twice", p)
+			}
+			given[p] = true
+		}
+	}
+	return nil
+}
+
+// Agent serves a pool's disks from data nodes far away. [Open] makes one.
 type Agent struct {
 	opts Options
 	log  *slog.Logger
 	root *keyring.Root
 	peer *peerServer // nil: none
+	// paths are where the next session looks for the data nodes: it knows them all.
+	paths [][]string
+	// registry is nil where a data node has it, and before it is open.
+	registry Registry
 	// tls is of connections between hosts; set once, by the first session.
 	tls *tls.Config
 
@@ -70,24 +113,17 @@ type Agent struct {
 	now atomic.Pointer[session] // the newest
 }
 
-// session is one client and the host on it.
+// session is data nodes and the host on them.
 type session struct {
-	client *wire.Client
-	host   *host.Host
+	nodes *nodes
+	host  *host.Host
 	// over is closed when there is a next session, or never will be: next is then nil.
 	over chan struct{}
 	next *session
 }
 
 // broken reports whether the session has ended, or will at once.
-func (s *session) broken() bool {
-	select {
-	case <-s.client.Broken():
-		return true
-	default:
-		return false
-	}
-}
+func (s *session) broken() bool { return s.nodes.broken() }
 
 // Open begins the first session. Errors are for an operator.
 func Open(ctx context.Context, opts Options) (*Agent, error) {
@@ -99,13 +135,13 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts.Keys.File = filepath.Join(opts.Dir, "root.key")
 	}
 	opts.Host.Dir = filepath.Join(opts.Dir, "host")
-	a := &Agent{opts: opts, log: opts.Logger, ended: make(chan struct{})}
+	a := &Agent{opts: opts, log: opts.Logger, paths: opts.Paths, ended: make(chan struct{})}
 	a.life, a.cancel = context.WithCancel(context.Background())
 	if err := vfsx.MakeDir(vfs.Default, a.opts.Host.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	var err error
-	if a.peer, err = listenPeers(opts.Peer, opts.Node.Paths); err != nil {
+	if a.peer, err = listenPeers(opts.Peer, slices.Concat(opts.Paths...)); err != nil {
 		return nil, err
 	}
 	dial, cancel := context.WithTimeout(ctx, dialTimeMax)
@@ -119,7 +155,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if err != nil {
 		a.cancel()
 		a.peer.close()
-		return nil, err
+		return nil, errors.Join(err, a.closeRegistry())
 	}
 	a.now.Store(s)
 	a.peer.serve(a)
@@ -136,25 +172,25 @@ func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if s.client, err = wire.Dial(dial, a.opts.Node); err != nil {
+	if s.nodes, err = a.reach(dial, a.root == nil); err != nil {
 		return nil, err
 	}
 	if a.root == nil { // its file need not be there later
-		if a.root, err = host.FindPool(ctx, s.client, &a.opts.Keys, a.opts.Geometry); err != nil {
+		if a.root, err = host.FindPool(ctx, s.nodes, &a.opts.Keys, s.nodes.make); err != nil {
 			return nil, err
 		}
 	}
 	opts := a.opts.Host
 	opts.Name, opts.Peer = a.opts.Name, a.peer.address()
 	opts.Resume, opts.Logger = tails, slog.New(quiet{a.log.Handler(), s})
-	if s.host, err = host.Open(ctx, s.client, a.root, opts); err != nil {
+	if s.host, err = host.Open(ctx, s.nodes, a.root, opts); err != nil {
 		return nil, err
 	}
 	if err := s.host.CheckGeometry(a.opts.Geometry); err != nil {
 		return nil, err
 	}
 	if s.broken() { // and so disks may not have opened that will
-		return nil, datanode.Errorf(datanode.ErrUnreachable, "the data node went away while disks were opened")
+		return nil, datanode.Errorf(datanode.ErrUnreachable, "a data node went away while disks were opened")
 	}
 	return s, nil
 }
@@ -172,8 +208,8 @@ func (s *session) close() (err error) {
 // end ends a session, or what there is of one, whose node may not answer any more.
 // What it knew of the logs' ends comes back.
 func (s *session) end() map[id.Disk]*disk.Tail {
-	if s.client != nil {
-		_ = s.client.Close() // it has no errors of its own
+	if s.nodes != nil {
+		s.nodes.close()
 	}
 	if s.host == nil {
 		return nil
@@ -185,8 +221,10 @@ func (s *session) end() map[id.Disk]*disk.Tail {
 // supervise lets one session follow the other.
 func (a *Agent) supervise() {
 	for s := a.now.Load(); ; {
+		ends := s.nodes.ends()
 		select {
-		case <-s.client.Broken():
+		case <-ends[0]:
+		case <-ends[1]:
 		case <-a.life.Done():
 			return
 		}
@@ -203,10 +241,13 @@ func (a *Agent) supervise() {
 
 // follow ends a session and begins the next, for as long as that takes.
 func (a *Agent) follow(s *session) (*session, error) {
-	a.log.Warn("the session with the data node has ended: requests wait for the next one")
+	a.log.Warn("the session with the pool has ended: requests wait for the next one")
 	began := time.Now()
 	a.opts.Host.CPU = s.host.CPUWanted() // which may have been changed
 	tails := s.end()
+	if where := s.nodes.where(); where != nil {
+		a.paths = where
+	}
 	said := ""
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
 		next, err := a.begin(a.life, a.life, tails)
@@ -214,7 +255,7 @@ func (a *Agent) follow(s *session) (*session, error) {
 			s.next = next
 			a.now.Store(next)
 			close(s.over)
-			a.log.Info("a new session with the data node serves", "after", time.Since(began).Round(time.Millisecond))
+			a.log.Info("a new session with the pool serves", "after", time.Since(began).Round(time.Millisecond))
 			return next, nil
 		}
 		switch {
@@ -258,5 +299,12 @@ func (a *Agent) Close() error {
 	a.peer.close()
 	a.cancel()
 	a.work.Wait()
-	return a.now.Load().close()
+	return errors.Join(a.now.Load().close(), a.closeRegistry())
+}
+
+func (a *Agent) closeRegistry() error {
+	if a.registry == nil {
+		return nil
+	}
+	return a.registry.Close()
 }

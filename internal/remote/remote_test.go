@@ -101,10 +101,10 @@ func (l *link) setCut(cut bool) {
 
 func (f *far) options(t *testing.T, name string, l *link) Options {
 	return Options{
-		Name: name, Dir: filepath.Join(f.dir, name), Logger: slog.New(slog.DiscardHandler),
+		Name: name, Dir: filepath.Join(f.dir, name), Paths: [][]string{{f.address}}, Logger: slog.New(slog.DiscardHandler),
 		Keys: host.RootSource{File: filepath.Join(f.dir, "root.key")}, Peer: PeerOptions{Listen: "127.0.0.1:0"},
 		Node: wire.ClientOptions{
-			TLS: f.ca.Config(t, "plinth://"+f.cluster+"/host/"+name), Cluster: f.cluster, Pool: f.pool, Paths: []string{f.address}, Dial: l.dial,
+			TLS: f.ca.Config(t, "plinth://"+f.cluster+"/host/"+name), Cluster: f.cluster, Pool: f.pool, Dial: l.dial,
 			UnreachableAfter: 100 * time.Millisecond,
 		},
 		Host: host.Options{DestageInterval: 20 * time.Millisecond, RAMCacheBytes: -1, LeaseTTL: 5 * time.Second},
@@ -179,7 +179,7 @@ func TestCutNetwork(t *testing.T) {
 		}()
 		l.setCut(true)
 		select {
-		case <-s.client.Broken():
+		case <-s.nodes.client.Broken():
 		case <-ctx.Done():
 			t.Fatal("a session outlives its network")
 		}

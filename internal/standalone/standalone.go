@@ -103,7 +103,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if s.Node, err = open(ctx, dir, o.Node); err != nil {
 		return err
 	}
-	root, err := host.FindPool(ctx, s.Node, &o.Keys, o.Geometry)
+	root, err := host.FindPool(ctx, s.Node, &o.Keys, host.NewPool{Geometry: o.Geometry})
 	if s.NewRootKey = o.Keys.Made; err != nil {
 		return err
 	}

@@ -16,15 +16,21 @@ import (
 // hostLease is short, so that the tests need not wait long for a host that died.
 var hostLease = []string{"--lease-ttl", "4s"}
 
-// pair is a data node and two hosts.
+// pair is data nodes and two hosts.
 type pair struct {
 	*split
 	hosts []*site
 }
 
-func newPair(t *testing.T) *pair {
+func newPair(t *testing.T, nodes int) *pair {
 	t.Helper()
-	p := &pair{split: newSplit(t)}
+	return newPairOn(t, newSplit(t, nodes))
+}
+
+// newPairOn starts two hosts.
+func newPairOn(t *testing.T, s *split) *pair {
+	t.Helper()
+	p := &pair{split: s}
 	for _, name := range []string{"h1", "h2"} {
 		p.join(t, "host", name)
 		p.hosts = append(p.hosts, p.begin(t, name))
@@ -119,7 +125,7 @@ func readFresh(t *testing.T, hosts []*site, all []*loader) (end func()) {
 // what was acknowledged.
 func TestHosts(t *testing.T) {
 	t.Parallel()
-	p := newPair(t)
+	p := newPair(t, 1)
 	h := p.hosts
 	all := newLoaders()
 	noErrors(t, "while the disk moved", loadAll(t, h[:1], all, func() {

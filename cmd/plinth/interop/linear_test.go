@@ -243,10 +243,10 @@ func (p *linearPair) chaos(over context.Context) (cuts, kills, moves int) {
 // registers.
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
-	p := &linearPair{pair: &pair{split: newSplit(t), hosts: make([]*site, 2)}, t: t}
+	p := &linearPair{pair: &pair{split: newSplit(t, 1), hosts: make([]*site, 2)}, t: t}
 	for i, name := range []string{"h1", "h2"} {
 		p.join(t, "host", name)
-		p.relays[i] = newRelay(t, p.socket)
+		p.relays[i] = newRelay(t, p.nodes[0].socket)
 		p.start(i)
 	}
 	for run := range *linearHistories {

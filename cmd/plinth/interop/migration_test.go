@@ -47,7 +47,7 @@ const oddMemory = "196616K"
 // reads is what it wrote. The disk follows it.
 func TestMigration(t *testing.T) {
 	t.Parallel()
-	p := newPair(t)
+	p := newPair(t, 1)
 	dir := tempDir(t)
 	boots := 0
 	qemu := func(h *site, args ...string) (*guest.Guest, *qmp) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,26 +19,44 @@ import (
 	"plinth/nbd/client"
 )
 
-// split is a pool whose data node and hosts are processes of their own.
+// split is a pool whose data nodes and hosts are processes of their own.
 type split struct {
-	dir, socket string
-	authority   *authority
-	node        *exec.Cmd
-	more        []string // the data node's arguments beside the usual ones
+	dir       string
+	authority *authority
+	nodes     []*dataNode
+	nodeMore  []string // arguments of data nodes beside the usual ones
+	more      []string // flags of hosts
 }
 
-// newSplit begins a cluster and starts its data node.
-func newSplit(t *testing.T, more ...string) *split {
+// newSplit begins a cluster and starts its data nodes, dn1, dn2 and so on, with more
+// arguments.
+func newSplit(t *testing.T, nodes int, more ...string) *split {
 	t.Helper()
-	p := &split{dir: tempDir(t), more: more}
-	p.socket = filepath.Join(p.dir, "s")
+	p := &split{dir: tempDir(t), nodeMore: more}
 	admin := filepath.Join(p.dir, "admin")
 	cluster(t, admin, "init")
 	p.authority = serveCluster(t, admin)
-	p.join(t, "datanode", "dn1")
-	p.startNode(t)
-	t.Cleanup(func() { p.killNode() })
+	for i := range nodes {
+		p.nodes = append(p.nodes, p.newNode(t, fmt.Sprint("dn", i+1)))
+	}
 	return p
+}
+
+// dataNode is a data node's process.
+type dataNode struct {
+	name, identity, dir, socket string
+	more                        []string
+	cmd                         *exec.Cmd
+}
+
+// newNode makes a data node a member and starts it.
+func (p *split) newNode(t *testing.T, name string) *dataNode {
+	t.Helper()
+	p.join(t, "datanode", name)
+	n := &dataNode{name: name, identity: filepath.Join(p.dir, name), dir: filepath.Join(p.dir, "shelf-"+name), socket: filepath.Join(p.dir, "s-"+name), more: p.nodeMore}
+	n.start(t)
+	t.Cleanup(n.kill)
+	return n
 }
 
 // join makes a member in a folder by its name.
@@ -46,46 +65,54 @@ func (p *split) join(t *testing.T, role, name string) {
 	cluster(t, filepath.Join(p.dir, name), "join", p.authority.token(t, role, name), "--ca-server", p.authority.addr)
 }
 
-func (p *split) nodeArgs(identity string) []string {
+func (n *dataNode) args(identity string) []string {
 	return append([]string{
-		"datanode", "--dir", filepath.Join(p.dir, "shelf"), "--listen", "unix:" + p.socket, "--identity", identity,
+		"datanode", "--dir", n.dir, "--listen", "unix:" + n.socket, "--identity", identity,
 		"--spindles", "4", "--log-size", "64M", "--spindle-size", "128M",
-	}, p.more...)
+	}, n.more...)
 }
 
-// startNode starts the data node and waits until it serves.
-func (p *split) startNode(t *testing.T) {
+// start starts the data node and waits until it serves.
+func (n *dataNode) start(t *testing.T) {
 	t.Helper()
-	p.node = exec.Command(executable, p.nodeArgs(filepath.Join(p.dir, "dn1"))...)
-	p.node.Env = environment()
-	out, err := p.node.StdoutPipe()
+	n.cmd = exec.Command(executable, n.args(n.identity)...)
+	n.cmd.Env = environment()
+	out, err := n.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var complaint bytes.Buffer
-	p.node.Stderr = &complaint
-	if err := p.node.Start(); err != nil {
+	n.cmd.Stderr = &complaint
+	if err := n.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "data node dn1 of pool") {
-		p.killNode()
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "data node "+n.name+" of pool") {
+		n.kill()
 		t.Fatalf("plinth datanode says %q, %v\n%s", line, err, &complaint)
 	}
 }
 
-func (p *split) killNode() {
-	_ = p.node.Process.Kill() // fails for one that has ended
-	_ = p.node.Wait()
+func (n *dataNode) kill() {
+	_ = n.cmd.Process.Kill() // fails for one that has ended
+	_ = n.cmd.Wait()
+}
+
+// nodeFlags name the data nodes for a host.
+func (p *split) nodeFlags() (flags []string) {
+	for _, n := range p.nodes {
+		flags = append(flags, "--node", "unix:"+n.socket)
+	}
+	return flags
 }
 
 // host starts a host, which may be refused.
 func (p *split) host(t *testing.T, name string, more ...string) *site {
 	t.Helper()
 	dir := filepath.Join(p.dir, "host-"+name)
-	return launchAgent(t, dir, append([]string{
-		"host", "--node", "unix:" + p.socket, "--dir", dir, "--identity", filepath.Join(p.dir, name), "--root-key", filepath.Join(p.dir, "root.key"),
+	return launchAgent(t, dir, slices.Concat([]string{"host"}, p.nodeFlags(), []string{
+		"--dir", dir, "--identity", filepath.Join(p.dir, name), "--root-key", filepath.Join(p.dir, "root.key"),
 		"--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--destage-interval", "200ms", "--idle-time", "1s", "--ram-cache", "0",
-	}, more...)...)
+	}, p.more, more)...)
 }
 
 // waitMax bounds every wait for processes under load, on the busiest machine.
@@ -247,7 +274,7 @@ func checkAll(t *testing.T, s *site, all []*loader) {
 // A data node and a host as processes: the data node is killed under load, and
 // clients see a pause; the host is killed, and what it acknowledged is there.
 func TestSplit(t *testing.T) {
-	p := newSplit(t)
+	p := newSplit(t, 1)
 	p.join(t, "host", "h1")
 	h := p.host(t, "h1")
 	if h.socket == "" {
@@ -258,8 +285,8 @@ func TestSplit(t *testing.T) {
 	for i, err := range loadAll(t, []*site{h}, all, func() {
 		for range 4 {
 			awaitWrites(t, all, 1+rand.IntN(300))
-			p.killNode()
-			p.startNode(t)
+			p.nodes[0].kill()
+			p.nodes[0].start(t)
 		}
 		awaitWrites(t, all, 100)
 	}) {
@@ -281,7 +308,7 @@ func TestSplit(t *testing.T) {
 		t.Fatalf("plinth host after SIGKILL: %v\n%s", h.err, h.said)
 	}
 	checkAll(t, h, all)
-	loadAll(t, []*site{h}, all, func() { p.killNode(); p.startNode(t); awaitWrites(t, all, 50) })
+	loadAll(t, []*site{h}, all, func() { p.nodes[0].kill(); p.nodes[0].start(t); awaitWrites(t, all, 50) })
 	h.stop(t)
 	h = p.host(t, "h1")
 	checkAll(t, h, all)
@@ -291,7 +318,7 @@ func TestSplit(t *testing.T) {
 
 // Who may not serve is told why, in a line, and nothing is changed.
 func TestSplitRefusals(t *testing.T) {
-	p := newSplit(t)
+	p := newSplit(t, 1)
 	for _, name := range []string{"h1", "h2"} {
 		p.join(t, "host", name)
 	}
@@ -306,7 +333,7 @@ func TestSplitRefusals(t *testing.T) {
 	dir, identity := filepath.Join(p.dir, "x"), filepath.Join(p.dir, "h2")
 	hostArgs := func(dir, identity string, more ...string) []string {
 		return append([]string{
-			"host", "--node", "unix:" + p.socket, "--dir", dir, "--identity", identity, "--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0",
+			"host", "--node", "unix:" + p.nodes[0].socket, "--dir", dir, "--identity", identity, "--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0",
 		}, more...)
 	}
 	for _, c := range []struct {
@@ -327,10 +354,10 @@ func TestSplitRefusals(t *testing.T) {
 		{"--node: an address is empty", []string{"host", "--node", "unix:,127.0.0.1:1", "--dir", dir, "--identity", identity}},
 		{"is not a directory", hostArgs(filepath.Join(identity, "identity.pem"), identity)},
 		{"--cache-size needs --cache", hostArgs(dir, identity, "--cache-size", "1G")},
-		{"another process has", p.nodeArgs(filepath.Join(p.dir, "dn1"))},
-		{"the certificate is a host's, not a datanode's", p.nodeArgs(identity)},
-		{"the certificate is of pool", p.nodeArgs(fdn)},
-		{"--spindle-size is at least", append(p.nodeArgs(filepath.Join(p.dir, "dn1")), "--spindle-size", "1M")},
+		{"another process has", p.nodes[0].args(filepath.Join(p.dir, "dn1"))},
+		{"the certificate is a host's, not a datanode's", p.nodes[0].args(identity)},
+		{"the certificate is of pool", p.nodes[0].args(fdn)},
+		{"--spindle-size is at least", append(p.nodes[0].args(filepath.Join(p.dir, "dn1")), "--spindle-size", "1M")},
 		{"create the data node in a directory of its own", []string{"datanode", "--dir", p.dir, "--identity", filepath.Join(p.dir, "dn1")}},
 	} {
 		_, complaint, code := plinth(t, nil, c.args...)

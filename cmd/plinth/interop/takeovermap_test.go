@@ -20,7 +20,7 @@ func TestTakeoverOfMap(t *testing.T) {
 	t.Parallel()
 	const pattern, piece = 64 << 20, 4 << 20
 	bytes := int64(*takeoverGiB*(1<<30)) / pattern * pattern
-	p := &pair{split: newSplit(t, "--log-size", "256M", "--spindle-size", fmt.Sprint(int64(512<<20)+bytes/4096*50))}
+	p := &pair{split: newSplit(t, 1, "--log-size", "256M", "--spindle-size", fmt.Sprint(int64(512<<20)+bytes/4096*50))}
 	args := append(slices.Clone(hostLease), "--ram-cache", "64M")
 	for _, name := range []string{"h1", "h2"} {
 		p.join(t, "host", name)

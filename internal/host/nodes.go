@@ -1,0 +1,105 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+)
+
+// Nodes describes the pool's data nodes.
+func (h *Host) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
+	st, err := h.node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return h.nodes(ctx, st)
+}
+
+// nodes describes the data nodes, of which st is the status just now.
+func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeInfo, error) {
+	if several, ok := h.node.(datanode.Several); ok {
+		all, err := several.Nodes(ctx)
+		if err != nil || all != nil {
+			return all, err
+		}
+	}
+	one := datanode.NodeInfo{State: "in", Registry: true, Answers: true, Since: h.began, Log: st.Log, Spindles: len(st.Spindles), Addresses: []string{}}
+	for _, sp := range st.Spindles {
+		if sp.State == datanode.SpindleOK {
+			one.SpindlesOK++
+		}
+		one.CapacityBytes += sp.CapacityBytes
+		one.AllocatedBytes += sp.AllocatedBytes
+	}
+	return []datanode.NodeInfo{one}, nil
+}
+
+// nodeWarnings says which nodes do not answer, and which lack logs.
+func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
+	for _, n := range all {
+		if !n.Answers {
+			out = append(out, fmt.Sprintf("data node %s (%d) does not answer since %s: its spindles %d to %d are missed, and what is written meanwhile is not on it",
+				n.Name, n.Number, n.Since.Format(time.DateTime), n.FirstSpindle, int(n.FirstSpindle)+n.Spindles-1))
+		}
+		if n.LogsMissingCount == 0 {
+			continue
+		}
+		names := h.diskNames(n.LogsMissing)
+		if more := n.LogsMissingCount - len(n.LogsMissing); more > 0 {
+			names = append(names, fmt.Sprintf("%d more", more))
+		}
+		out = append(out, fmt.Sprintf("data node %s (%d) has not, or not yet, the logs of these disks, which have too few replicas: %s", n.Name, n.Number, strings.Join(names, ", ")))
+	}
+	return out
+}
+
+// spareStatus is of the host that looks at the segments.
+func (h *Host) spareStatus() *SpareStatus {
+	at := h.cleaner.lookedAt.Load()
+	if h.layouts.Spare == 0 || at == 0 || !h.isWarden(h.owning.term.Load()) {
+		return nil
+	}
+	return &SpareStatus{h.cleaner.spare.Load(), time.Unix(0, at)}
+}
+
+// ofSilent reports whether a spindle is of a node that does not answer.
+func ofSilent(all []datanode.NodeInfo, s id.Spindle) bool {
+	return slices.ContainsFunc(all, func(n datanode.NodeInfo) bool {
+		return !n.Answers && s >= n.FirstSpindle && int(s) < int(n.FirstSpindle)+n.Spindles
+	})
+}
+
+func (h *Host) diskNames(all []id.Disk) (names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range all {
+		if e := h.byID[d]; e != nil {
+			names = append(names, e.now.Name)
+		} else {
+			names = append(names, fmt.Sprint(d))
+		}
+	}
+	return names
+}
+
+// disturbedTime is how long after a node has come back what failed is put down to it.
+const disturbedTime = 10 * time.Second
+
+// logRetried logs an error of what is tried again. While a node is away it is no news.
+func (h *Host) logRetried(what string, err error) {
+	level := slog.LevelError
+	if several, ok := h.node.(datanode.Several); ok {
+		all, nerr := several.Nodes(h.life)
+		away := nerr != nil || slices.ContainsFunc(all, func(n datanode.NodeInfo) bool { return !n.Answers })
+		if away || time.Since(several.Returned()) < disturbedTime {
+			level = slog.LevelWarn
+		}
+	}
+	h.log.Log(h.life, level, what, "err", err)
+}

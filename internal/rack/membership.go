@@ -1,0 +1,264 @@
+package rack
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/stripe"
+)
+
+const (
+	// NodesMax bounds the nodes of a pool: each has layouts without it.
+	NodesMax = 24
+	// membershipVersion is the version of what the registries say of nodes. See
+	// docs/format/disk.md.
+	membershipVersion = 1
+	nodeNameMax       = 256
+	addressesMax      = 4
+	addressMax        = 256
+)
+
+// NodeState is what a node is there for.
+type NodeState string
+
+// NodeIn takes part in all. NodeDraining gets nothing new, NodeOut has nothing any more:
+// no program makes those two yet.
+const (
+	NodeIn       NodeState = "in"
+	NodeDraining NodeState = "draining"
+	NodeOut      NodeState = "out"
+)
+
+// NodeRow is a node of a pool of several.
+type NodeRow struct {
+	Number    id.Node    `json:"number"`
+	Name      string     `json:"name"`      // of its certificate
+	Addresses []string   `json:"addresses"` // as who made the pool reached it
+	First     id.Spindle `json:"first"`     // the pool's number of its spindle 0
+	Spindles  int        `json:"spindles"`
+	State     NodeState  `json:"state"`
+}
+
+// Membership is what a pool of several nodes is made of. Every node has it in its own
+// registry, beside its number.
+type Membership struct {
+	Geometry stripe.Geometry
+	// Registry is the node that has the pool's registry, 0; nil: it stands beside them.
+	Registry *id.Node
+	Nodes    []NodeRow // by number, from 0 on
+}
+
+type jsonMembership struct {
+	Version  int       `json:"version"`
+	Number   id.Node   `json:"number"`
+	Geometry string    `json:"ec"`
+	Registry *id.Node  `json:"registry,omitempty"`
+	Nodes    []NodeRow `json:"nodes"`
+}
+
+type jsonNode struct {
+	Version int `json:"version"`
+	NodeRow
+}
+
+// NewMembership numbers the nodes of a new pool, which have names, addresses and
+// spindles, and chooses its stripes: those that are wanted, or the default for zero.
+func NewMembership(want stripe.Geometry, nodes []NodeRow, registry *id.Node) (*Membership, error) {
+	m := &Membership{Registry: registry, Nodes: slices.Clone(nodes)}
+	first := 0
+	var spindles []int
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		n.Number, n.First, n.State = id.Node(i), id.Spindle(first), NodeIn
+		first += n.Spindles
+		spindles = append(spindles, n.Spindles)
+	}
+	var err error
+	if m.Geometry, err = chooseGeometry(want, spindles); err != nil {
+		return nil, err
+	}
+	return m, m.validate()
+}
+
+// chooseGeometry returns the stripes of a pool over nodes with so many spindles each:
+// those that are wanted, or for zero the widest usual ones that they allow.
+func chooseGeometry(want stripe.Geometry, spindles []int) (stripe.Geometry, error) {
+	fits := func(g stripe.Geometry) bool {
+		room := 0
+		for _, n := range spindles {
+			room += min(n, g.M)
+		}
+		return room >= g.Width()
+	}
+	if want != (stripe.Geometry{}) {
+		if err := want.Validate(); err != nil {
+			return want, err
+		}
+		if !fits(want) {
+			return want, fmt.Errorf("stripes of %s with at most %d fragments on a data node do not fit on %d nodes with %v spindles: give more nodes, or other stripes", want, want.M, len(spindles), spindles)
+		}
+		return want, nil
+	}
+	usual := []stripe.Geometry{{K: 8, M: 2}, {K: 4, M: 2}, {K: 2, M: 1}, {K: 1, M: 1}}
+	switch {
+	case len(spindles) < 3:
+		usual = usual[3:]
+	case len(spindles) < 5:
+		usual = usual[1:]
+	}
+	for _, g := range usual {
+		if fits(g) {
+			return g, nil
+		}
+	}
+	return want, fmt.Errorf("%d data nodes with %v spindles cannot hold a segment so that one may be lost", len(spindles), spindles)
+}
+
+// Layouts makes the pool's first stripe layouts.
+func (m *Membership) Layouts() (*stripe.Layouts, error) {
+	var of [][]id.Spindle
+	for _, n := range m.Nodes {
+		var own []id.Spindle
+		for i := range n.Spindles {
+			own = append(own, n.First+id.Spindle(i))
+		}
+		of = append(of, own)
+	}
+	return stripe.MakeSpreadLayouts(m.Geometry, of, 1)
+}
+
+// Named returns the node of that name, nil if there is none.
+func (m *Membership) Named(name string) *NodeRow {
+	for i := range m.Nodes {
+		if m.Nodes[i].Name == name {
+			return &m.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// names are all nodes', in order.
+func (m *Membership) names() string {
+	var all []string
+	for _, n := range m.Nodes {
+		all = append(all, n.Name)
+	}
+	return strings.Join(all, ", ")
+}
+
+// Same tells whether two say the same of all that does not change.
+func (m *Membership) Same(o *Membership) bool {
+	one := func(a, b NodeRow) bool {
+		return a.Number == b.Number && a.Name == b.Name && a.First == b.First && a.Spindles == b.Spindles
+	}
+	return m.Geometry == o.Geometry && (m.Registry == nil) == (o.Registry == nil) && slices.EqualFunc(m.Nodes, o.Nodes, one)
+}
+
+func (m *Membership) validate() error {
+	if len(m.Nodes) < 2 || len(m.Nodes) > NodesMax {
+		return fmt.Errorf("%d data nodes: a pool of several has 2 to %d", len(m.Nodes), NodesMax)
+	}
+	if err := m.Geometry.Validate(); err != nil {
+		return err
+	}
+	if m.Registry != nil && *m.Registry != 0 {
+		return fmt.Errorf("the registry is at node %d: a newer program wrote it", *m.Registry)
+	}
+	first := 0
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		if err := n.validate(); err != nil {
+			return err
+		}
+		if int(n.Number) != i || int(n.First) != first || m.Named(n.Name) != n {
+			return fmt.Errorf("node %d of name %s with spindles from %d on is out of order", n.Number, n.Name, n.First)
+		}
+		first += n.Spindles
+	}
+	return nil
+}
+
+func (n *NodeRow) validate() error {
+	switch {
+	case n.Name == "" || len(n.Name) > nodeNameMax:
+		return fmt.Errorf("node %d with a name of %d bytes", n.Number, len(n.Name))
+	case n.Spindles < 1 || int(n.First)+n.Spindles > 1<<16:
+		return fmt.Errorf("node %d with %d spindles from %d on", n.Number, n.Spindles, n.First)
+	case len(n.Addresses) < 1 || len(n.Addresses) > addressesMax || slices.ContainsFunc(n.Addresses, func(a string) bool { return a == "" || len(a) > addressMax }):
+		return fmt.Errorf("node %d with addresses %.100q", n.Number, n.Addresses)
+	case n.State != NodeIn && n.State != NodeDraining && n.State != NodeOut:
+		return fmt.Errorf("node %d in state %.20q: a newer program wrote it", n.Number, n.State)
+	}
+	return nil
+}
+
+// Marshal returns what a node has under datanode.MemberKey.
+func (m *Membership) Marshal(number id.Node) []byte {
+	return mustMarshal(jsonMembership{membershipVersion, number, m.Geometry.String(), m.Registry, m.Nodes})
+}
+
+// ParseMember reads what a node has under datanode.MemberKey: its number, and the pool's
+// nodes as they were when the pool was made.
+func ParseMember(b []byte) (id.Node, *Membership, error) {
+	var j jsonMembership
+	err := json.Unmarshal(b, &j)
+	m := &Membership{Registry: j.Registry, Nodes: j.Nodes}
+	switch {
+	case err != nil:
+	case j.Version != membershipVersion:
+		err = fmt.Errorf("version %d: a newer program wrote it", j.Version)
+	default:
+		if m.Geometry, err = stripe.ParseGeometry(j.Geometry); err == nil {
+			err = m.validate()
+		}
+		if err == nil && int(j.Number) >= len(m.Nodes) {
+			err = fmt.Errorf("node %d of %d", j.Number, len(m.Nodes))
+		}
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("what a data node says of its pool's nodes: %w", err)
+	}
+	return j.Number, m, nil
+}
+
+// nodePrefix begins the keys of nodes' rows in the pool's registry.
+const nodePrefix = "node/"
+
+func nodeKey(n id.Node) string { return fmt.Sprintf("%s%04d", nodePrefix, n) }
+
+// Rows are the rows of a new pool's registry.
+func (m *Membership) Rows() []datanode.Put {
+	var puts []datanode.Put
+	for _, n := range m.Nodes {
+		puts = append(puts, datanode.Put{Key: nodeKey(n.Number), Value: mustMarshal(jsonNode{membershipVersion, n})})
+	}
+	return puts
+}
+
+// ParseNode reads a node's row.
+func ParseNode(b []byte) (NodeRow, error) {
+	var j jsonNode
+	err := json.Unmarshal(b, &j)
+	if err == nil && j.Version != membershipVersion {
+		err = fmt.Errorf("version %d: a newer program wrote it", j.Version)
+	}
+	if err == nil {
+		err = j.validate()
+	}
+	if err != nil {
+		return NodeRow{}, fmt.Errorf("row of a data node: %w", err)
+	}
+	return j.NodeRow, nil
+}
+
+func mustMarshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	return b
+}

@@ -1,0 +1,134 @@
+package rack
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/logset"
+)
+
+// missingMax bounds the disks that a node's description names.
+const missingMax = 32
+
+// Returned implements datanode.Several.
+func (r *Rack) Returned() time.Time {
+	last := r.began.UnixNano()
+	for _, m := range r.members {
+		last = max(last, m.heard.Load())
+	}
+	if last == r.began.UnixNano() {
+		return time.Time{}
+	}
+	return time.Unix(0, last)
+}
+
+// Keeper implements datanode.Several.
+func (r *Rack) Keeper(l id.Layout) id.Node {
+	m, err := r.keeper(id.MakeSegment(l, 1))
+	if err != nil { // as all that it is asked says
+		return r.members[0].Number
+	}
+	return m.Number
+}
+
+// Nodes implements datanode.Several.
+func (r *Rack) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
+	rows := make(map[id.Node]NodeRow)
+	err := r.eachRow(ctx, nodePrefix, func(_ string, value []byte) error {
+		row, err := ParseNode(value)
+		rows[row.Number] = row
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]datanode.NodeInfo, len(r.members))
+	for i, m := range r.members {
+		all[i] = m.info(rows[m.Number])
+		all[i].Registry = r.opts.Registry == nil && i == 0
+	}
+	err = r.eachRow(ctx, logSetPrefix, func(key string, value []byte) error {
+		row, err := ParseRow(value)
+		if err != nil {
+			return err
+		}
+		number, err := strconv.ParseUint(strings.TrimPrefix(key, logSetPrefix), 16, 64)
+		if err != nil {
+			return fmt.Errorf("log set %q of no disk", key)
+		}
+		for _, i := range r.missing(id.Disk(number), row) {
+			all[i].LogsMissingCount++
+			if len(all[i].LogsMissing) < missingMax {
+				all[i].LogsMissing = append(all[i].LogsMissing, id.Disk(number))
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// missing returns the members, by place, that should have a disk's log and do not have
+// it, where it has too few replicas.
+func (r *Rack) missing(d id.Disk, row logset.Row) (out []int) {
+	opts := r.logOptions(d)
+	if len(row) >= opts.Replicas {
+		return nil
+	}
+	for _, n := range opts.Nodes[:opts.Replicas] {
+		if !row.Has(n) {
+			out = append(out, slices.IndexFunc(r.members, func(m *member) bool { return m.Number == n }))
+		}
+	}
+	return out
+}
+
+// info describes a member as it answered last.
+func (m *member) info(row NodeRow) datanode.NodeInfo {
+	i := datanode.NodeInfo{
+		Number: m.Number, Name: row.Name, Addresses: row.Addresses, State: string(row.State), FirstSpindle: m.First, Spindles: m.Spindles,
+	}
+	since := m.silent.Load()
+	if i.Answers = since == 0; i.Answers {
+		since = m.heard.Load()
+	} else {
+		i.Reason = m.unreachable(nil).Text
+	}
+	i.Since = time.Unix(0, since)
+	if st := m.last(); st != nil {
+		i.Log = st.Log
+		for _, sp := range st.Spindles {
+			if sp.State == datanode.SpindleOK {
+				i.SpindlesOK++
+			}
+			i.CapacityBytes += sp.CapacityBytes
+			i.AllocatedBytes += sp.AllocatedBytes
+		}
+	}
+	return i
+}
+
+// eachRow reads all entries of the registry with a prefix.
+func (r *Rack) eachRow(ctx context.Context, prefix string, do func(key string, value []byte) error) error {
+	q := &datanode.RegistryListRequest{Prefix: prefix}
+	for {
+		reply, err := r.RegistryList(ctx, q)
+		if err != nil {
+			return err
+		}
+		for _, e := range reply.Entries {
+			if err := do(e.Key, e.Value); err != nil {
+				return err
+			}
+			q.After = e.Key
+		}
+		if !reply.More {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,405 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"plinth/datanode"
+	"plinth/datanode/wire"
+	"plinth/internal/host"
+	"plinth/internal/id"
+	"plinth/internal/rack"
+	"plinth/internal/stripe"
+)
+
+// othersTime is how long a session waits for nodes that it can begin without.
+const othersTime = 2 * time.Second
+
+// nodes is the data nodes of a session: one, or a rack of several.
+type nodes struct {
+	datanode.Node // as the host sees them
+	// client is the one node's, or that of the node with the registry: the session ends
+	// with it. nil: the registry stands beside the nodes.
+	client *wire.Client
+	rack   *rack.Rack // nil: one node
+	links  []*nodeLink
+	// registry is the number of the node with the registry, at where it was reached.
+	registry id.Node
+	at       []string
+	// make says how the pool is made if it is not there.
+	make host.NewPool
+}
+
+// Nodes implements datanode.Several; nil where there is one node.
+func (n *nodes) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
+	if n.rack == nil {
+		return nil, nil
+	}
+	return n.rack.Nodes(ctx)
+}
+
+// Returned implements datanode.Several.
+func (n *nodes) Returned() time.Time {
+	if n.rack == nil {
+		return time.Time{}
+	}
+	return n.rack.Returned()
+}
+
+// Keeper implements datanode.Several.
+func (n *nodes) Keeper(l id.Layout) id.Node {
+	if n.rack == nil {
+		return 0
+	}
+	return n.rack.Keeper(l)
+}
+
+// broken reports whether the session has ended, or will at once.
+func (n *nodes) broken() bool {
+	for _, end := range n.ends() {
+		select {
+		case <-end:
+			return true
+		default:
+		}
+	}
+	return false
+}
+
+// ends are closed, one of them, before a call returns after which the session cannot go
+// on.
+func (n *nodes) ends() [2]<-chan struct{} {
+	var all [2]<-chan struct{}
+	if n.client != nil {
+		all[0] = n.client.Broken()
+	}
+	if n.rack != nil {
+		all[1] = n.rack.Broken()
+	}
+	return all
+}
+
+// where returns the addresses at which the nodes were found, in their order; nil: one node.
+func (n *nodes) where() [][]string {
+	if n.rack == nil {
+		return nil
+	}
+	var all [][]string
+	for _, l := range n.links {
+		all = append(all, *l.at.Load())
+	}
+	if n.client == nil {
+		return all
+	}
+	return slices.Insert(all, int(n.registry), n.at)
+}
+
+// close ends all calls.
+func (n *nodes) close() {
+	if n.client != nil {
+		_ = n.client.Close() // it has no errors of its own
+	}
+	for _, l := range n.links {
+		l.cancel()
+	}
+	if n.rack != nil {
+		_ = n.rack.Close()
+	}
+	for _, l := range n.links {
+		l.close()
+	}
+}
+
+// caller is a node that was given and reached.
+type caller struct {
+	rack.Given
+	client *wire.Client
+	paths  []string
+	err    error // final: why it was not reached
+}
+
+// reach finds the data nodes. dial bounds the wait for those that are needed; errors
+// of nodes that can be done without count only with strict.
+func (a *Agent) reach(dial context.Context, strict bool) (_ *nodes, err error) {
+	found := a.dialGiven(dial)
+	defer func() {
+		if err != nil {
+			for _, c := range found {
+				if c.client != nil {
+					_ = c.client.Close()
+				}
+			}
+		}
+	}()
+	given := givenOf(found)
+	var hindered error
+	for _, c := range found {
+		if c.err != nil && (strict || len(found) == 1) && (hindered == nil || !errors.Is(c.err, datanode.ErrUnreachable)) {
+			hindered = fmt.Errorf("data node %s: %w", c.Address, c.err)
+		}
+	}
+	final := hindered != nil && !errors.Is(hindered, datanode.ErrUnreachable)
+	if final || !slices.ContainsFunc(given, func(g rack.Given) bool { return g.Reached }) {
+		if hindered == nil {
+			hindered = datanode.Errorf(datanode.ErrUnreachable, "no data node answers")
+		}
+		return nil, hindered
+	}
+	m, err := rack.Identify(given)
+	if err != nil {
+		return nil, err
+	}
+	if m == nil && len(found) == 1 {
+		if a.opts.OpenRegistry != nil {
+			return nil, errors.New("--registry is for a pool of several data nodes: name them all to make one; a pool of one node has its registry there")
+		}
+		return &nodes{Node: found[0].client, client: found[0].client, make: host.NewPool{Geometry: a.opts.Geometry}}, nil
+	}
+	isNew := m == nil
+	if isNew {
+		if m, err = a.plan(dial, found); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.findRegistry(dial, m, isNew); err != nil {
+		return nil, err
+	}
+	return a.join(dial, m, found)
+}
+
+// findRegistry opens the registry where that stands beside the nodes. It is made before
+// any node knows of the pool: one that is gone later is not made anew.
+func (a *Agent) findRegistry(ctx context.Context, m *rack.Membership, isNew bool) (err error) {
+	switch {
+	case m.Registry != nil && a.opts.OpenRegistry != nil:
+		return fmt.Errorf("the pool's registry is at data node %s: leave --registry out", m.Nodes[*m.Registry].Name)
+	case m.Registry != nil || a.registry != nil:
+		return nil
+	case a.opts.OpenRegistry == nil:
+		return errors.New("the pool's registry stands beside its data nodes: say where with --registry")
+	}
+	a.registry, err = a.opts.OpenRegistry(ctx, isNew)
+	return err
+}
+
+// dialGiven dials the nodes that were given, at once. It returns when all were reached,
+// or some and the others do not come for a while.
+func (a *Agent) dialGiven(dial context.Context) []*caller {
+	ctx, cancel := context.WithCancel(dial)
+	defer cancel()
+	found := make([]*caller, len(a.paths))
+	done := make(chan *caller)
+	for i, paths := range a.paths {
+		c := &caller{Given: rack.Given{Address: paths[0]}, paths: paths}
+		found[i] = c
+		go func() {
+			c.err = a.dialOne(ctx, c)
+			done <- c
+		}()
+	}
+	var others <-chan time.Time
+	for range found {
+		select {
+		case c := <-done:
+			if c.Member != nil && others == nil {
+				others = time.After(othersTime)
+			}
+		case <-others:
+			cancel()
+			others = nil
+			<-done
+		}
+	}
+	return found
+}
+
+// dialOne dials a node and asks what it is.
+func (a *Agent) dialOne(ctx context.Context, c *caller) (err error) {
+	opts := a.opts.Node
+	opts.Paths = c.paths
+	if c.client, err = wire.Dial(ctx, opts); err != nil {
+		return err
+	}
+	c.Name = c.client.Name()
+	c.Number, c.Member, err = rack.ReadMember(ctx, c.client)
+	if err == nil {
+		_, err = host.PoolHeader(ctx, c.client)
+		if c.Pool = err == nil; errors.Is(err, host.ErrNoPool) {
+			err = nil
+		}
+	}
+	if err != nil {
+		_ = c.client.Close()
+		c.client = nil
+		return err
+	}
+	c.Reached = true
+	return nil
+}
+
+// plan makes a pool of the nodes that were given, on paper.
+func (a *Agent) plan(ctx context.Context, found []*caller) (*rack.Membership, error) {
+	var rows []rack.NodeRow
+	for _, c := range found {
+		st, err := c.client.Status(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("data node %s: %w", c.Name, err)
+		}
+		rows = append(rows, rack.NodeRow{Name: c.Name, Addresses: c.paths, Spindles: len(st.Spindles)})
+	}
+	var registry *id.Node
+	if a.opts.OpenRegistry == nil {
+		registry = new(id.Node)
+	}
+	return rack.NewMembership(a.opts.Geometry, rows, registry)
+}
+
+// join makes a rack of a pool's nodes. It waits for the one with the registry, and for
+// all if the pool is still to be made.
+func (a *Agent) join(dial context.Context, m *rack.Membership, found []*caller) (_ *nodes, err error) {
+	n := &nodes{make: host.NewPool{Rows: m.Rows()}}
+	clients := make([]*wire.Client, len(m.Nodes)) // as they were reached
+	paths := make([][][]string, len(m.Nodes))
+	for i := range m.Nodes {
+		paths[i] = [][]string{m.Nodes[i].Addresses}
+	}
+	for _, c := range found {
+		if c.Reached {
+			number := m.Named(c.Name).Number
+			clients[number], paths[number] = c.client, [][]string{c.paths}
+			continue
+		}
+		for i := range paths { // any that was not reached may be there
+			paths[i] = append(paths[i], c.paths)
+		}
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+			for _, c := range clients {
+				if c != nil {
+					_ = c.Close()
+				}
+			}
+		}
+	}()
+	need := func(i id.Node) (err error) {
+		if clients[i] == nil {
+			clients[i], paths[i], err = a.find(dial, &m.Nodes[i], paths[i])
+		}
+		return err
+	}
+	registry := a.registryNode()
+	if m.Registry != nil {
+		at := *m.Registry
+		if err := need(at); err != nil {
+			return nil, fmt.Errorf("data node %s, which has the pool's registry: %w", m.Nodes[at].Name, err)
+		}
+		n.client, n.registry, n.at = clients[at], at, paths[at][0]
+		registry = n.client
+	}
+	layouts, err := host.Layouts(dial, registry)
+	if err != nil {
+		return nil, err
+	}
+	if layouts == nil {
+		if layouts, err = a.make(dial, m, clients, need); err != nil {
+			return nil, err
+		}
+		n.make.Layouts = layouts
+	} else if err := m.Lost(givenOf(found)); err != nil {
+		return nil, err
+	}
+	return n, a.link(dial, n, m, layouts, clients, paths)
+}
+
+func givenOf(found []*caller) []rack.Given {
+	var all []rack.Given
+	for _, c := range found {
+		all = append(all, c.Given)
+	}
+	return all
+}
+
+// find dials a node of a pool, at each of its addresses in turn, and returns those, where
+// it was found first.
+func (a *Agent) find(ctx context.Context, n *rack.NodeRow, paths [][]string) (*wire.Client, [][]string, error) {
+	for i := 0; ; i++ {
+		at := i % len(paths)
+		opts := a.opts.Node
+		opts.Node, opts.Paths = n.Name, paths[at]
+		within, cancel := context.WithTimeout(ctx, linkDialTime)
+		c, err := wire.Dial(within, opts)
+		cancel()
+		switch {
+		case err == nil:
+			return c, slices.Concat(paths[at:], paths[:at]), nil
+		case ctx.Err() != nil, i >= len(paths) && !errors.Is(err, datanode.ErrUnreachable):
+			return nil, paths, err
+		}
+	}
+}
+
+// make has every node know what it is in a pool that is being made.
+func (a *Agent) make(ctx context.Context, m *rack.Membership, clients []*wire.Client, need func(id.Node) error) (*stripe.Layouts, error) {
+	for i := range m.Nodes {
+		if err := need(id.Node(i)); err != nil {
+			return nil, fmt.Errorf("data node %s, which the pool that is being made needs: %w", m.Nodes[i].Name, err)
+		}
+	}
+	for i := range m.Nodes {
+		if err := m.Tell(ctx, id.Node(i), clients[i]); err != nil {
+			return nil, fmt.Errorf("data node %s: %w", m.Nodes[i].Name, err)
+		}
+	}
+	return m.Layouts()
+}
+
+// link begins to keep the nodes and joins them. It waits a while for those that were
+// not reached.
+func (a *Agent) link(ctx context.Context, n *nodes, m *rack.Membership, layouts *stripe.Layouts, clients []*wire.Client, paths [][][]string) error {
+	var members []rack.Member
+	opts := a.opts.Node
+	opts.UnreachableAfter = linkUnreachableAfter
+	for i := range m.Nodes {
+		row := &m.Nodes[i]
+		member := rack.Member{Number: row.Number, First: row.First, Spindles: row.Spindles}
+		if m.Registry != nil && row.Number == *m.Registry {
+			member.Node = n.client
+		} else {
+			if clients[i] != nil { // the link's has other options
+				_ = clients[i].Close()
+			}
+			l := newLink(row, m, paths[i], opts)
+			n.links = append(n.links, l)
+			member.Node, member.Run = l, l.run
+		}
+		members = append(members, member)
+	}
+	others, cancel := context.WithTimeout(ctx, othersTime)
+	defer cancel()
+	for _, l := range n.links {
+		select {
+		case <-l.first:
+		case <-others.Done():
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	n.rack, err = rack.New(members, rack.Options{Layouts: layouts, Registry: a.registryNode(), Logger: a.log})
+	n.Node = n.rack
+	return err
+}
+
+// registryNode is the registry beside the nodes, nil if there is none.
+func (a *Agent) registryNode() datanode.RegistryNode {
+	if a.registry == nil {
+		return nil
+	}
+	return a.registry
+}
