@@ -220,5 +220,5 @@ func (f *fsx) snapshot(d *fsxDisk) {
 		f.Fatalf("snapshot %s of disk %s: %v", s.name, d.name, err)
 	}
 	_ = c.Close()
-	f.site.command(f.T, "snapshot", "rm", d.name+"@"+s.name)
+	f.site.command(f.T, "snapshot", "rm", "--wait", d.name+"@"+s.name) // the server may not have seen yet that its client has left
 }
