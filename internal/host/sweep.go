@@ -108,8 +108,8 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 			due = append(due, e)
 		}
 	}
-	if len(due) == 0 {
-		return nil
+	if len(due) == 0 && st.Index.Complete {
+		return nil // or else it may be called complete by now: what hindered that has ended
 	}
 	return h.sweepDisks(ctx, due, st.Index, true)
 }
