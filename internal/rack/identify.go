@@ -16,6 +16,8 @@ type Given struct {
 	Pool   bool
 	Number id.Node
 	Member *Membership
+	// Rejoins: it was made anew for a pool that has lost it.
+	Rejoins bool
 }
 
 // Identify tells which pool of several nodes the given ones are, nil if that is still to
@@ -87,8 +89,8 @@ func identifyNew(given []Given) error {
 // Lost tells which nodes of a pool that is made have nothing of it, nil if none has.
 func (m *Membership) Lost(given []Given) error {
 	for _, g := range given {
-		if g.Reached && g.Member == nil {
-			return fmt.Errorf("data node %s (%s) has lost what it had of the pool, or its directory is another one: put that back", g.Name, g.Address)
+		if g.Reached && g.Member == nil && !g.Rejoins {
+			return fmt.Errorf("data node %s (%s) has lost what it had of the pool, or its directory is another one: put that back, or make one with plinth datanode --rejoin if its drives are lost", g.Name, g.Address)
 		}
 	}
 	return nil

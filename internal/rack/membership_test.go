@@ -141,6 +141,9 @@ func TestIdentify(t *testing.T) {
 	if err := m.Lost([]rack.Given{a, away, c}); err != nil {
 		t.Error(err)
 	}
+	if err := m.Lost([]rack.Given{a, with(empty("dn2"), func(g *rack.Given) { g.Rejoins = true }), c}); err != nil {
+		t.Error(err)
+	}
 	if err := m.Lost([]rack.Given{a, empty("dn2"), c}); err == nil {
 		t.Error("a node that has nothing of the pool is taken")
 	}

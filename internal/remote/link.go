@@ -158,11 +158,17 @@ func (l *nodeLink) install(c *wire.Client) error {
 		return err
 	}
 	number, m, err := rack.ReadMember(ctx, c)
+	if err == nil && m == nil && !st.Index.Complete { // it was made to rejoin
+		l.log.Info("a data node that was made anew rejoins the pool", "node", l.name)
+		if err = l.member.Tell(ctx, l.number, c); err == nil {
+			number, m, err = rack.ReadMember(ctx, c)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if m == nil || number != l.number || !m.Same(l.member) {
-		return fmt.Errorf("data node %s has not what it had of the pool: its directory is another one", l.name)
+		return fmt.Errorf("data node %s has not what it had of the pool: its directory is another one; make one with plinth datanode --rejoin if its drives are lost", l.name)
 	}
 	l.mu.Lock()
 	reserved := maps.Clone(l.reserved)

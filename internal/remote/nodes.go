@@ -231,12 +231,16 @@ func (a *Agent) dialOne(ctx context.Context, c *caller) (err error) {
 			err = nil
 		}
 	}
+	var st *datanode.Status
+	if err == nil {
+		st, err = c.client.Status(ctx)
+	}
 	if err != nil {
 		_ = c.client.Close()
 		c.client = nil
 		return err
 	}
-	c.Reached = true
+	c.Reached, c.Rejoins = true, !st.Index.Complete
 	return nil
 }
 

@@ -279,9 +279,20 @@ func TestNodesRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("which plinth datanode and plinth host serve", []string{"up", "--data", up, "--nbd", "127.0.0.1:0"})
-	// One node of the pool is enough to find the others.
+	// One that is empty is taken only if it was made to rejoin.
 	b.start(t)
+	if err := os.RemoveAll(c.dir); err != nil {
+		t.Fatal(err)
+	}
 	c.start(t)
+	refused("if its drives are lost", h1(p.nodes))
+	c.kill()
+	if err := os.RemoveAll(c.dir); err != nil {
+		t.Fatal(err)
+	}
+	c.more = []string{"--rejoin"}
+	c.start(t)
+	// One node of the pool is enough to find the others.
 	p.nodes = p.nodes[1:2]
 	if h = p.host(t, "h2"); h.socket == "" {
 		t.Fatalf("a host that knows one node: %v\n%s", h.err, h.said)
