@@ -105,11 +105,11 @@ snapshots BIG="false":
     go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000
     {{BIG}} && go test -tags synthetic -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-files -cost-chunks 20000000 -cost-tib 10 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000 || ! {{BIG}}
 
-# replace a spindle and rebuild it without a bound, beside what the drive takes: half a minute, 4 GB
-rebuild MIB="1536" RATE="0":
-    go test -count=1 -timeout 0 -v -run '^TestRebuild$' ./internal/standalone -rebuild-mib {{MIB}} -rebuild-rate {{RATE}}
+# replace a spindle and rebuild it without a bound, with spindles of so many MiB/s that take 8 ms to begin (0: as files are): half a minute, 3 GB
+rebuild MIB="768" DRIVE="100" SPINDLES="10":
+    go test -count=1 -timeout 0 -v -run '^TestRebuild$' ./internal/standalone -rebuild-mib {{MIB}} -rebuild-spindles {{SPINDLES}} -rebuild-drive {{DRIVE}}
 
-# thousands of pools whose spindles go, come back and are replaced while hosts restore: a minute for 5000
+# thousands of pools whose spindles go, come back and are replaced while hosts restore: a minute for 5,000
 rebuild-sim SEEDS="5000":
     go test -count=1 -timeout 0 -run '^TestSimRebuild$' ./internal/rebuild -rebuild-seeds {{SEEDS}}
 

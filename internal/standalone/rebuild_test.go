@@ -6,6 +6,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,17 +20,17 @@ import (
 )
 
 var (
-	rebuildMiB  = flag.Int("rebuild-mib", 48, "TestRebuild: MiB of content")
-	rebuildRate = flag.Int64("rebuild-rate", 0, "TestRebuild: bound of the rate in MiB/s; 0: none")
+	rebuildSpindles = flag.Int("rebuild-spindles", 12, "TestRebuild: spindles; of 10 all are in each stripe")
+	rebuildMiB      = flag.Int("rebuild-mib", 48, "TestRebuild: MiB of content")
+	rebuildDrive    = flag.Int64("rebuild-drive", 0, "TestRebuild: MiB/s of each spindle, as a drive that also takes 8 ms to begin; 0: as fast as it goes")
+	rebuildRate     = flag.Int64("rebuild-rate", 0, "TestRebuild: bound of the rate in MiB/s; 0: none")
 )
 
 // emptied makes a spindle's directory an empty one, as a new drive has it, and that the spindle.
 func emptied(t testing.TB, o Options, n int) {
 	t.Helper()
 	dir := filepath.Join(o.Dir, "datanode")
-	if err := os.RemoveAll(spindleDir(o.Dir, n)); err != nil {
-		t.Fatal(err)
-	}
+	away(t, o, n)
 	if err := os.Mkdir(spindleDir(o.Dir, n), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +41,12 @@ func emptied(t testing.TB, o Options, n int) {
 	if err := shelf.ReplaceSpindle(dir, n, shelf.Options{PoolID: pool, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// away removes a spindle's directory, also while something is written to it.
+func away(t testing.TB, o Options, n int) {
+	t.Helper()
+	await(t, "a spindle is away", func() bool { return os.RemoveAll(spindleDir(o.Dir, n)) == nil })
 }
 
 // rebuilt waits until all spindles have what they should, and returns how far it was.
@@ -68,6 +77,9 @@ func TestRebuild(t *testing.T) {
 	if opts.Node.SpindleBytes = int64(*rebuildMiB) << 20; *rebuildMiB < 128 {
 		opts.Node.SpindleBytes = 128 << 20
 	}
+	opts.Node.Spindles = *rebuildSpindles
+	fs := &rates{FS: vfs.Default, due: make(map[string]time.Time)}
+	opts.FS = fs
 	s := open(t, opts)
 	data := image(seed, *rebuildMiB<<20)
 	write(t, create(t, s, "vm1", int64(len(data))), data, 0)
@@ -76,6 +88,7 @@ func TestRebuild(t *testing.T) {
 	shut(t, s)
 
 	emptied(t, opts, 3)
+	fs.mib.Store(*rebuildDrive)
 	s = open(t, opts)
 	same(t, device(t, s, "vm1"), data[:8<<20], 0)
 	r := rebuilt(t, s, 3)
@@ -84,6 +97,7 @@ func TestRebuild(t *testing.T) {
 	}
 	took := r.Ended.Sub(*r.Began)
 	t.Logf("%d fragments, %.1f MiB in %v: %.1f MiB/s", r.Fragments, float64(r.Bytes)/(1<<20), took, float64(r.Bytes)/(1<<20)/took.Seconds())
+	fs.mib.Store(0)
 	if testing.Verbose() {
 		t.Logf("one file of that size on the same drive, in pieces of 1 MiB that are each synced: %.1f MiB/s", driveRate(t, opts.Dir, r.Bytes))
 	}
@@ -92,15 +106,73 @@ func TestRebuild(t *testing.T) {
 
 	s = open(t, opts) // and does not begin again
 	for _, n := range []int{0, 7} {
-		if err := os.RemoveAll(spindleDir(opts.Dir, n)); err != nil {
-			t.Fatal(err)
-		}
+		away(t, opts, n)
 	}
 	same(t, device(t, s, "vm1"), data, 0)
 	if again := status(t, s).Rebuild; again.Began == nil || !again.Began.Equal(*r.Began) {
 		t.Errorf("after a restart: %+v", again)
 	}
 	shut(t, s)
+}
+
+// rates is the operating system's file system, in which each spindle is a drive that does one
+// thing after the other.
+type rates struct {
+	vfs.FS
+	mib atomic.Int64 // per second; 0: no bound
+
+	mu  sync.Mutex
+	due map[string]time.Time // by directory: when it has done what it was asked for
+}
+
+func (r *rates) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := r.FS.OpenReadWrite(name, c, o...)
+	return r.wrap(name, f), err
+}
+
+func (r *rates) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := r.FS.Create(name, c)
+	return r.wrap(name, f), err
+}
+
+func (r *rates) wrap(name string, f vfs.File) vfs.File {
+	if f == nil || !strings.Contains(name, "slab-") {
+		return f
+	}
+	return &ratedSlab{f, r, filepath.Dir(name)}
+}
+
+// take waits as long as a drive takes for so many bytes.
+func (r *rates) take(dir string, bytes int) {
+	mib := r.mib.Load()
+	if mib == 0 {
+		return
+	}
+	r.mu.Lock()
+	due, now := r.due[dir], time.Now()
+	if due.Before(now) {
+		due = now
+	}
+	due = due.Add(8*time.Millisecond + time.Duration(bytes)*time.Second/time.Duration(mib<<20))
+	r.due[dir] = due
+	r.mu.Unlock()
+	time.Sleep(due.Sub(now))
+}
+
+type ratedSlab struct {
+	vfs.File
+	of  *rates
+	dir string
+}
+
+func (f *ratedSlab) ReadAt(p []byte, off int64) (int, error) {
+	f.of.take(f.dir, len(p))
+	return f.File.ReadAt(p, off)
+}
+
+func (f *ratedSlab) WriteAt(p []byte, off int64) (int, error) {
+	f.of.take(f.dir, len(p))
+	return f.File.WriteAt(p, off)
 }
 
 // driveRate returns how fast a file is written, in MiB per second.
@@ -162,9 +234,7 @@ func TestSimRebuildInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	shut(t, s)
-	if err := os.RemoveAll(spindleDir(opts.Dir, second)); err != nil {
-		t.Fatal(err)
-	}
+	away(t, opts, second)
 	opts.Host.RebuildRate = -1
 	s = open(t, opts)
 	d := device(t, s, "vm1")
@@ -186,9 +256,7 @@ func TestSimRebuildInterrupted(t *testing.T) {
 	settle(t, s)
 	verify(t, s)
 	for _, n := range []int{0, first} {
-		if err := os.RemoveAll(spindleDir(opts.Dir, n)); err != nil {
-			t.Fatal(err)
-		}
+		away(t, opts, n)
 	}
 	shut(t, s)
 	s = open(t, opts)
