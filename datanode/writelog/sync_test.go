@@ -92,6 +92,31 @@ func TestOneSyncServesAllWhoCameBefore(t *testing.T) {
 	})
 }
 
+// What is appended while a sync runs may have come too late for it.
+func TestSyncDoesNotCountWhatCameMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSyncers(t)
+		s.start(t, t.Context())
+		ok(t, s.log.testAppend(1, 1, 0, datanode.Record{Pos: s.log.state.disks[1].streams[0].end}))
+		s.head.end <- nil
+		s.want(t, 1, 1)
+		go func() {
+			err := s.log.Sync(t.Context(), &datanode.SyncRequest{Disk: 1, Epoch: 1})
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.done = append(s.done, err)
+		}()
+		s.want(t, 2, 1)
+		s.head.end <- nil
+		s.want(t, 2, 2)
+		for i, err := range s.done {
+			if err != nil {
+				t.Errorf("sync %d: %v", i, err)
+			}
+		}
+	})
+}
+
 // A sync that failed is not tried again for those who wait: the kernel says yes to
 // the second, and what the first was for is lost.
 func TestFailedSyncIsNotRepeated(t *testing.T) {
