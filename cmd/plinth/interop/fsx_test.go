@@ -60,7 +60,8 @@ func TestFsx(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	f := &fsx{T: t, rng: rand.New(rand.NewPCG(seed, 1)), args: []string{
-		"--spindles", "4", "--spindle-size", "512M", "--log-size", "32M", "--destage-interval", "200ms", "--idle-time", "1s", "--ram-cache", "16M",
+		"--nbd", "127.0.0.1:0", "--spindles", "4", "--spindle-size", "512M", "--log-size", "32M", "--destage-interval", "200ms", "--idle-time", "1s",
+		"--ram-cache", "16M",
 	}}
 	dir := tempDir(t)
 	f.site = start(t, dir, f.args...)
