@@ -111,7 +111,7 @@ func (s *shelves) begin() (*member, []byte) {
 	return a, content
 }
 
-func TestHostOverThreeNodes(t *testing.T) {
+func TestSimHostOverThreeNodes(t *testing.T) {
 	s := openShelves(t)
 	a, content := s.begin()
 	old := bytes.Clone(content)
@@ -132,7 +132,7 @@ func TestHostOverThreeNodes(t *testing.T) {
 	s.inSync(3)
 }
 
-func TestHostWhileANodeIsAway(t *testing.T) {
+func TestSimHostWhileANodeIsAway(t *testing.T) {
 	s := openShelves(t)
 	a, content := s.begin()
 	old := bytes.Clone(content)
@@ -221,7 +221,7 @@ func (s *shelves) endSessionOf(name string) {
 
 // What was written while a node was away, and the map's tables, are moved when it is back,
 // so that another one may go.
-func TestWhatLiesPoorlyIsMoved(t *testing.T) {
+func TestSimWhatLiesPoorlyIsMoved(t *testing.T) {
 	s := openShelves(t)
 	a, content := s.begin()
 	old := bytes.Clone(content)

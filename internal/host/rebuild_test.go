@@ -27,10 +27,10 @@ func (m *member) rebuilt(spindles ...id.Spindle) {
 	}
 }
 
-// TestHostNodeMadeAnew has a node come back empty under its number: its spindles get their
+// TestSimHostNodeMadeAnew has a node come back empty under its number: its spindles get their
 // fragments, its index the segments that it keeps, and logs their copies. After it
 // another node may go.
-func TestHostNodeMadeAnew(t *testing.T) {
+func TestSimHostNodeMadeAnew(t *testing.T) {
 	s := openShelves(t)
 	a, content := s.begin()
 	old := bytes.Clone(content)
