@@ -27,6 +27,26 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// Power is lost when the first fragments are about to go: what is stable by then says so.
+func TestCrashWhenFragmentsGo(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	h := newHouse(t, fs)
+	h.publish(pack(1, []int{0, 1}))
+	h.setLists(1, 1, 1, list(1))
+	h.ok(h.store.Sync())
+	var after *vfs.MemFS
+	h.onDelete = func() { after = fs.CrashClone(vfs.CrashCloneCfg{}) }
+	if deleted := h.reclaimAll(); len(deleted) != 1 {
+		t.Fatalf("deleted: %v", deleted)
+	}
+	h.ok(h.Index.Close())
+	h.fs, h.onDelete = after, nil
+	h.open(Options{})
+	if d := h.describe(1); d.Known && d.State != datanode.StateDeleting {
+		t.Errorf("fragments go of a segment that is %d after a loss of power", d.State)
+	}
+}
+
 func crashOnce(t *testing.T, rng *rand.Rand) {
 	const segments = 12
 	fs := vfs.NewCrashableMem()

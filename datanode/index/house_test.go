@@ -24,6 +24,8 @@ type house struct {
 	epochs  map[id.Disk]id.Epoch
 	deleted map[id.Segment]int
 	fail    error // of Delete
+	// onDelete, if set, is called by Delete first.
+	onDelete func()
 }
 
 func newHouse(t testing.TB, fs vfs.FS) *house {
@@ -45,6 +47,9 @@ func (h *house) deps() Deps {
 			return nil
 		},
 		Delete: func(_ context.Context, s id.Segment) error {
+			if h.onDelete != nil {
+				h.onDelete()
+			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			if h.fail == nil {

@@ -83,7 +83,7 @@ var bugs = []bug{
 	},
 	{
 		"reclaim with an incomplete index", "datanode/index/reclaim.go",
-		"	if !x.super.Load().complete {", "	if !x.super.Load().complete && len(r.String()) < 0 {",
+		"	if !x.super.Load().complete {", "	if !x.super.Load().complete && max < 0 {",
 		[]string{"datanode/index .", histories},
 	},
 	{
