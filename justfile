@@ -96,7 +96,7 @@ fsx OPS="1000000":
 takeover GIB="32":
     go test -count=1 -timeout 0 -run '^TestTakeoverOfMap$' -v ./cmd/plinth/interop -takeover-gib {{GIB}}
 
-# lose power in simulation, 2,500 times in a minute and a process: just power-loss 60
+# lose power in simulation, 2,000 times in a minute and a process: just power-loss 60
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done
 

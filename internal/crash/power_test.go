@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	powerPoints = 2500
+	powerPoints = 2000
 	// powerChains run at a time, each on a file system of its own.
 	powerChains = 2
 	// powerLives is after how many lives a chain begins with a new pool.

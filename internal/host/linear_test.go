@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	linearRuns = flag.Int("linear-runs", 5, "histories of TestSimLinearizable")
+	linearRuns = flag.Int("linear-runs", 3, "histories of TestSimLinearizable")
 	linearOps  = flag.Int("linear-ops", 10_000, "operations of each")
 	linearSeed = flag.Uint64("linear-seed", 0, "of the first; 0 draws one")
 )

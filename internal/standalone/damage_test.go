@@ -83,9 +83,7 @@ func TestSimSpindlesLost(t *testing.T) {
 	lost := rng.Perm(12)[:2]
 	t.Logf("spindles %v are lost", lost)
 	for _, n := range lost {
-		if err := os.RemoveAll(spindleDir(opts.Dir, n)); err != nil {
-			t.Fatal(err)
-		}
+		away(t, opts, n)
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		st := status(t, s)
