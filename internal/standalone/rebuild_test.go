@@ -17,6 +17,7 @@ import (
 	"plinth/datanode/shelf"
 	"plinth/internal/host"
 	"plinth/internal/id"
+	"plinth/internal/stripe"
 )
 
 var (
@@ -213,11 +214,15 @@ func TestSimRebuildInterrupted(t *testing.T) {
 	shut(t, s)
 	first, second := 2, 9
 	emptied(t, opts, first)
-	// A fragment each of some stripes that lose nothing else.
+	// A fragment each of some stripes that lose nothing else, and that are gone through.
 	extents := walkSlabs(t, opts.Dir)
-	taken := map[uint64]bool{}
+	taken, there := map[uint64]bool{}, map[uint64]int{}
 	for _, e := range extents {
+		there[e.segment]++
 		taken[e.segment] = taken[e.segment] || e.spindle == second
+	}
+	for s, n := range there {
+		taken[s] = taken[s] || n == (stripe.Geometry{K: 8, M: 2}).Width()
 	}
 	var some []extent
 	for _, e := range extents {
