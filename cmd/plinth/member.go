@@ -83,13 +83,22 @@ func memberTLS(cert, key, ca string) (*tls.Config, wire.Identity, error) {
 	if err != nil {
 		return nil, self, err
 	}
-	pem, err := os.ReadFile(ca)
+	authorities, err := readAuthorities(ca)
 	if err != nil {
 		return nil, self, err
 	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authorities, ClientCAs: authorities}, self, nil
+}
+
+// readAuthorities reads a file of certificates.
+func readAuthorities(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	authorities := x509.NewCertPool()
 	if !authorities.AppendCertsFromPEM(pem) {
-		return nil, self, fmt.Errorf("%s has no certificate", ca)
+		return nil, fmt.Errorf("%s has no certificate", path)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authorities, ClientCAs: authorities}, self, nil
+	return authorities, nil
 }

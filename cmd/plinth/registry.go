@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -98,14 +95,11 @@ func registryTLS(c *cli.Context) (*tls.Config, error) {
 	if ca == "" || (cert == "") != (key == "") {
 		return nil, errors.New("etcd with TLS needs --registry-ca, and --registry-cert and --registry-key together")
 	}
-	pem, err := os.ReadFile(ca)
+	authorities, err := readAuthorities(ca)
 	if err != nil {
 		return nil, fmt.Errorf("--registry-ca: %w", err)
 	}
-	config := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
-	if !config.RootCAs.AppendCertsFromPEM(bytes.TrimSpace(pem)) {
-		return nil, fmt.Errorf("--registry-ca: %s has no certificate", ca)
-	}
+	config := &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}
 	if cert != "" {
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {

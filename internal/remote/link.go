@@ -130,11 +130,7 @@ func (l *nodeLink) keep() {
 func (l *nodeLink) dial(say func(error)) (*wire.Client, error) {
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
 		for _, p := range l.paths {
-			opts := l.opts
-			opts.Node, opts.Paths = l.name, p
-			ctx, cancel := context.WithTimeout(l.life, linkDialTime)
-			c, err := wire.Dial(ctx, opts)
-			cancel()
+			c, err := dialNode(l.life, l.opts, l.name, p)
 			if err == nil {
 				l.at.Store(&p)
 				return c, nil
@@ -147,6 +143,14 @@ func (l *nodeLink) dial(say func(error)) (*wire.Client, error) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// dialNode dials the node of a name at its addresses, for linkDialTime at most.
+func dialNode(ctx context.Context, opts wire.ClientOptions, name string, paths []string) (*wire.Client, error) {
+	opts.Node, opts.Paths = name, paths
+	ctx, cancel := context.WithTimeout(ctx, linkDialTime)
+	defer cancel()
+	return wire.Dial(ctx, opts)
 }
 
 // install has calls reach a client's process, if that is the node.

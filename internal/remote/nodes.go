@@ -185,11 +185,7 @@ func givenOf(found []*caller) []rack.Given {
 func (a *Agent) find(ctx context.Context, n *rack.NodeRow, paths [][]string) (*wire.Client, [][]string, error) {
 	for i := 0; ; i++ {
 		at := i % len(paths)
-		opts := a.opts.Node
-		opts.Node, opts.Paths = n.Name, paths[at]
-		within, cancel := context.WithTimeout(ctx, linkDialTime)
-		c, err := wire.Dial(within, opts)
-		cancel()
+		c, err := dialNode(ctx, a.opts.Node, n.Name, paths[at])
 		switch {
 		case err == nil:
 			return c, slices.Concat(paths[at:], paths[:at]), nil

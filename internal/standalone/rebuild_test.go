@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -79,8 +78,8 @@ func TestRebuild(t *testing.T) {
 		opts.Node.SpindleBytes = 128 << 20
 	}
 	opts.Node.Spindles = *rebuildSpindles
-	fs := &rates{FS: vfs.Default, due: make(map[string]time.Time)}
-	opts.FS = fs
+	fs := &rates{due: make(map[string]time.Time)}
+	opts.FS = slabs{vfs.Default, fs.wrap}
 	s := open(t, opts)
 	data := image(seed, *rebuildMiB<<20)
 	write(t, create(t, s, "vm1", int64(len(data))), data, 0)
@@ -119,27 +118,13 @@ func TestRebuild(t *testing.T) {
 // rates is the operating system's file system, in which each spindle is a drive that does one
 // thing after the other.
 type rates struct {
-	vfs.FS
 	mib atomic.Int64 // per second; 0: no bound
 
 	mu  sync.Mutex
 	due map[string]time.Time // by directory: when it has done what it was asked for
 }
 
-func (r *rates) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	f, err := r.FS.OpenReadWrite(name, c, o...)
-	return r.wrap(name, f), err
-}
-
-func (r *rates) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := r.FS.Create(name, c)
-	return r.wrap(name, f), err
-}
-
 func (r *rates) wrap(name string, f vfs.File) vfs.File {
-	if f == nil || !strings.Contains(name, "slab-") {
-		return f
-	}
 	return &ratedSlab{f, r, filepath.Dir(name)}
 }
 

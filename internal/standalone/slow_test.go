@@ -20,30 +20,38 @@ import (
 
 var slowReads = flag.Int("slow-reads", 400, "TestSlowSpindle: reads with all spindles well, and as many with a slow one")
 
-// discs is the operating system's file system, in which each read of a slab takes a
-// disc's time, in one spindle some times that.
+// discs have each read of a slab take a disc's time, in one spindle some times that.
 type discs struct {
-	vfs.FS
 	slow  string       // part of its paths
 	takes atomic.Int64 // ns, of a slab's reads
 	times atomic.Int64 // as long for slow
 }
 
-func (d *discs) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	f, err := d.FS.OpenReadWrite(name, c, o...)
-	return d.wrap(name, f), err
-}
-
-func (d *discs) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := d.FS.Create(name, c)
-	return d.wrap(name, f), err
-}
-
 func (d *discs) wrap(name string, f vfs.File) vfs.File {
+	return &slab{f, d, strings.Contains(name, d.slow)}
+}
+
+// slabs is the operating system's file system, in which files of slabs are wrapped.
+type slabs struct {
+	vfs.FS
+	wrap func(name string, f vfs.File) vfs.File
+}
+
+func (s slabs) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := s.FS.OpenReadWrite(name, c, o...)
+	return s.wrapSlab(name, f), err
+}
+
+func (s slabs) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := s.FS.Create(name, c)
+	return s.wrapSlab(name, f), err
+}
+
+func (s slabs) wrapSlab(name string, f vfs.File) vfs.File {
 	if f == nil || !strings.Contains(name, "slab-") {
 		return f
 	}
-	return &slab{f, d, strings.Contains(name, d.slow)}
+	return s.wrap(name, f)
 }
 
 // slab is a file of a disc.
@@ -68,10 +76,10 @@ func (f *slab) ReadAt(p []byte, off int64) (int, error) {
 // found out, read around, and read again when it is well. With -v it says what
 // reads took.
 func TestSlowSpindle(t *testing.T) {
-	fs := &discs{FS: vfs.Default, slow: "spindle-05"}
+	fs := &discs{slow: "spindle-05"}
 	fs.times.Store(1)
 	opts := quiet(t, t.TempDir())
-	opts.FS = fs
+	opts.FS = slabs{vfs.Default, fs.wrap}
 	opts.Host.RAMCacheBytes = host.RAMCacheBytesMin
 	s := open(t, opts)
 	content := image(rand.Uint64(), 128<<20)

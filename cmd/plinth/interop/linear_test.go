@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -139,12 +138,7 @@ type linearPair struct {
 }
 
 func (p *linearPair) start(i int) {
-	name := []string{"h1", "h2"}[i]
-	dir := filepath.Join(p.dir, "host-"+name)
-	h := launchAgent(p.t, dir, append([]string{
-		"host", "--node", p.relays[i].address, "--dir", dir, "--identity", filepath.Join(p.dir, name), "--root-key", filepath.Join(p.dir, "root.key"),
-		"--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--destage-interval", "200ms", "--idle-time", "1s",
-	}, hostLease...)...)
+	h := p.hostBy(p.t, []string{"h1", "h2"}[i], []string{"--node", p.relays[i].address}, hostLease...)
 	if h.socket == "" {
 		p.t.Fatalf("plinth host: %v\n%s", h.err, h.said)
 	}

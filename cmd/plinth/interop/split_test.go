@@ -108,11 +108,17 @@ func (p *split) nodeFlags() (flags []string) {
 // host starts a host, which may be refused.
 func (p *split) host(t *testing.T, name string, more ...string) *site {
 	t.Helper()
+	return p.hostBy(t, name, p.nodeFlags(), slices.Concat([]string{"--ram-cache", "0"}, p.more, more)...)
+}
+
+// hostBy is host by other ways to the data nodes, and with a RAM cache.
+func (p *split) hostBy(t *testing.T, name string, nodeFlags []string, more ...string) *site {
+	t.Helper()
 	dir := filepath.Join(p.dir, "host-"+name)
-	return launchAgent(t, dir, slices.Concat([]string{"host"}, p.nodeFlags(), []string{
+	return launchAgent(t, dir, slices.Concat([]string{"host"}, nodeFlags, []string{
 		"--dir", dir, "--identity", filepath.Join(p.dir, name), "--root-key", filepath.Join(p.dir, "root.key"),
-		"--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--destage-interval", "200ms", "--idle-time", "1s", "--ram-cache", "0",
-	}, p.more, more)...)
+		"--nbd", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--destage-interval", "200ms", "--idle-time", "1s",
+	}, more)...)
 }
 
 // waitMax bounds every wait for processes under load, on the busiest machine.
