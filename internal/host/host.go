@@ -208,6 +208,10 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
 		return err
 	}
+	// Before this host is seen, or becomes the warden.
+	if want, has := h.opts.Geometry, h.layouts.Geometry; want != (stripe.Geometry{}) && want != has {
+		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, want)
+	}
 	if h.owning, err = openOwning(ctx, h); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"plinth/internal/gate"
 	"plinth/internal/id"
 	"plinth/internal/ramcache"
+	"plinth/internal/stripe"
 )
 
 // Options are an agent's tunables. The zero value is right: 0 means the default.
@@ -27,6 +28,9 @@ type Options struct {
 	// Name is the host's among those of the pool: as in its certificate. Default:
 	// "local".
 	Name string
+	// Geometry is that of the stripes which the pool must have been made with.
+	// Default: any.
+	Geometry stripe.Geometry
 	// Sole says that nobody reaches the data node but by this process, which holds
 	// the lock of its directory, and that every other host that is sole has held it
 	// too, for as long as it lived. Then that lock stands for the lease (I6), the

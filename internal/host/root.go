@@ -91,12 +91,3 @@ func FindPool(ctx context.Context, node datanode.Node, keys *RootSource, n NewPo
 	bytes, _ := keyring.CreatePool(root, st.PoolID)
 	return root, FormatLayouts(ctx, node, bytes, n.Layouts, n.Rows...)
 }
-
-// CheckGeometry returns an error if the pool has other stripes than want, which is
-// zero where any will do.
-func (h *Host) CheckGeometry(want stripe.Geometry) error {
-	if has := h.Geometry(); want != (stripe.Geometry{}) && want != has {
-		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, want)
-	}
-	return nil
-}

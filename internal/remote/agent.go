@@ -181,12 +181,9 @@ func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (
 		}
 	}
 	opts := a.opts.Host
-	opts.Name, opts.Peer = a.opts.Name, a.peer.address()
+	opts.Name, opts.Peer, opts.Geometry = a.opts.Name, a.peer.address(), a.opts.Geometry
 	opts.Resume, opts.Logger = tails, slog.New(quiet{a.log.Handler(), s})
 	if s.host, err = host.Open(ctx, s.nodes, a.root, opts); err != nil {
-		return nil, err
-	}
-	if err := s.host.CheckGeometry(a.opts.Geometry); err != nil {
 		return nil, err
 	}
 	if s.broken() { // and so disks may not have opened that will

@@ -107,7 +107,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if s.NewRootKey = o.Keys.Made; err != nil {
 		return err
 	}
-	o.Host.FS, o.Host.Logger = o.FS, o.Logger
+	o.Host.FS, o.Host.Logger, o.Host.Geometry = o.FS, o.Logger, o.Geometry
 	o.Host.Dir = o.FS.PathJoin(o.Dir, "host")
 	o.Host.Sole, o.Host.MayReply = true, s.Node.Held
 	o.Host.AcceptLostLog = o.Node.AcceptLostLog
@@ -115,9 +115,6 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 		return err
 	}
 	if s.Host, err = host.Open(ctx, s.Node, root, o.Host); err != nil {
-		return err
-	}
-	if err := s.Host.CheckGeometry(o.Geometry); err != nil {
 		return err
 	}
 	s.Node.SetLayoutVersion(s.Host.LayoutVersion())
