@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,9 @@ type run struct {
 // With -history-dir the run is kept in that directory. One that was cut off goes
 // on there, and goes through those again that had not ended.
 func TestSimHistories(t *testing.T) {
+	// Most of what is allocated is for a moment: a tenth less time.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(4 << 30))
 	r := &run{clock: startClock(t)}
 	r.resume(t, *historyDir, *firstSeed)
 	t.Logf("seeds from %d, %d histories done", r.Seed, r.Done)

@@ -192,3 +192,40 @@ func TestOrderedNamesArriveInOrder(t *testing.T) {
 		t.Error("elsewhere changes never arrive out of order")
 	}
 }
+
+// What a crash leaves shares bytes with what it left before, until one is written to.
+func TestOutcomesOfOneCrashAreApart(t *testing.T) {
+	old, young := bytes.Repeat([]byte{1}, 8*crashfs.SectorBytes), bytes.Repeat([]byte{2}, 3*crashfs.SectorBytes)
+	outcomes := map[string]func(*crashfs.FS) *crashfs.FS{
+		"power":   func(fs *crashfs.FS) *crashfs.FS { return fs.Crash(seeded(0), 100) },
+		"process": (*crashfs.FS).Kill,
+	}
+	for name, end := range outcomes {
+		t.Run(name, func(t *testing.T) {
+			fs := crashfs.New()
+			f := create(t, fs, "f")
+			write(t, f, old, 0)
+			ok(t, f.Sync())
+			ok(t, vfsx.SyncDir(fs, "/"))
+			first := end(fs)
+			second, third := end(first), end(first)
+			for i, tree := range []*crashfs.FS{second, end(fs)} {
+				f, err := tree.OpenReadWrite("f", category)
+				ok(t, err)
+				write(t, f, young, int64(i)*7*crashfs.SectorBytes) // the second time it grows
+				want := append(slices.Clone(old[:i*7*crashfs.SectorBytes]), young...)
+				if i == 0 {
+					want = append(want, old[len(young):]...)
+				}
+				if got := read(t, tree, "f"); !bytes.Equal(got, want) {
+					t.Errorf("outcome %d does not read as it was written", i)
+				}
+			}
+			for _, tree := range []*crashfs.FS{third, end(first), end(fs)} {
+				if got := read(t, tree, "f"); !bytes.Equal(got, old) {
+					t.Error("a write to one outcome changed another")
+				}
+			}
+		})
+	}
+}

@@ -15,7 +15,10 @@ type node struct {
 	// Of a file. before holds, for each sector written since the last sync, what
 	// the sector held then; nil where it lay wholly behind stableSize, and so
 	// held zeros. Bytes of a sector behind stableSize count as zeros too.
+	// Other trees may have the same data while it is shared: it is copied before it
+	// is written to.
 	data       []byte
+	shared     bool
 	before     map[int64][]byte
 	stableSize int64
 
@@ -78,8 +81,11 @@ func (n *node) writeAt(p []byte, off int64) {
 			n.before[s] = n.stableSector(s)
 		}
 	}
-	if end > int64(cap(n.data)) {
-		n.data = append(make([]byte, 0, max(end, 2*int64(cap(n.data)))), n.data...)
+	if room := int64(cap(n.data)); end > room || n.shared {
+		if end > room {
+			room = max(end, 2*room)
+		}
+		n.data, n.shared = append(make([]byte, 0, room), n.data...), false
 	}
 	if old := int64(len(n.data)); end > old {
 		n.data = n.data[:end]
@@ -148,10 +154,12 @@ func (c *cloner) clone(n *node) *node {
 		m.children = c.names(names)
 		m.stable = maps.Clone(m.children)
 	case c.kill:
-		m.data, m.stableSize = slices.Clone(n.data), n.stableSize
+		m.data, m.stableSize = n.data, n.stableSize
+		m.shared, n.shared = true, true
 		m.before = maps.Clone(n.before) // what it holds is never written to
 	default:
-		m.data = c.file(n)
+		m.data, m.shared = c.file(n)
+		n.shared = n.shared || m.shared
 		m.before, m.stableSize = map[int64][]byte{}, int64(len(m.data))
 	}
 	return m
@@ -166,19 +174,23 @@ func (c *cloner) names(from map[string]*node) map[string]*node {
 	return to
 }
 
-// file returns what a loss of power leaves of a file's bytes.
-func (c *cloner) file(n *node) []byte {
+// file returns what a loss of power leaves of a file's bytes, and whether they are
+// still those of the node.
+func (c *cloner) file(n *node) (data []byte, shared bool) {
 	size := int64(len(n.data))
 	if size > n.stableSize && !c.keep() {
 		size = n.stableSize
 	}
-	data := slices.Clone(n.data[:size])
+	data, shared = n.data[:size], true
 	for _, s := range slices.Sorted(maps.Keys(n.before)) {
 		if s*SectorBytes >= size || c.keep() {
 			continue
 		}
+		if shared {
+			data, shared = slices.Clone(data), false
+		}
 		sector := data[s*SectorBytes : min((s+1)*SectorBytes, size)]
 		clear(sector[copy(sector, n.before[s]):])
 	}
-	return data
+	return data, shared
 }
