@@ -51,6 +51,12 @@ func (d *Disk) commit(c *commit) error {
 	d.appendMu.Lock()
 	defer d.appendMu.Unlock()
 	for !c.done {
+		if held := d.held; held != nil {
+			d.appendMu.Unlock()
+			<-held
+			d.appendMu.Lock()
+			continue
+		}
 		batch := d.takeQueue()
 		err := d.appendBatch(batch, d.appendOps)
 		for _, b := range batch {

@@ -51,6 +51,7 @@ type Disk struct {
 
 	// appendMu is the order of the log.
 	appendMu sync.Mutex
+	held     chan struct{} // not nil: nothing is appended until it is closed (HoldAll)
 	ops      *logrec.Chain
 	next     id.Pos
 	doubt    end // the last of an append of which nobody knows whether it was done

@@ -50,7 +50,8 @@
 // destageMu, checkpointMu, appendMu, mu, listMu; queueMu is a leaf. Freezing a
 // layer takes mu alone, so that a writer that waits for room in the log, holding
 // appendMu, cannot block the round that makes room. MarkAll takes the appendMu of
-// several disks, in the order of their numbers, and gives up after a while. A Disk
+// several disks, in the order of their numbers, and gives up after a while. Those that HoldAll
+// holds up append nothing (held), but nobody has their appendMu. A Disk
 // starts no goroutine, but to wait for appendMu for as long as another has it, to
 // open many chunks for one read, and to fetch ahead of a sequential reader: Close
 // waits for all of them.

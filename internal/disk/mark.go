@@ -51,66 +51,169 @@ func MarkAll(ctx context.Context, rs []MarkRequest) ([]int64, error) {
 	if len(rs) == 0 {
 		return nil, nil
 	}
-	order := slices.SortedFunc(slices.Values(rs), func(a, b MarkRequest) int { return cmp.Compare(a.Disk.ID(), b.Disk.ID()) })
-	for i, r := range order {
-		if r.Snapshot == 0 || i > 0 && order[i-1].Disk.ID() == r.Disk.ID() {
+	var group id.Snapshot
+	if len(rs) > 1 {
+		group = rs[0].Snapshot
+	}
+	h, err := hold(ctx, rs, group, false)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Release()
+	return h.Bytes, h.stable(ctx)
+}
+
+// HoldAll is MarkAll for disks of a group of which others have other owners: the
+// disks take no operation after their marks until Release or Abandon, which are due
+// when the group's outcome is known. So nobody sees, by an answer or a read, what is
+// not in a snapshot of the group before all of its marks are there. Reads go on. A disk that
+// has the mark already, of an earlier owner, is an error.
+func HoldAll(ctx context.Context, rs []MarkRequest, group id.Snapshot) (*Held, error) {
+	h, err := hold(ctx, rs, group, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.stable(ctx); err != nil {
+		h.Release()
+		return nil, err
+	}
+	return h, nil
+}
+
+// Held is disks that have been marked.
+type Held struct {
+	Bytes []int64 // sizes of the disks at their marks, in the order of the requests
+
+	order           []MarkRequest // by rising numbers of disks
+	entered, locked int           // of order: that have a call, and whose appendMu is held
+	up              chan struct{} // Disk.held of all; nil: none is held up
+}
+
+// holdUp has the disks, whose appendMu are held, take nothing more.
+func (h *Held) holdUp() {
+	h.up = make(chan struct{})
+	for _, r := range h.order {
+		r.Disk.held = h.up
+	}
+}
+
+func (h *Held) unlock() {
+	for _, r := range h.order[:h.locked] {
+		r.Disk.appendMu.Unlock()
+	}
+	h.locked = 0
+}
+
+// Release lets the disks go on.
+func (h *Held) Release() {
+	h.unlock()
+	if h.up != nil {
+		for _, r := range h.order {
+			r.Disk.appendMu.Lock()
+			r.Disk.held = nil
+			r.Disk.appendMu.Unlock()
+		}
+		close(h.up)
+		h.up = nil
+	}
+	for _, r := range h.order[:h.entered] {
+		r.Disk.leave()
+	}
+	h.entered = 0
+}
+
+// Abandon has the disks serve no more, as ErrClosed: the group's outcome is not
+// known, and whoever opens them next finds it out.
+func (h *Held) Abandon() {
+	for _, r := range h.order {
+		_ = r.Disk.fail(fmt.Errorf("what came of snapshot %d is not known: %w", r.Snapshot, ErrClosed))
+	}
+	h.Release()
+}
+
+func (h *Held) settled() {
+	for _, r := range h.order {
+		r.Disk.Settled(r.Snapshot)
+	}
+}
+
+// hold marks disks at one instant, and with up holds them up from then on. No pass
+// forgets the marks.
+func hold(ctx context.Context, rs []MarkRequest, group id.Snapshot, up bool) (_ *Held, err error) {
+	h := &Held{order: slices.SortedFunc(slices.Values(rs), func(a, b MarkRequest) int { return cmp.Compare(a.Disk.ID(), b.Disk.ID()) })}
+	defer func() {
+		if err != nil {
+			h.Release()
+		}
+	}()
+	for i, r := range h.order {
+		if r.Snapshot == 0 || i > 0 && h.order[i-1].Disk.ID() == r.Disk.ID() {
 			return nil, fmt.Errorf("disk %s twice, or without a number, in one snapshot", r.Disk.cfg.Name)
 		}
 		if err := r.Disk.enter(0, 0); err != nil {
 			return nil, err
 		}
-		defer r.Disk.leave()
+		h.entered++
 	}
-	for _, r := range order {
+	for _, r := range h.order {
 		if err := r.Disk.awaitLayers(ctx); err != nil {
 			return nil, err
 		}
 	}
-	for _, r := range order {
+	for _, r := range h.order {
 		r.Disk.unsettle(r.Snapshot)
 	}
-	var group id.Snapshot
-	if len(rs) > 1 {
-		group = rs[0].Snapshot
-	}
-	bytes, err := appendMarks(ctx, order, group)
-	if err == nil {
-		err = syncAll(ctx, order)
-	}
-	if err == nil {
-		err = rs[0].Disk.mayReply()
-	}
+	bytes, err := h.appendMarks(ctx, group)
 	if err != nil {
-		for _, r := range order {
-			r.Disk.Settled(r.Snapshot)
-		}
+		h.settled()
 		return nil, err
 	}
-	failpoint.Reach(failpoint.Mark)
-	sizes := make([]int64, len(rs))
-	for i, r := range rs {
-		sizes[i] = bytes[r.Disk.ID()]
+	for _, r := range rs {
+		h.Bytes = append(h.Bytes, bytes[r.Disk.ID()])
 	}
-	return sizes, nil
+	if up {
+		h.holdUp()
+	}
+	h.unlock()
+	return h, nil
 }
 
-// appendMarks appends the marks of disks, in order of their numbers, at one
-// instant, and returns their sizes then.
-func appendMarks(ctx context.Context, order []MarkRequest, group id.Snapshot) (map[id.Disk]int64, error) {
+// stable makes the marks stable. After an error there are none.
+func (h *Held) stable(ctx context.Context) error {
+	err := syncAll(ctx, h.order)
+	for _, r := range h.order {
+		if err == nil {
+			err = r.Disk.mayReply()
+		}
+	}
+	if err != nil {
+		h.settled()
+		return err
+	}
+	failpoint.Reach(failpoint.Mark)
+	return nil
+}
+
+// appendMarks takes the append locks of the disks, in order of their numbers, and
+// appends the marks. It returns the disks' sizes then.
+func (h *Held) appendMarks(ctx context.Context, group id.Snapshot) (map[id.Disk]int64, error) {
 	wait, cancel := context.WithTimeout(ctx, markWaitMax)
 	defer cancel()
-	for _, r := range order {
+	for _, r := range h.order {
 		if err := r.Disk.lockAppend(wait); err != nil {
 			if ctx.Err() != nil {
 				err = ctx.Err()
 			}
 			return nil, err
 		}
-		defer r.Disk.appendMu.Unlock()
+		h.locked++
 	}
-	bytes := make(map[id.Disk]int64, len(order))
-	for _, r := range order {
+	bytes := make(map[id.Disk]int64, len(h.order))
+	for _, r := range h.order {
 		d := r.Disk
+		if d.Marked(r.Snapshot) {
+			return nil, fmt.Errorf("disk %s has the mark of snapshot %d already", d.cfg.Name, r.Snapshot)
+		}
 		bytes[d.ID()] = d.Size() // which only an append changes
 		op := logrec.Op{Type: logrec.TypeSnapshot, Snapshot: r.Snapshot, Group: group}
 		c := commit{recs: []pending{{op: op, data: logrec.AppendSnapshot(nil, r.Snapshot, group)}}}
@@ -121,9 +224,32 @@ func appendMarks(ctx context.Context, order []MarkRequest, group id.Snapshot) (m
 	return bytes, nil
 }
 
-// lockAppend takes appendMu, ErrBusy if that takes until ctx ends: whoever has it
-// may wait long for room in the log. The caller has entered.
+// lockAppend takes appendMu of a disk that is not held up, ErrBusy if that takes until
+// ctx ends: whoever has it may wait long for room in the log. The caller has entered.
 func (d *Disk) lockAppend(ctx context.Context) error {
+	for {
+		if err := d.lockTurn(ctx); err != nil {
+			return err
+		}
+		held := d.held
+		if held == nil {
+			return nil
+		}
+		d.appendMu.Unlock()
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return d.takesNoMark()
+		}
+	}
+}
+
+func (d *Disk) takesNoMark() error {
+	return fmt.Errorf("disk %s: its log takes no snapshot for %v: %w", d.cfg.Name, markWaitMax, ErrBusy)
+}
+
+// lockTurn takes appendMu.
+func (d *Disk) lockTurn(ctx context.Context) error {
 	if d.appendMu.TryLock() {
 		return nil
 	}
@@ -142,7 +268,7 @@ func (d *Disk) lockAppend(ctx context.Context) error {
 	case <-locked:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("disk %s: its log takes no snapshot for %v: %w", d.cfg.Name, markWaitMax, ErrBusy)
+		return d.takesNoMark()
 	}
 }
 

@@ -189,6 +189,66 @@ func TestMarkAllBusy(t *testing.T) {
 	h.fails("closed", err, ErrClosed)
 }
 
+// TestHoldAll holds disks up: writes wait and nobody reads them, reads go on, and no other
+// snapshot is taken. Then they go on, or serve no more.
+func TestHoldAll(t *testing.T) {
+	h, _, c := bentHouse(t)
+	p := h.session()
+	a, b := h.open(p, 1), h.open(p, 2)
+	h.fill(a, c, 5)
+	write := func(d *Disk, text string) <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- d.WriteAt(t.Context(), []byte(text), 0, false) }()
+		for d.queued() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		return done
+	}
+	held, err := HoldAll(t.Context(), []MarkRequest{{b, 9}, {a, 8}}, 7)
+	h.ok(err)
+	if held.Bytes[0] != b.Size() || held.Bytes[1] != a.Size() {
+		t.Errorf("sizes %d", held.Bytes)
+	}
+	before := bytes.Clone(c.data)
+	written := write(a, "late")
+	_, err = MarkAll(t.Context(), []MarkRequest{{a, 10}})
+	h.fails("a disk that is held up", err, ErrBusy)
+	h.same(a, c) // as it was
+	h.ok(a.Flush(t.Context()))
+	select {
+	case err := <-written:
+		t.Fatalf("a write of a disk that is held up: %v", err)
+	default:
+	}
+	held.Release()
+	held.Release()
+	h.ok(<-written)
+	copy(c.data, "late")
+	h.same(a, c)
+	if _, err = HoldAll(t.Context(), []MarkRequest{{a, 8}}, 7); err == nil {
+		t.Error("a disk was marked twice for one snapshot")
+	}
+	h.ok(h.round(a))
+	h.shows(a, 8, before)
+
+	held, err = HoldAll(t.Context(), []MarkRequest{{a, 11}, {b, 12}}, 11)
+	h.ok(err)
+	written = write(a, "never")
+	held.Abandon()
+	h.fails("a disk that was abandoned", <-written, ErrFailed, ErrClosed)
+	h.fails("a read of it", b.ReadAt(t.Context(), make([]byte, 1), 0), ErrFailed, ErrClosed)
+	h.ok(a.Close())
+	a = h.open(h.session(), 1)
+	h.same(a, c)
+}
+
+// queued returns how many calls wait to be appended.
+func (d *Disk) queued() int {
+	d.queueMu.Lock()
+	defer d.queueMu.Unlock()
+	return len(d.queue)
+}
+
 // logFull is a node whose log refuses appends of a class or better.
 type logFull struct {
 	datanode.Node

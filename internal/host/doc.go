@@ -20,6 +20,8 @@
 //	name/NAME     decimal: the disk of that name
 //	mover         decimal: the disk in whose name segments are emptied
 //	snap/N/NAME   a snapshot of disk N: JSON, see SnapshotRecord
+//	group/N       snapshots of several hosts' disks in the making, group/N/HOST what one
+//	              of the hosts has done for it, under their leases: JSON
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	rebuild       which spindles have all they should, and how far others are: JSON, see rebuild.Row
 //	scrub         how far the scrub is: JSON, see scrubRow
@@ -40,7 +42,12 @@
 //   - I8: a data key is durable, wrapped, before it seals anything.
 //   - A disk is opened under an epoch that was claimed together with its owner row,
 //     under the host's lease, and replies while that very lease is valid. Only its
-//     owner changes its record and its snapshots' rows: its epoch guards them.
+//     owner changes its record and its snapshots' rows: its epoch guards them. Rows of a
+//     group that an owner has marked for are made by the host that asked, under
+//     the same guard, while the owner makes no change.
+//   - From the mark of a group of several hosts on, a disk takes no write until the group's
+//     row is gone, of which one transaction makes all of its snapshots: so nobody sees
+//     what is not in one of them and writes what follows from it to another.
 //   - I13: the index is called complete only when every disk of the catalog,
 //     those being removed included, has set its lists since its incarnation, whoever
 //     had it then.
@@ -55,7 +62,8 @@
 //
 // Open starts goroutines, which Close ends: one destages and makes checkpoints,
 // one passes and reclaims, one keeps session and owned disks, with a few that make
-// its calls, three watch what other hosts do (a sole host has none); the budget of
+// its calls, four watch what other hosts do and one takes part in groups of snapshots (a sole
+// host has none of these); the budget of
 // CPU time has another.
 // Methods may be called at once; those that change the catalog take turns
 // (changing), longer work before it, such as a checkpoint, excepted. Lock order:

@@ -60,6 +60,7 @@ type Host struct {
 	changing chan struct{}
 	// snapIDs hands out numbers of snapshots; it belongs to who changes.
 	snapIDs counter
+	groups  *groups
 	// recordMu serialises changes of disks' records and of clones and leftover.
 	// It is held over calls of the registry, and never while somebody waits for a
 	// round or a pass.
@@ -169,7 +170,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node}, began: time.Now(),
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
-		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1),
+		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1), groups: newGroups(),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
 		owners: make(map[id.Disk]ownerNote), stays: make(map[id.Disk]presence), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),

@@ -61,6 +61,12 @@ const retryTimeMax = 500 * time.Millisecond
 // callTime bounds a call to the registry: the machine asks again after that.
 func (o *owning) callTime() time.Duration { return o.opts.LeaseTTL / 3 }
 
+// hasLease reports whether the host may reply.
+func (o *owning) hasLease() bool {
+	t := o.term.Load()
+	return t != nil && t.valid()
+}
+
 func (o *owning) retry() time.Duration { return min(o.opts.LeaseTTL/20, retryTimeMax) }
 
 // openOwning begins the host's session, and waits for it. Errors: ErrInUse, if the

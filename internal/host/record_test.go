@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +34,21 @@ func FuzzRecords(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	group, err := groupRow{Host: "a", Name: "s", HoldMS: 500, Disks: []groupDisk{{1, 2}, {3, 4}}}.marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	answer, err := groupAnswer{Marks: []groupMark{{1, 2, 4096}}}.marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	refusal, err := groupAnswer{Error: strings.Repeat("ä", groupErrorBytesMax)}.marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(group)
+	f.Add(answer)
+	f.Add(refusal)
 	for _, bad := range []string{`{"version":3}`, `{"version":2,"id":3,"base":{"disk":3,"snapshot":1}}`, `{"version":1,"id":0}`, `[]`,
 		`{"version":1,"id":7,"name":"vm","bytes":4096,"chunk":4096,"cipher":"aes-256-gcm","limits":{"iops":1}}`} {
 		f.Add([]byte(bad))
@@ -58,6 +74,26 @@ func FuzzRecords(f *testing.F) {
 				return
 			}
 			again, err := parseSnapshotRecord(out)
+			if err != nil || !same(t, r, again) {
+				t.Fatalf("%+v became %+v, %v", r, again, err)
+			}
+		}
+		if r, err := parseGroupRow(b); err == nil {
+			out, err := r.marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := parseGroupRow(out)
+			if err != nil || !same(t, r, again) {
+				t.Fatalf("%+v became %+v, %v", r, again, err)
+			}
+		}
+		if r, err := parseGroupAnswer(b); err == nil {
+			out, err := r.marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := parseGroupAnswer(out)
 			if err != nil || !same(t, r, again) {
 				t.Fatalf("%+v became %+v, %v", r, again, err)
 			}

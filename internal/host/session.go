@@ -100,3 +100,12 @@ func (n *counter) take(ctx context.Context, c catalog, key string, perTake uint6
 	n.next++
 	return n.next - 1, nil
 }
+
+// above has the next number be above last: those up to it that are left are given up.
+func (n *counter) above(last id.Snapshot) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.next <= uint64(last) {
+		n.next = n.end
+	}
+}

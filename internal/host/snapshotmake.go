@@ -25,6 +25,7 @@ const (
 // making is a snapshot of one disk being made.
 type making struct {
 	e     *export
+	epoch id.Epoch // of the disk's owner who has marked it
 	s     *snapshot
 	value []byte // of its row
 }
@@ -36,17 +37,26 @@ type making struct {
 //
 // The marks are stable before the rows are, which come in one transaction: a
 // crash between leaves marks that the next pass forgets, and never a row without
-// its mark, or part of a group.
+// its mark, or part of a group. Several disks may be several hosts'.
 func (h *Host) CreateSnapshots(ctx context.Context, spec SnapshotSpec) ([]SnapshotInfo, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	if err := spec.validate(now); err != nil {
 		return nil, err
 	}
+	made, err := h.createHere(ctx, &spec, now)
+	if errors.Is(err, ErrElsewhere) && len(spec.Disks) > 1 && !h.opts.Sole {
+		return h.createGroup(ctx, &spec, now)
+	}
+	return made, err
+}
+
+// createHere is CreateSnapshots for disks that this host has.
+func (h *Host) createHere(ctx context.Context, spec *SnapshotSpec, now time.Time) ([]SnapshotInfo, error) {
 	if err := h.beginChange(ctx); err != nil {
 		return nil, err
 	}
 	defer h.endChange()
-	all, err := h.prepare(ctx, &spec, now)
+	all, err := h.prepare(ctx, spec, now)
 	if err != nil {
 		return nil, err
 	}
@@ -56,15 +66,24 @@ func (h *Host) CreateSnapshots(ctx context.Context, spec SnapshotSpec) ([]Snapsh
 	if err := h.recordSnapshots(context.WithoutCancel(ctx), all); err != nil {
 		return nil, fmt.Errorf("record the snapshot: %w", err)
 	}
-	out := make([]SnapshotInfo, len(all))
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i, m := range all {
+	for _, m := range all {
 		m.e.snaps[m.s.name] = m.s
 		h.snapBytes += m.s.bytes
+	}
+	h.mu.Unlock()
+	return h.infos(all), nil
+}
+
+// infos describes snapshots that were made.
+func (h *Host) infos(all []*making) []SnapshotInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]SnapshotInfo, len(all))
+	for i, m := range all {
 		out[i] = m.s.info(m.e)
 	}
-	return out, nil
+	return out
 }
 
 // prepare finds the disks, a name that is free on all of them, and numbers.
@@ -84,25 +103,56 @@ func (h *Host) prepare(ctx context.Context, spec *SnapshotSpec, now time.Time) (
 	if err != nil {
 		return nil, err
 	}
+	h.snapIDs.above(h.newestSnapshot(all))
 	for _, m := range all {
 		n, err := h.snapIDs.take(ctx, h.catalog, nextSnap, snapIDsPerTake)
 		if err != nil {
 			return nil, err
 		}
-		rec := SnapshotRecord{Version: snapshotRecordVersion, ID: id.Snapshot(n), Created: now, Labels: spec.Labels}
-		if !spec.Expires.IsZero() {
-			at := spec.Expires.UTC()
-			rec.Expires = &at
-		}
-		if len(all) > 1 {
-			rec.Group = rec.ID
-			if all[0] != m {
-				rec.Group = all[0].s.rec.ID
-			}
-		}
-		m.s = &snapshot{snapshotRow: snapshotRow{name: name, rec: rec}}
+		m.epoch = m.e.disk.Epoch()
+		m.begin(spec, name, id.Snapshot(n), all[0], now)
 	}
 	return all, nil
+}
+
+// begin gives the snapshot its row, of which the size is not known yet. first is the first
+// of those that are made together.
+func (m *making) begin(spec *SnapshotSpec, name string, n id.Snapshot, first *making, now time.Time) {
+	rec := SnapshotRecord{Version: snapshotRecordVersion, ID: n, Created: now, Labels: spec.Labels}
+	if !spec.Expires.IsZero() {
+		at := spec.Expires.UTC()
+		rec.Expires = &at
+	}
+	if len(spec.Disks) > 1 {
+		rec.Group = n
+		if first != m {
+			rec.Group = first.s.rec.ID
+		}
+	}
+	m.s = &snapshot{snapshotRow: snapshotRow{name: name, rec: rec}}
+}
+
+// size completes the row.
+func (m *making) size(bytes int64) (err error) {
+	m.s.rec.Bytes = bytes
+	if m.value, err = m.s.rec.marshal(); err != nil {
+		return err
+	}
+	m.s.bytes = rowBytes(snapKey(m.e.rec.ID, m.s.name), m.value)
+	return nil
+}
+
+// newestSnapshot returns the highest number of the disks' snapshots, 0 for none: who had a
+// disk before may have had higher numbers than this host has left.
+func (h *Host) newestSnapshot(all []*making) (n id.Snapshot) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range all {
+		for _, s := range m.e.snaps {
+			n = max(n, s.rec.ID)
+		}
+	}
+	return n
 }
 
 // freeName returns the name, or one of the time, if it is free on all disks.
@@ -150,11 +200,9 @@ func (h *Host) mark(ctx context.Context, all []*making) error {
 		return err
 	}
 	for i, m := range all {
-		m.s.rec.Bytes = sizes[i]
-		if m.value, err = m.s.rec.marshal(); err != nil {
+		if err := m.size(sizes[i]); err != nil {
 			return err
 		}
-		m.s.bytes = rowBytes(snapKey(m.e.rec.ID, m.s.name), m.value)
 	}
 	return nil
 }
@@ -162,17 +210,9 @@ func (h *Host) mark(ctx context.Context, all []*making) error {
 // recordSnapshots makes the marks snapshots, all or none. If that is not known,
 // no pass of this life forgets them.
 func (h *Host) recordSnapshots(ctx context.Context, all []*making) error {
-	txn := &datanode.RegistryTxn{}
-	h.mu.Lock()
-	for _, m := range all {
-		key := snapKey(m.e.rec.ID, m.s.name)
-		txn.Guards = append(txn.Guards, datanode.Guard{Disk: m.e.rec.ID, Epoch: m.e.disk.Epoch()})
-		txn.Compares = append(txn.Compares, datanode.Compare{Key: key})
-		txn.Puts = append(txn.Puts, datanode.Put{Key: key, Value: m.value})
-	}
-	h.mu.Unlock()
+	txn := snapshotsTxn(all)
 	first := all[0]
-	revision, err := h.catalog.decide(ctx, txn, snapKey(first.e.rec.ID, first.s.name), first.value)
+	revision, err := h.catalog.decide(ctx, txn, txn.Puts[0].Key, txn.Puts[0].Value)
 	if errors.Is(err, errDoubt) {
 		return err
 	}
@@ -187,4 +227,17 @@ func (h *Host) recordSnapshots(ctx context.Context, all []*making) error {
 		return fmt.Errorf("%w: %w", ErrTooMany, err)
 	}
 	return err
+}
+
+// snapshotsTxn returns the transaction that makes the rows of snapshots, while each disk
+// has the owner who marked it.
+func snapshotsTxn(all []*making) *datanode.RegistryTxn {
+	txn := &datanode.RegistryTxn{}
+	for _, m := range all {
+		key := snapKey(m.e.rec.ID, m.s.name)
+		txn.Guards = append(txn.Guards, datanode.Guard{Disk: m.e.rec.ID, Epoch: m.epoch})
+		txn.Compares = append(txn.Compares, datanode.Compare{Key: key})
+		txn.Puts = append(txn.Puts, datanode.Put{Key: key, Value: m.value})
+	}
+	return txn
 }

@@ -59,7 +59,9 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uin
 
 // watchOthers begins the watches of a host that is not sole.
 func (h *Host) watchOthers() {
-	h.work.Add(3)
+	h.work.Add(5)
+	go h.watch(groupPrefix, h.seeGroups, h.seeGroup)
+	go h.joinLoop()
 	go h.watch(ownerPrefix, h.seeOwners, h.seeOwner)
 	go h.watch(diskPrefix, h.seeDisks, h.seeDisk)
 	go h.watch(wantPrefix, h.seeWants, h.seeWant)

@@ -224,7 +224,7 @@ var bugs = []bug{
 	},
 	{
 		"a group is not of one instant", "internal/disk/mark.go",
-		"		defer r.Disk.appendMu.Unlock()\n	}\n	bytes :=", "		r.Disk.appendMu.Unlock()\n	}\n	bytes :=",
+		"		h.locked++\n", "		r.Disk.appendMu.Unlock()\n",
 		[]string{"internal/disk .", "internal/crash TestCrashSnapshots"},
 	},
 	// Hosts.
