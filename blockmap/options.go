@@ -77,6 +77,7 @@ const (
 	memtablesMax   = 4        // then Apply waits for a flush
 	manifestBytes  = 128 << 10
 	compactionsMax = 2
+	indexBytes     = 1 << 20   // more than that of any table: one block to search, not two
 	filterBits     = 10 // for each LBA of a table: one in a hundred is read in vain
 )
 
@@ -115,6 +116,7 @@ func (m *Map) pebbleOptions(c *Cache, attached bool) *pebble.Options {
 	for i := range o.TargetFileSizes {
 		o.TargetFileSizes[i] = tableBytes
 		o.Levels[i].BlockSize = 4 << 10
+		o.Levels[i].IndexBlockSize = indexBytes
 		o.Levels[i].Compression = m.compression
 		if i < len(o.Levels)-1 { // the bottom has nearly every LBA
 			o.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBits)
