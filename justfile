@@ -84,7 +84,11 @@ histories N="20000" DIR="/tmp/plinth-histories":
 linear RUNS="1000":
     go test -count=1 -timeout 0 -run '^TestSimLinearizable$' -v ./internal/host -linear-runs {{RUNS}}
 
-# the same with two hosts as processes: 26 seconds a history
+# snapshots of two disks of different hosts in simulated time, under takeovers, lost answers and late transactions: 10,000 take two minutes
+groups ROUNDS="10000":
+    go test -count=1 -timeout 0 -run '^TestSimGroups$' -v ./internal/host -group-rounds {{ROUNDS}}
+
+# histories of clients of two hosts as processes: 26 seconds each
 linear-hosts RUNS="10":
     go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
 

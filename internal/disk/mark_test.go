@@ -111,12 +111,23 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// slowMarks is a node that takes its time with marks.
+type slowMarks struct{ datanode.Node }
+
+func (n slowMarks) Append(ctx context.Context, r *datanode.AppendRequest) (*datanode.AppendReply, error) {
+	reply, err := n.Node.Append(ctx, r)
+	if r.Class == datanode.ClassMark {
+		time.Sleep(time.Millisecond)
+	}
+	return reply, err
+}
+
 // TestMarkAllOneInstant snapshots two disks while a writer writes a number to the
 // one, and when that has returned to the other: no snapshot has it the other way
 // round.
 func TestMarkAllOneInstant(t *testing.T) {
 	const rounds, writers = 10, 3
-	h, _, _ := bentHouse(t)
+	h := newHouse(t, func(n datanode.Node) datanode.Node { return slowMarks{n} })
 	p := h.session()
 	a, b := h.open(p, 1), h.open(p, 2)
 	var stop atomic.Bool

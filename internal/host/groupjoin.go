@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"plinth/datanode"
@@ -123,12 +124,18 @@ func (h *Host) takePart(ctx context.Context, p *part) {
 	if err := h.catalog.answerGroup(ctx, h.opts.Name, h.owning.term.Load(), p); err == nil {
 		<-ctx.Done() // the group's end, or the time's
 	}
-	if p.held != nil {
-		if err := h.endGroup(h.life, g, p.valid); err != nil {
-			h.log.Warn("what came of a group snapshot is not known: its disks are opened again", "group", uint64(g.id), "err", err)
+	needed := p.valid
+	if p.held == nil { // and yet no late answer must stay
+		needed = h.owning.hasLease
+	}
+	if err := h.endGroup(h.life, g, needed); err != nil {
+		h.log.Warn("what came of a group snapshot is not known", "group", uint64(g.id), "err", err)
+		if p.held != nil {
 			p.held.Abandon()
-			return
 		}
+		return
+	}
+	if p.held != nil {
 		p.held.Release()
 		for i, e := range p.ours {
 			h.learnSnapshot(e, g.row.Name, p.marks[i])
@@ -137,15 +144,10 @@ func (h *Host) takePart(ctx context.Context, p *part) {
 	h.again(func(ctx context.Context) error { return h.catalog.withdrawAnswer(ctx, g.id, h.opts.Name) })
 }
 
-// valid reports whether some disk of the part may still reply: as long as that is so the
-// group's outcome must be known before it goes on.
+// valid reports whether some disk of the part may still reply, and so must know the
+// group's outcome.
 func (p *part) valid() bool {
-	for _, e := range p.ours {
-		if e.term.valid() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.ours, func(e *export) bool { return e.term.valid() })
 }
 
 // endGroup returns when a group's row is gone, which it deletes: whatever somebody has under

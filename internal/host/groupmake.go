@@ -153,8 +153,10 @@ func (h *Host) askGroup(ctx context.Context, all []*making) (*group, error) {
 		return nil, err
 	}
 	h.groups.mu.Lock()
-	g.revision = revision
-	h.groups.mu.Unlock()
+	defer h.groups.mu.Unlock()
+	if g.revision == 0 { // or else the watch was faster
+		g.revision = revision
+	}
 	return g, nil
 }
 

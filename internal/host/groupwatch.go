@@ -35,7 +35,8 @@ type group struct {
 	// stirred says that answers have changed, to who asks.
 	stirred chan struct{}
 
-	// Guarded by groups.mu:
+	// Guarded by groups.mu. Row and revision do not change once they are known: who asks
+	// knows the revision, who takes part both.
 	row      *groupRow // nil: not seen yet
 	revision uint64    // of the row
 	answers  map[string]*groupAnswer
@@ -140,7 +141,9 @@ func (h *Host) seeGroup(e *datanode.RegistryEvent) {
 	if g.row != nil { // listed again
 		return
 	}
-	g.row, g.revision = row, e.Revision
+	if g.row = row; g.revision == 0 {
+		g.revision = e.Revision
+	}
 	select {
 	case s.queue <- g:
 	default:

@@ -69,6 +69,10 @@ type linearRun struct {
 	shelf *shelf.Shelf
 	hosts [linearHosts]*Host
 	links [linearHosts]*lossyLink
+	key   string // file of the root key
+	began time.Time
+	// node is a host's way to the data node; nil: its link.
+	node func(host int) datanode.Node
 
 	left atomic.Int64 // operations to begin
 	*linear.History
@@ -107,8 +111,8 @@ func (l *linearRun) run(t *testing.T, seed uint64) {
 // open opens a data node in memory and the hosts.
 func (l *linearRun) open() {
 	t := l.t
-	key := filepath.Join(t.TempDir(), "root.key")
-	root, err := keyring.CreateRootFile(key)
+	l.key = filepath.Join(t.TempDir(), "root.key")
+	root, err := keyring.CreateRootFile(l.key)
 	l.ok(err)
 	pool, fs := keyring.NewPoolID(), vfs.NewMem()
 	o := shelf.Options{
@@ -120,18 +124,26 @@ func (l *linearRun) open() {
 	l.ok(err)
 	header, _ := keyring.CreatePool(root, pool)
 	l.ok(Format(t.Context(), l.shelf, header, stripe.Geometry{K: 2, M: 1}, 4))
-	began := time.Now()
+	l.began = time.Now()
 	for i := range l.hosts {
-		root, err := keyring.LoadRootFile(key)
-		l.ok(err)
 		l.links[i] = newLossyLink(l.shelf)
-		l.hosts[i], err = Open(t.Context(), l.links[i], root, Options{
-			Name: fmt.Sprint("h", i), Peer: fmt.Sprint("h", i, ":1"), FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
-			LeaseTTL: linearTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, Logger: slog.New(slog.DiscardHandler),
-			clock: func() time.Duration { return time.Since(began) },
-		})
-		l.ok(err)
+		l.openHost(i)
 	}
+}
+
+func (l *linearRun) openHost(i int) {
+	root, err := keyring.LoadRootFile(l.key)
+	l.ok(err)
+	node := datanode.Node(l.links[i])
+	if l.node != nil {
+		node = l.node(i)
+	}
+	l.hosts[i], err = Open(l.t.Context(), node, root, Options{
+		Name: fmt.Sprint("h", i), Peer: fmt.Sprint("h", i, ":1"), FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
+		LeaseTTL: linearTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, Logger: slog.New(slog.DiscardHandler),
+		clock: func() time.Duration { return time.Since(l.began) },
+	})
+	l.ok(err)
 }
 
 // client does operations, one at a time, wherever the disk seems to be.
@@ -283,6 +295,11 @@ func (k *lossyLink) setCut(cut bool, rng *rand.Rand) {
 		k.mu.Unlock()
 		time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
 	}
+	k.sever(cut)
+}
+
+// sever cuts the link at once, or heals it.
+func (k *lossyLink) sever(cut bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.rng = nil

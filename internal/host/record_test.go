@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,31 @@ func TestCloneRecordIsRefusedByOlder(t *testing.T) {
 		var out struct{ Version int }
 		if err := json.Unmarshal(b, &out); err != nil || out.Version != version {
 			t.Errorf("%s, %v", b, err)
+		}
+	}
+}
+
+// TestGroupVerdict: a group is complete when each of its disks has a mark, of its newest
+// owner where there are two, and fails when anybody refuses.
+func TestGroupVerdict(t *testing.T) {
+	row := groupRow{Disks: []groupDisk{{Disk: 1}, {Disk: 2}}}
+	for _, c := range []struct {
+		answers map[string]*groupAnswer
+		missing []id.Disk
+		refused string
+		epochs  [2]id.Epoch
+	}{
+		{nil, []id.Disk{1, 2}, "", [2]id.Epoch{}},
+		{map[string]*groupAnswer{"a": {Marks: []groupMark{{2, 5, 0}}}}, []id.Disk{1}, "", [2]id.Epoch{0, 5}},
+		{map[string]*groupAnswer{"a": {Marks: []groupMark{{2, 5, 0}, {1, 3, 0}}}}, nil, "", [2]id.Epoch{3, 5}},
+		{map[string]*groupAnswer{"a": {Marks: []groupMark{{2, 5, 0}}}, "b": {Marks: []groupMark{{2, 4, 0}, {1, 9, 0}}}}, nil, "", [2]id.Epoch{9, 5}},
+		{map[string]*groupAnswer{"a": {Marks: []groupMark{{1, 1, 0}, {3, 1, 0}}}}, []id.Disk{2}, "", [2]id.Epoch{1, 0}}, // 3 was not asked for
+		{map[string]*groupAnswer{"b": {Error: "no"}, "a": {Error: "never"}}, []id.Disk{1, 2}, "host a: never", [2]id.Epoch{}},
+		{map[string]*groupAnswer{"b": {Error: "no"}, "a": {Marks: []groupMark{{2, 5, 0}, {1, 3, 0}}}}, nil, "host b: no", [2]id.Epoch{3, 5}},
+	} {
+		v := row.verdict(c.answers)
+		if got := [2]id.Epoch{v.marks[1].Epoch, v.marks[2].Epoch}; !slices.Equal(v.missing, c.missing) || v.refused != c.refused || got != c.epochs {
+			t.Errorf("%v: %+v, want %v", c.answers, v, c)
 		}
 	}
 }

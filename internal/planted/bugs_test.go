@@ -4,6 +4,7 @@ const (
 	histories = "internal/history TestSimHistories -histories 150"
 	twoHosts  = "internal/history TestSimTwoHosts -history-two 12"
 	linear    = "internal/host TestSimLinearizable -linear-runs 40"
+	groups    = "internal/host TestSimGroups"
 	powerLoss = "internal/crash TestSimPowerLoss"
 	killed    = "internal/crash TestCrashKill"
 )
@@ -226,6 +227,26 @@ var bugs = []bug{
 		"a group is not of one instant", "internal/disk/mark.go",
 		"		h.locked++\n", "		r.Disk.appendMu.Unlock()\n",
 		[]string{"internal/disk .", "internal/crash TestCrashSnapshots"},
+	},
+	{
+		"a group's disks do not wait", "internal/disk/mark.go",
+		"	if up {\n", "	if up && len(rs) > 60 {\n",
+		[]string{groups},
+	},
+	{
+		"who has waited for a group goes on", "internal/host/groupjoin.go",
+		"	if err := h.endGroup(h.life, g, needed); err != nil {", "	if err := h.life.Err(); err != nil && needed() {",
+		[]string{groups},
+	},
+	{
+		"a group is made after a takeover", "internal/host/snapshotmake.go",
+		"Epoch: m.epoch})", "Epoch: m.epoch + 1<<20})",
+		[]string{groups},
+	},
+	{
+		"a group is made after its end", "internal/host/groupmake.go",
+		"	txn.Compares = append(txn.Compares, datanode.Compare{Key: groupKey(g.id), Revision: g.revision})\n", "",
+		[]string{groups},
 	},
 	// Hosts.
 	{
