@@ -84,13 +84,17 @@ histories N="20000" DIR="/tmp/plinth-histories":
 linear RUNS="1000":
     go test -count=1 -timeout 0 -run '^TestSimLinearizable$' -v ./internal/host -linear-runs {{RUNS}}
 
-# snapshots of two disks of different hosts in simulated time, under takeovers, lost answers and late transactions: 10,000 take two minutes
-groups ROUNDS="10000":
-    go test -count=1 -timeout 0 -run '^TestSimGroups$' -v ./internal/host -group-rounds {{ROUNDS}}
-
-# histories of clients of two hosts as processes: 26 seconds each
+# the same with two hosts as processes: 26 seconds a history
 linear-hosts RUNS="10":
     go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
+
+# snapshots of two hosts' disks at one instant, under takeovers, lost answers and late transactions, in simulated time: 1,000 take half a minute
+groups ROUNDS="1000":
+    go test -count=1 -timeout 0 -run '^TestSimGroups$' -v ./internal/host -group-rounds {{ROUNDS}}
+
+# the same with two hosts as processes, of which one dies in the middle: a minute for 10; and for how long writes stand still beside COUNT without
+group-hosts TAKEOVERS="10" COUNT="200":
+    go test -count=1 -timeout 0 -run '^TestGroupSnapshots$' -v ./cmd/plinth/interop -group-takeovers {{TAKEOVERS}} -group-count {{COUNT}}
 
 # random reads, writes, trims and zeroes at any byte against memory, with kills and snapshots: ten minutes a million
 fsx OPS="1000000":

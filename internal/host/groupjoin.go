@@ -41,6 +41,12 @@ type part struct {
 // snapshots' rows are made by who asks.
 func (h *Host) join(g *group) {
 	p := &part{group: g}
+	if g.row.Host == h.opts.Name && !h.groups.asks(g) { // it came when this host had given it up
+		if err := h.endGroup(h.life, g, h.owning.hasLease); err != nil {
+			h.log.Warn("a group snapshot that was given up was not ended", "group", uint64(g.id), "err", err)
+		}
+		return
+	}
 	if h.findPart(p); len(p.ours) == 0 && p.answer.Error == "" {
 		return
 	}

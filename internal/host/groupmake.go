@@ -55,8 +55,8 @@ func (h *Host) createGroup(ctx context.Context, spec *SnapshotSpec, now time.Tim
 	if errors.Is(err, errDoubt) {
 		return nil, fmt.Errorf("record the snapshot: %w", err)
 	}
-	if eerr := h.endGroup(ctx, g, func() bool { return false }); eerr != nil {
-		h.log.Warn("a group snapshot was not ended: its disks' hosts end it", "group", uint64(g.id), "err", eerr)
+	if eerr := h.endGroup(h.life, g, h.owning.hasLease); eerr != nil {
+		h.log.Warn("a group snapshot was not ended: it ends with this host's session", "group", uint64(g.id), "err", eerr)
 	}
 	if errors.Is(err, ErrBusy) {
 		err = fmt.Errorf("%w: nothing was made, try again", err)

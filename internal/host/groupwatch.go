@@ -73,6 +73,13 @@ func (s *groups) ended(g *group) {
 	s.drop(g)
 }
 
+// asks reports whether this host asks for a group.
+func (s *groups) asks(g *group) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.asked
+}
+
 // answersTo returns a copy of a group's answers.
 func (s *groups) answersTo(g *group) map[string]*groupAnswer {
 	s.mu.Lock()
