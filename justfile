@@ -108,6 +108,10 @@ takeover GIB="32":
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done
 
+# damage so many blocks, headers and whole fragments of a pool within the parity's power: 100,000 take some 4 minutes
+damage COUNT="100000":
+    go test -count=1 -timeout 0 -v -run '^TestSimDamage$' ./internal/standalone -damages {{COUNT}}
+
 # what snapshots cost with none and with 10,000, on a disk of 1 GiB (a minute) and on one of 10 TiB with 20 million chunks (BIG=true: three minutes, 20 GB of files and 11 GB of memory in MAPS)
 snapshots BIG="false" MAPS="/dev/shm":
     go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000

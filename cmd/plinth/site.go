@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"plinth/datanode/shelf"
+	"plinth/internal/events"
 	"plinth/internal/host"
 	"plinth/internal/standalone"
 	"plinth/internal/stripe"
@@ -66,13 +67,13 @@ func verboseFlags() []cli.Flag {
 	return []cli.Flag{&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log more"}}
 }
 
-// newLogger logs to standard error as verboseFlags say.
+// newLogger logs to standard error as verboseFlags say, and remembers for the API.
 func newLogger(c *cli.Context) *slog.Logger {
 	level := slog.LevelInfo
 	if c.Bool("verbose") {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(events.NewHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 }
 
 // siteOptions reads siteFlags.

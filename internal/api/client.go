@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 
 	"plinth/datanode"
 	"plinth/internal/host"
@@ -142,6 +143,12 @@ func (c *Client) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
 	var out NodeList
 	err := c.call(ctx, "GET", "/nodes", nil, &out)
 	return out.Nodes, err
+}
+
+// Events lists what the process has logged of late, after an event by its number.
+func (c *Client) Events(ctx context.Context, after uint64) (*EventList, error) {
+	var out EventList
+	return &out, c.call(ctx, "GET", "/events?after="+strconv.FormatUint(after, 10), nil, &out)
 }
 
 // Disks lists the disks.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/chunk"
+	"plinth/internal/events"
 	"plinth/internal/host"
 )
 
@@ -47,6 +49,7 @@ func (s *Server) routes() []route {
 	return []route{
 		{"GET", "/status", s.status},
 		{"GET", "/nodes", s.listNodes},
+		{"GET", "/events", s.listEvents},
 		{"GET", "/cpu", s.showCPU},
 		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},
@@ -191,6 +194,24 @@ func (s *Server) listNodes(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	writeJSON(w, http.StatusOK, NodeList{Nodes: all})
+	return nil
+}
+
+// listEvents answers with what the server's own log remembers.
+func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
+	after, err := number(r, "after")
+	if err != nil {
+		return err
+	}
+	limit, err := number(r, "limit")
+	if err != nil {
+		return err
+	}
+	if limit == 0 {
+		limit = math.MaxInt64
+	}
+	all, last := events.Of(s.log).After(uint64(after), limit)
+	writeJSON(w, http.StatusOK, EventList{Events: append([]events.Event{}, all...), Last: last})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"plinth/datanode"
+	"plinth/internal/events"
 	"plinth/internal/host"
 )
 
@@ -70,6 +71,13 @@ type NewName struct {
 // NodeList answers GET /nodes.
 type NodeList struct {
 	Nodes []datanode.NodeInfo `json:"nodes"`
+}
+
+// EventList answers GET /events.
+type EventList struct {
+	Events []events.Event `json:"events"`
+	// Last is the number of the newest event that there is.
+	Last uint64 `json:"last"`
 }
 
 // DiskList answers GET /disks.

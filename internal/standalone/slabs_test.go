@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 type extent struct {
 	spindle int
 	path    string
+	slot    int64 // of the slab's table: where it is in the file, bytes
 	offset  int64 // in the file, bytes
 	bytes   int64
 	segment uint64
@@ -105,7 +105,7 @@ func walkSlab(t testing.TB, spindle int, number uint32, path string, pool []byte
 			continue
 		}
 		out = append(out, entry{extent{
-			spindle: spindle, path: path, offset: int64(le.Uint32(b[24:])) * block, bytes: int64(le.Uint32(b[28:])) * block,
+			spindle: spindle, path: path, slot: block + int64(slot)*64, offset: int64(le.Uint32(b[24:])) * block, bytes: int64(le.Uint32(b[28:])) * block,
 			segment: le.Uint64(b[8:]), index: int(b[1]), data: int(le.Uint32(b[32:])), parts: int(le.Uint16(b[4:])),
 		}, le.Uint64(b[16:])})
 	}
@@ -135,87 +135,4 @@ func diskUsage(t testing.TB, dir string) (sum int64) {
 		sum += st.Blocks * 512
 	}
 	return sum
-}
-
-// flip changes one bit of a file.
-func flip(t testing.TB, path string, offset int64, bit int) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var b [1]byte
-	if _, err := f.ReadAt(b[:], offset); err != nil {
-		t.Fatal(err)
-	}
-	b[0] ^= 1 << bit
-	if _, err := f.WriteAt(b[:], offset); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// damage is one flipped unit: a block of a fragment, or its header (block -1).
-type damage struct {
-	segment uint64
-	index   int
-	block   int
-}
-
-// flipMany flips that many bits at random in what fragments have allocated,
-// headers and parity included, each in another block or header, and never more
-// than the two erasures of a stripe's row that 8+2 can mend.
-func flipMany(t testing.TB, rng *rand.Rand, extents []extent, count int) map[damage]bool {
-	t.Helper()
-	total := allocated(extents)
-	done := make(map[damage]bool)
-	type row struct {
-		segment uint64
-		block   int
-	}
-	rows := make(map[row]int)       // bad blocks, headers aside
-	worst := make(map[uint64]int)   // per segment: of its rows
-	headers := make(map[uint64]int) // per segment
-	blocks := make(map[damage]int)  // per fragment: bad blocks
-	for tries := 0; len(done) < count; tries++ {
-		if tries > 100*count {
-			t.Fatalf("only %d flips fit", len(done))
-		}
-		at := rng.Int64N(total)
-		var e *extent
-		for i := range extents {
-			if e = &extents[i]; at < e.bytes {
-				break
-			}
-			at -= e.bytes
-		}
-		if e.parts != 1 {
-			continue // its place in the fragment is not known here
-		}
-		d := damage{e.segment, e.index, int((at - e.header()) / block)}
-		if at < e.header() {
-			d.block = -1
-		}
-		header := damage{e.segment, e.index, -1}
-		if done[d] || done[header] {
-			continue
-		}
-		if d.block < 0 {
-			if blocks[header] > 0 || headers[e.segment]+worst[e.segment] >= 2 {
-				continue
-			}
-			headers[e.segment]++
-		} else {
-			r := row{e.segment, d.block}
-			if headers[e.segment]+rows[r] >= 2 {
-				continue
-			}
-			rows[r]++
-			blocks[header]++
-			worst[e.segment] = max(worst[e.segment], rows[r])
-		}
-		done[d] = true
-		flip(t, e.path, e.offset+at, rng.IntN(8))
-	}
-	return done
 }
