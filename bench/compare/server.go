@@ -205,7 +205,11 @@ func start(ctx context.Context, c *Config, s *Server) (*serving, error) {
 		v.disks = [][]string{v.uri("")}
 	}
 	if err = v.await(socket); err == nil && s.isPlinth() {
-		if v.api, err = client(work); err == nil {
+		err = v.await(apiSocket(work)) // it comes after the other
+		if err == nil {
+			v.api, err = client(work)
+		}
+		if err == nil {
 			err = v.createDisk(ctx, export, c.DiskBytes)
 		}
 	}
