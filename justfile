@@ -108,6 +108,10 @@ takeover GIB="32":
 power-loss MINUTES="20":
     for i in $(seq {{MINUTES}}); do go test -count=1 -v -run '^TestSimPowerLoss$' ./internal/crash || exit 1; done
 
+# kill hosts, data nodes and members of etcd under a pool of 3 nodes, 3 members, 4 hosts and 8 disks, one at a time
+rack TIME="10m":
+    go test -count=1 -timeout 0 -run '^TestRack$' -v ./cmd/plinth/interop -rack-time {{TIME}}
+
 # damage so many blocks, headers and whole fragments of a pool within the parity's power: 100,000 take some 4 minutes
 damage COUNT="100000":
     go test -count=1 -timeout 0 -v -run '^TestSimDamage$' ./internal/standalone -damages {{COUNT}}

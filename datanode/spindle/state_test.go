@@ -244,3 +244,41 @@ func TestCreateRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A fragment whose segment is deleted while it is written is not there, whenever the
+// deletion comes, and after a restart neither.
+func TestDeletedWhileWritten(t *testing.T) {
+	for n, done := 0, false; !done; n++ {
+		var inject faults
+		r := newRig(t, errorfs.Wrap(vfs.NewMem(), &inject), "", 1, Options{SizeBytes: 1 << 20})
+		r.mustWrite(0, 1, 0, r.noise(1)) // which makes the slab
+		seen := 0
+		inject.set(func(op errorfs.Op) error {
+			if op.Kind != errorfs.OpFileWriteAt && op.Kind != errorfs.OpFileSyncData && op.Kind != errorfs.OpFileSync {
+				return nil
+			}
+			if seen++; seen == n+1 {
+				inject.rule.Store(nil)
+				r.ok(r.Delete(t.Context(), 2))
+			}
+			return nil
+		})
+		err := r.write(0, 2, 0, r.noise(3), false)
+		inject.rule.Store(nil)
+		if done = seen <= n; done {
+			if n < 4 || err != nil {
+				t.Fatalf("a write has %d operations: %v", n, err)
+			}
+			break
+		}
+		if err == nil {
+			t.Fatalf("the write stands, though its segment was deleted at operation %d", n)
+		}
+		r.expectError(err, datanode.ErrGone)
+		for range 2 {
+			r.expectError(r.verify(0, 2, 0).Err, datanode.ErrNotFound)
+			r.audit()
+			r.reopen()
+		}
+	}
+}

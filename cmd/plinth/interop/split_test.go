@@ -137,6 +137,7 @@ type loader struct {
 	versions [loaderBlocks]atomic.Uint64 // that were acknowledged
 	doubt    int                         // the block whose write got no answer, -1: none
 	longest  atomic.Int64                // write, ns; who measures sets it to 0
+	pause    time.Duration               // after each request
 }
 
 func fillBlock(p []byte, n int, version uint64) {
@@ -155,6 +156,7 @@ func fillBlock(p []byte, n int, version uint64) {
 func (l *loader) run(ctx context.Context, t *testing.T, c *client.Client, rng *rand.Rand) error {
 	p := make([]byte, loadBlock)
 	for count := 0; ctx.Err() == nil; count++ {
+		time.Sleep(l.pause)
 		i := rng.IntN(loaderBlocks)
 		if rng.IntN(3) == 0 {
 			if err := l.check(t, c, i); err != nil {
