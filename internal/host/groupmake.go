@@ -34,6 +34,8 @@ func (h *Host) createGroup(ctx context.Context, spec *SnapshotSpec, now time.Tim
 		defer func() { <-h.groups.asking }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-h.life.Done():
+		return nil, ErrClosed
 	}
 	all, err := h.prepareGroup(ctx, spec, now)
 	if err != nil {
