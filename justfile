@@ -96,6 +96,10 @@ groups ROUNDS="1000":
 group-hosts TAKEOVERS="10" COUNT="200":
     go test -count=1 -timeout 0 -run '^TestGroupSnapshots$' -v ./cmd/plinth/interop -group-takeovers {{TAKEOVERS}} -group-count {{COUNT}}
 
+# a host that reclaims is taken over from in the middle of that: 200 take a minute of CPU time
+reclaim-takeovers N="200":
+    go test -count=1 -timeout 0 -run '^TestSimReclaimTakeover$' -v ./internal/host -reclaim-takeovers {{N}}
+
 # random reads, writes, trims and zeroes at any byte against memory, with kills and snapshots: ten minutes a million
 fsx OPS="1000000":
     go test -count=1 -timeout 0 -run '^TestFsx$' -v ./cmd/plinth/interop -fsx-ops {{OPS}}
