@@ -154,7 +154,7 @@ var bugs = []bug{
 	{
 		"acknowledged before it is appended", "internal/disk/commit.go",
 		"			b.done, b.err = true, err", "			_, b.done = err, true",
-		[]string{"internal/disk .", linear, histories},
+		[]string{linear},
 	},
 	{
 		"flush without a sync", "internal/disk/disk.go",
@@ -169,7 +169,7 @@ var bugs = []bug{
 	{
 		"look-ups are not made stable", "internal/disk/destage.go",
 		"for first := true; first || len(entries) > 0; first = false {", "for first := len(entries) > 0; first || len(entries) > 0; first = false {",
-		[]string{powerLoss, histories},
+		[]string{"internal/standalone TestCrashAfterDuplicates"},
 	},
 	{
 		"another disk's new chunk is used without a hold", "internal/disk/destage.go",

@@ -13,7 +13,10 @@ import (
 	"time"
 )
 
-var boundTime = flag.Duration("bound-time", 3*time.Second, "TestCPUBound: how long the busy disk writes; each of the quiet one's measurements takes a sixth of it")
+var (
+	boundTime = flag.Duration("bound-time", 3*time.Second, "TestCPUBound: how long the busy disk writes; each of the quiet one's measurements takes a sixth of it")
+	boundNice = flag.Int("bound-nice", 0, "TestCPUBound: niceness of the busy disk's client; 19 leaves the cores to the others, which on two are the kernel's to share")
+)
 
 const (
 	// boundJudged is from which time on figures are held against their goals.
@@ -131,7 +134,7 @@ func (s *site) fioWrites(t *testing.T, disk string, runs time.Duration, rate int
 // busy writes to the disk of that name as fast as it can, until what it returns is called.
 func (s *site) busy(t *testing.T, most time.Duration) (end func()) {
 	t.Helper()
-	cmd := exec.Command("fio", s.writeArgs("busy", most, 0)...)
+	cmd := exec.Command("fio", append(s.writeArgs("busy", most, 0), "--nice="+strconv.Itoa(*boundNice))...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
