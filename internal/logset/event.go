@@ -2,6 +2,7 @@ package logset
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"plinth/datanode"
@@ -97,6 +98,30 @@ type Answered struct {
 	Op      uint64
 	Node    id.Node
 	Outcome Outcome
+}
+
+// Changed says that the pool's nodes have changed. A node that is not named any more and
+// may have some of the log is kept, behind all others.
+type Changed struct{ Options Options }
+
+func (e Changed) apply(m *Machine, _ time.Duration) {
+	before := m.opts
+	m.opts = e.Options.WithDefaults()
+	m.opts.Nodes = slices.Clone(m.opts.Nodes)
+	for _, n := range before.Nodes {
+		known := m.nodes[n]
+		if !slices.Contains(m.opts.Nodes, n) && (m.phase != serving || known.follows || known.call != 0 || m.mayBe(n)) {
+			m.opts.Nodes = append(m.opts.Nodes, n)
+		}
+	}
+	if m.phase != serving && m.phase != over { // who was not fenced with the others is not waited for
+		m.opts.First, m.opts.Registry = before.First, before.Registry
+	}
+	for _, n := range m.opts.Nodes {
+		if m.nodes[n] == nil {
+			m.nodes[n] = &node{number: n}
+		}
+	}
 }
 
 func (e Fenced) apply(m *Machine, now time.Duration) {

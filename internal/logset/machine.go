@@ -279,6 +279,9 @@ func (m *Machine) advance(now time.Duration) {
 	if m.phase == making && !m.busy() {
 		m.made()
 	}
+	if m.phase == serving {
+		m.spare()
+	}
 	if m.phase == settling || m.phase == serving {
 		m.settle(now)
 	}
@@ -345,13 +348,31 @@ func (m *Machine) settle(now time.Duration) {
 	r.call = m.do(Action{Do: Commit, Row: desired, At: r.at})
 }
 
+// athome reports whether all nodes of the disk's home follow.
+func (m *Machine) athome() bool {
+	return !slices.ContainsFunc(m.opts.Nodes[:m.opts.Replicas], func(n id.Node) bool { return !m.nodes[n].follows })
+}
+
+// spare lets go of the nodes that are not needed any more: those of the home have all, and
+// the registry's row says so. One that is being made equal may need them.
+func (m *Machine) spare() {
+	r := &m.row
+	if r.call != 0 || r.unsure || len(r.doubts) > 0 || !m.athome() || m.busy() || !slices.Equal(m.desired(), r.known) {
+		return
+	}
+	for _, number := range m.opts.Nodes[m.opts.Replicas:] {
+		n := m.nodes[number]
+		n.follows, n.answer = false, nil
+	}
+}
+
 // wanted returns the nodes that do not follow and shall, when they are due.
 func (m *Machine) wanted() []*node {
 	var all []*node
-	few := len(m.following()) < m.opts.MinInSync
+	few, athome := len(m.following()) < m.opts.MinInSync, m.athome()
 	for i, number := range m.opts.Nodes {
 		n := m.nodes[number]
-		if !n.follows && n.call == 0 && (i < m.opts.Replicas || few || m.row.known.Has(number)) {
+		if !n.follows && n.call == 0 && (i < m.opts.Replicas || few || m.row.known.Has(number) && !athome) {
 			all = append(all, n)
 		}
 	}

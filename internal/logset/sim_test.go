@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,6 +63,7 @@ type world struct {
 	late, lost, lostRegistry int
 
 	nodes  []*simNode
+	order  []id.Node // in which the disk prefers them; owners learn of a change late
 	owners []*simOwner
 
 	// The registry.
@@ -80,7 +82,7 @@ type world struct {
 	// lostPower: since then all nodes of the row were booted anew when it was read.
 	lostPower bool
 
-	acks, takeovers, changes, joined, reboots int
+	acks, takeovers, changes, joined, reboots, moves int
 }
 
 // rec is a record; mac stands for all before it too.
@@ -149,6 +151,7 @@ func newWorld(seed uint64, f flaw) *world {
 	w.late, w.lost, w.lostRegistry = 8<<w.rng.IntN(4), 32<<w.rng.IntN(4), 8<<w.rng.IntN(4)
 	for i := range 3 + w.rng.IntN(2) {
 		w.nodes = append(w.nodes, newSimNode(w, id.Node(i)))
+		w.order = append(w.order, id.Node(i))
 	}
 	for i := range simOwners {
 		o := &simOwner{w: w, number: i, cut: make(map[*simNode]time.Duration)}
@@ -183,10 +186,26 @@ func (w *world) trouble() {
 	case k < 30:
 		o.life++
 		o.machine = nil
-	case k < 33:
+	case k < 36:
+		w.prefer()
+	case k < 39:
 		o.registryCut = w.now + w.span(0, 8*time.Second)
 	}
 	w.after(w.span(0, 600*time.Millisecond), w.trouble)
+}
+
+// prefer changes the nodes' order, as where one comes or is to go.
+func (w *world) prefer() {
+	w.rng.Shuffle(len(w.order), func(i, j int) { w.order[i], w.order[j] = w.order[j], w.order[i] })
+	w.moves++
+	for _, o := range w.owners {
+		life := o.life
+		w.after(w.span(0, 3*time.Second), func() {
+			if o.life == life && o.machine != nil {
+				o.step(Changed{o.options()})
+			}
+		})
+	}
 }
 
 // check tests what must hold at every instant: who is in the row has all that was
@@ -243,8 +262,9 @@ func (w *world) settled() {
 		w.fail("nobody serves the log")
 		return
 	}
-	if len(w.row) < 3 {
-		w.fail("%d nodes are in sync", len(w.row))
+	home := slices.Sorted(slices.Values(w.order[:3]))
+	if !slices.EqualFunc(w.row, home, func(m Member, n id.Node) bool { return m.Node == n }) {
+		w.fail("%v are in sync, and at home are %v", w.row, home)
 	}
 	if o.acked == 0 {
 		w.fail("nothing is acknowledged")
@@ -270,9 +290,10 @@ func TestSimLogSets(t *testing.T) {
 		sum.changes += w.changes
 		sum.joined += w.joined
 		sum.reboots += w.reboots
+		sum.moves += w.moves
 	}
-	t.Logf("%d runs: %d acknowledged, %d takeovers, %d changes of rows, %d nodes made equal, %d boots", len(seeds), sum.acks, sum.takeovers, sum.changes, sum.joined, sum.reboots)
-	if sum.acks == 0 || sum.takeovers == 0 || sum.changes == 0 || sum.joined == 0 || sum.reboots == 0 {
+	t.Logf("%d runs: %d acknowledged, %d takeovers, %d changes of rows, %d nodes made equal, %d boots, %d changes of the home", len(seeds), sum.acks, sum.takeovers, sum.changes, sum.joined, sum.reboots, sum.moves)
+	if sum.acks == 0 || sum.takeovers == 0 || sum.changes == 0 || sum.joined == 0 || sum.reboots == 0 || sum.moves == 0 {
 		t.Error("the simulations went through too little")
 	}
 }

@@ -55,18 +55,19 @@ func (o *simOwner) claim() {
 	}
 	w.epoch++
 	o.epoch, o.early.row, o.early.at = w.epoch, w.row, w.revision
-	var order []id.Node
-	for i := range w.nodes {
-		order = append(order, w.nodes[i].number)
-	}
-	opts := Options{Nodes: order, Retry: 300 * time.Millisecond}
-	if w.inNode && w.flaw != readsTooSoon {
-		opts.Registry = new(id.Node)
-	}
-	o.machine = New(opts)
+	o.machine = New(o.options())
 	o.busy, o.flight, o.holding, o.held, o.ops = [datanode.Streams]bool{}, 0, 0, nil, make(map[uint64]*simOp)
 	o.wakes, o.acked = 0, 0
 	o.step(nil)
+}
+
+// options are those of an owner that knows the nodes' order of the moment.
+func (o *simOwner) options() Options {
+	opts := Options{Nodes: slices.Clone(o.w.order), Retry: 300 * time.Millisecond}
+	if o.w.inNode && o.w.flaw != readsTooSoon {
+		opts.Registry = new(id.Node)
+	}
+	return opts
 }
 
 func (o *simOwner) step(e Event) {
