@@ -75,6 +75,10 @@ crash KILLS="300" DIR="/tmp/plinth-crash":
 crash-snapshots KILLS="100":
     PLINTH_CRASH_ROUNDS={{KILLS}} go test -count=1 -timeout 0 -v -run '^TestCrashSnapshots$' ./internal/crash
 
+# add, drain and remove data nodes while hosts and data nodes are killed: half a minute a round
+node-changes ROUNDS="10":
+    go test -count=1 -timeout 0 -run '^TestNodeChange' -v ./cmd/plinth/interop -change-rounds {{ROUNDS}} -change-fill 64
+
 # random histories of snapshots, clones, rollbacks, reclaim and crashes against a model: hours; if cut off, the same call goes on
 histories N="20000" DIR="/tmp/plinth-histories":
     mkdir -p {{DIR}}

@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"plinth/internal/id"
@@ -66,7 +67,11 @@ type NodeInfo struct {
 	Number    id.Node  `json:"number"`
 	Name      string   `json:"name"`      // of its certificate; empty: it has none
 	Addresses []string `json:"addresses"` // as the registry has them
-	State     string   `json:"state"`     // in, draining or out
+	State     string   `json:"state"`     // joining, in or draining
+	// Waits says for whom a change of the pool's nodes waits, of nodes that it is about.
+	Waits string `json:"waits,omitempty"`
+	// Leaving is what is left on a node that is being drained; nil: not known.
+	Leaving *NodeLeaving `json:"leaving,omitempty"`
 	// Registry: the pool's registry is this node's.
 	Registry bool `json:"registry,omitempty"`
 	// Answers says whether the node answers, Since when that began, as far as this host
@@ -85,6 +90,27 @@ type NodeInfo struct {
 	// yet, LogsMissingCount how many there are.
 	LogsMissing      []id.Disk `json:"logs_missing,omitempty"`
 	LogsMissingCount int       `json:"logs_missing_count"`
+}
+
+// NodeLeaving is what is left of the pool on a node that is being drained: segments with
+// fragments there, and the bytes of these, the disks that hold them, of which Disks are
+// some, and logs.
+type NodeLeaving struct {
+	Segments int64     `json:"segments"`
+	Bytes    int64     `json:"bytes"`
+	Disks    []id.Disk `json:"disks,omitempty"`
+	Logs     int       `json:"logs"`
+}
+
+// Empty reports whether nothing is left.
+func (l *NodeLeaving) Empty() bool { return l.Segments == 0 && l.Logs == 0 }
+
+func (l NodeLeaving) String() string {
+	text := fmt.Sprintf("%d segments are left with %d bytes there, and the logs of %d disks", l.Segments, l.Bytes, l.Logs)
+	if len(l.Disks) > 0 {
+		text += fmt.Sprintf("; they are needed by disks %v", l.Disks)
+	}
+	return text
 }
 
 // Several is a Node that is made of several.

@@ -16,9 +16,12 @@ import (
 
 func nodeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "node", Usage: "show the pool's data nodes",
+		Name: "node", Usage: "show and change the pool's data nodes",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list the data nodes", Flags: apiFlags(), Action: listNodes},
+			{Name: "add", ArgsUsage: "NAME [ADDRESS...]", Usage: "have a data node that is empty take part in the pool, or one that is being drained again", Flags: apiFlags(), Action: addNode},
+			{Name: "drain", ArgsUsage: "NAME", Usage: "have what a data node has moved to the others; plinth node ls shows how far it is", Flags: apiFlags(), Action: drainNode},
+			{Name: "rm", ArgsUsage: "NAME [ADDRESS...]", Usage: "take a data node out that was drained", Flags: apiFlags(), Action: removeNode},
 		},
 	}
 }
@@ -47,10 +50,100 @@ func listNodes(c *cli.Context) error {
 }
 
 func stateText(n *datanode.NodeInfo) string {
+	text := n.State
 	if n.Registry {
-		return n.State + ", registry"
+		text += ", registry"
 	}
-	return n.State
+	switch l := n.Leaving; {
+	case n.Waits != "" || l == nil:
+	case l.Empty():
+		text += ", empty"
+	default:
+		text += fmt.Sprintf(", %s and %d logs left", formatSize(l.Bytes), l.Logs)
+	}
+	return text
+}
+
+// nameAndAddresses are a node's name and where it is.
+func nameAndAddresses(c *cli.Context) (string, []string, error) {
+	all := c.Args().Slice()
+	if len(all) == 0 {
+		return "", nil, fmt.Errorf("usage: %s [options] NAME [ADDRESS...]", c.Command.HelpName)
+	}
+	var addresses []string
+	for _, text := range all[1:] {
+		paths, err := nodePaths(text)
+		if err != nil {
+			return "", nil, err
+		}
+		addresses = append(addresses, paths...)
+	}
+	return all[0], addresses, nil
+}
+
+// addPoll is how often it is asked how far a node is.
+const addPoll = 100 * time.Millisecond
+
+// addNode returns when the node takes part.
+func addNode(c *cli.Context) error {
+	name, addresses, err := nameAndAddresses(c)
+	if err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		if err := client.AddNode(c.Context, name, addresses); err != nil {
+			return err
+		}
+		for said := ""; ; {
+			all, err := client.Nodes(c.Context)
+			if err != nil {
+				return err
+			}
+			for _, n := range all {
+				if n.Name == name && n.State == "in" && n.Waits == "" {
+					fmt.Printf("data node %s takes part, as number %d\n", name, n.Number)
+					return nil
+				}
+				if n.Name == name && n.Waits != "" && n.Waits != said {
+					said = n.Waits
+					fmt.Fprintf(os.Stderr, "waits for %s\n", said)
+				}
+			}
+			select {
+			case <-c.Context.Done():
+				return c.Context.Err()
+			case <-time.After(addPoll):
+			}
+		}
+	})
+}
+
+func drainNode(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		if err := client.DrainNode(c.Context, args[0]); err != nil {
+			return err
+		}
+		fmt.Printf("what data node %s has is moved to the others: plinth node ls shows how far that is, plinth node rm %s takes it out then, and plinth node add %s calls it off\n", args[0], args[0], args[0])
+		return nil
+	})
+}
+
+func removeNode(c *cli.Context) error {
+	name, addresses, err := nameAndAddresses(c)
+	if err != nil {
+		return err
+	}
+	return call(c, func(client *api.Client) error {
+		if err := client.RemoveNode(c.Context, name, addresses); err != nil {
+			return err
+		}
+		fmt.Printf("data node %s is out of the pool\n", name)
+		return nil
+	})
 }
 
 func dash(text string) string {

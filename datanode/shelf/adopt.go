@@ -56,7 +56,7 @@ func (s *Shelf) unknown(ctx context.Context) (map[id.Segment][]sighting, error) 
 				return nil, err
 			}
 			for _, f := range page.Fragments {
-				if s.opts.keeps(f.Segment) {
+				if s.opts.keeps(f.Segment, f.Index, status.Spindle) {
 					found[f.Segment] = append(found[f.Segment], sighting{status.Spindle, f.Index})
 				}
 				r.Started, r.Segment, r.Index = true, f.Segment, f.Index

@@ -51,9 +51,10 @@ type Options struct {
 	// Rejoin has Create make a node that a pool of several has lost: its index is not
 	// complete, as what it lacks is not what the pool lacks.
 	Rejoin bool
-	// Keeps tells which segments this node's index has, in a pool of several nodes; nil:
+	// Keeps tells which segments this node's index has, in a pool of several nodes, if one's
+	// fragment of that index lies on that spindle of the node; nil:
 	// all. Others that lie on its spindles are not adopted.
-	Keeps func(id.Segment) bool
+	Keeps func(s id.Segment, index uint8, on id.Spindle) bool
 	// Share reads in the node's registry what its part in a pool of several nodes is,
 	// where that says that it has one (datanode.MemberKey): when the node is opened, and
 	// when that changes. It takes the place of Keeps and Width. nil: such a node is not
@@ -158,7 +159,9 @@ func (o Options) agree(s superblock) error {
 	return nil
 }
 
-func (o Options) keeps(s id.Segment) bool { return o.Keeps == nil || o.Keeps(s) }
+func (o Options) keeps(s id.Segment, index uint8, on id.Spindle) bool {
+	return o.Keeps == nil || o.Keeps(s, index, on)
+}
 
 // width returns the width of stripes over that many spindles.
 func (o Options) width(spindles int) int {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"plinth/datanode"
 	"plinth/datanode/index"
@@ -111,7 +112,8 @@ func (s *Shelf) ownRegistry() ([]byte, uint64, error) {
 // walk calls take with each segment on the spindles.
 func (s *Shelf) walk(take func(datanode.SegmentEntry) error) error {
 	return s.spindles.Segments(func(found spindle.SegmentOnSpindles) error {
-		if !s.opts.keeps(found.Header.Segment) {
+		keeps := func(p spindle.Place) bool { return s.opts.keeps(found.Segment, p.Index, p.Spindle) }
+		if !slices.ContainsFunc(found.Present, keeps) {
 			return nil
 		}
 		return take(datanode.SegmentEntry{Header: found.Header, FragmentBytes: found.FragmentBytes})

@@ -14,13 +14,13 @@ import (
 // Share is a node's part in a pool of several. See Options for the first two;
 // LayoutVersion is that of the pool's stripe layouts.
 type Share struct {
-	Keeps         func(id.Segment) bool
+	Keeps         func(id.Segment, uint8, id.Spindle) bool
 	Width         int
 	LayoutVersion uint64
 }
 
 // learnShare finds out what the node's part is and uses it, but for what it keeps.
-func (s *Shelf) learnShare(ctx context.Context) (keeps func(id.Segment) bool, err error) {
+func (s *Shelf) learnShare(ctx context.Context) (keeps func(id.Segment, uint8, id.Spindle) bool, err error) {
 	_, err = s.registry.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: datanode.MemberKey})
 	if errors.Is(err, datanode.ErrNotFound) {
 		return s.opts.Keeps, nil

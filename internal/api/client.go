@@ -151,6 +151,23 @@ func (c *Client) Events(ctx context.Context, after uint64) (*EventList, error) {
 	return &out, c.call(ctx, "GET", "/events?after="+strconv.FormatUint(after, 10), nil, &out)
 }
 
+// AddNode has a data node take part in the pool: a new one at addresses, or one that is
+// being drained again.
+func (c *Client) AddNode(ctx context.Context, name string, addresses []string) error {
+	return c.call(ctx, "POST", "/nodes", AddNode{name, addresses}, nil)
+}
+
+// DrainNode has what a data node has moved to the others.
+func (c *Client) DrainNode(ctx context.Context, name string) error {
+	return c.call(ctx, "POST", "/nodes/"+url.PathEscape(name)+"/drain", nil, nil)
+}
+
+// RemoveNode takes a data node out that was drained.
+func (c *Client) RemoveNode(ctx context.Context, name string, addresses []string) error {
+	query := url.Values{"address": addresses}.Encode()
+	return c.call(ctx, "DELETE", "/nodes/"+url.PathEscape(name)+"?"+query, nil, nil)
+}
+
 // Disks lists the disks.
 func (c *Client) Disks(ctx context.Context) ([]host.DiskInfo, error) {
 	var out DiskList

@@ -25,6 +25,7 @@ var statuses = []struct {
 }{
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large"},
 	{errBadRequest, http.StatusBadRequest, "bad_request"},
+	{host.ErrNodes, http.StatusConflict, "nodes"},
 	{host.ErrInvalid, http.StatusBadRequest, "invalid"},
 	{host.ErrUnknownDisk, http.StatusNotFound, "not_found"},
 	{host.ErrUnknownSnapshot, http.StatusNotFound, "not_found"},

@@ -73,6 +73,7 @@ var poolMetrics = []metric{
 	gauge("cpu_wanted_cores", "In use, and one for each request that waited for CPU time.", func(s *host.Status) float64 { return s.CPU.Wanted }),
 	counter("ranges_reconstructed_total", "Ranges computed from other fragments.", func(s *host.Status) float64 { return float64(s.Repairs["ranges_reconstructed"]) }),
 	gauge("scrub_progress", "Of the pass under way, from 0 to 1.", func(s *host.Status) float64 { return s.Scrub.Progress }),
+	counter("rehomed_bytes_total", "Sealed chunks that this host has moved from data nodes that are drained.", func(s *host.Status) float64 { return float64(s.RehomedBytes) }),
 	gauge("rebuild_spindles", "Spindles that are being rebuilt.", func(s *host.Status) float64 { return float64(len(s.Rebuild.Spindles)) }),
 	gauge("rebuild_restored_bytes", "Of fragments, that the newest rebuild has restored.", func(s *host.Status) float64 { return float64(s.Rebuild.Bytes) }),
 	gauge("rebuild_left_bytes", "Of fragments, that it has still to restore: an estimate.", func(s *host.Status) float64 { return float64(s.Rebuild.BytesLeft) }),
@@ -149,6 +150,8 @@ var (
 	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
 	spindleSlow = prometheus.NewDesc("plinth_spindle_slow", "1 if this host's reads go around the spindle, because it takes far longer than the others.", []string{"spindle"}, nil)
 	nodeUp      = prometheus.NewDesc("plinth_node_up", "1 if the data node answers.", []string{"node"}, nil)
+	nodeIn      = prometheus.NewDesc("plinth_node_in", "1 if the data node takes new segments: it is neither joining nor being drained.", []string{"node"}, nil)
+	nodeLeaving = prometheus.NewDesc("plinth_node_leaving_bytes", "Of fragments that are left on a data node that is being drained.", []string{"node"}, nil)
 	nodeLogs    = prometheus.NewDesc("plinth_node_logs_missing", "Disks whose logs should be on the data node and are not, or not yet.", []string{"node"}, nil)
 	spindleUsed = prometheus.NewDesc("plinth_spindle_allocated_bytes", "Fragments on the spindle.", []string{"spindle"}, nil)
 )
@@ -165,6 +168,8 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 		out <- m.desc
 	}
 	out <- nodeUp
+	out <- nodeIn
+	out <- nodeLeaving
 	out <- nodeLogs
 	out <- spindleUp
 	out <- spindleSlow
@@ -196,6 +201,10 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, n := range s.Nodes {
 		label := strconv.Itoa(int(n.Number))
 		out <- prometheus.MustNewConstMetric(nodeUp, prometheus.GaugeValue, oneIf(n.Answers), label)
+		out <- prometheus.MustNewConstMetric(nodeIn, prometheus.GaugeValue, oneIf(n.State == "in"), label)
+		if n.Leaving != nil {
+			out <- prometheus.MustNewConstMetric(nodeLeaving, prometheus.GaugeValue, float64(n.Leaving.Bytes), label)
+		}
 		out <- prometheus.MustNewConstMetric(nodeLogs, prometheus.GaugeValue, float64(n.LogsMissingCount), label)
 	}
 	for _, sp := range s.Node.Spindles {

@@ -50,6 +50,9 @@ func (s *Server) routes() []route {
 		{"GET", "/status", s.status},
 		{"GET", "/nodes", s.listNodes},
 		{"GET", "/events", s.listEvents},
+		{"POST", "/nodes", s.addNode},
+		{"DELETE", "/nodes/{name}", s.removeNode},
+		{"POST", "/nodes/{name}/drain", s.drainNode},
 		{"GET", "/cpu", s.showCPU},
 		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},
@@ -185,15 +188,6 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		st.Node.Streams = []datanode.LogStreamStatus{}
 	}
 	writeJSON(w, http.StatusOK, st)
-	return nil
-}
-
-func (s *Server) listNodes(w http.ResponseWriter, r *http.Request) error {
-	all, err := s.host().Nodes(r.Context())
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, NodeList{Nodes: all})
 	return nil
 }
 

@@ -80,6 +80,13 @@ type EventList struct {
 	Last uint64 `json:"last"`
 }
 
+// AddNode is the body of POST /nodes. One of the two may be left out: the name of a new
+// node, and the addresses of one that is being drained.
+type AddNode struct {
+	Name      string   `json:"name,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+}
+
 // DiskList answers GET /disks.
 type DiskList struct {
 	Disks []host.DiskInfo `json:"disks"`

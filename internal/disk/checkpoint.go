@@ -53,24 +53,28 @@ type checkpointState struct {
 
 	manifest      blockmap.Object
 	manifestBytes int64
-	// poor: some of the objects lie in spare layouts.
-	poor bool
 }
 
-// liesPoorly reports whether an object lies in spare layouts: a node's loss is its loss.
+// liesPoorly reports whether an object lies where it should not stay: a node's loss is its
+// loss, or a node leaves.
 func (d *Disk) liesPoorly(o blockmap.Object) bool {
 	segments, err := object.Segments(o)
-	return err == nil && slices.ContainsFunc(segments, d.pool.Stripes.Spare)
+	return err == nil && slices.ContainsFunc(segments, d.pool.Stripes.Poor)
 }
 
 func (d *Disk) anyPoorly(all []blockmap.Object) bool { return slices.ContainsFunc(all, d.liesPoorly) }
 
-// CheckpointPoor reports whether the newest checkpoint lies so that a node's loss is its
-// loss, and the next one would not.
+// CheckpointPoor reports whether the newest checkpoint lies where it should not stay, and
+// the next one would not.
 func (d *Disk) CheckpointPoor() bool {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
-	return d.checkpoint.poor && d.pool.Stripes.Usual()
+	return d.checkpointPoor()
+}
+
+// checkpointPoor is under checkpointMu.
+func (d *Disk) checkpointPoor() bool {
+	return d.anyPoorly(d.checkpoint.objects) && d.pool.Stripes.Usual()
 }
 
 // parseCheckpoint decodes a record and its state.
@@ -129,7 +133,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return nil // nothing was ever applied
 	}
 	s, err := unmarshalState(c.State)
-	better := d.checkpoint.poor && d.pool.Stripes.Usual()
+	better := d.checkpointPoor()
 	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 && !better {
 		return err
 	}
@@ -148,7 +152,6 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	failpoint.Reach(failpoint.Manifest)
 	d.recording = &recording{value, checkpointState{
 		objects: append(c.Objects, manifest), result: s.result, manifest: manifest, manifestBytes: int64(len(c.Manifest)),
-		poor: d.anyPoorly(append(c.Objects, manifest)),
 	}}
 	if err := d.record(ctx); err != nil {
 		return err

@@ -109,7 +109,7 @@ func (d *Disk) attachNewest(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes, d.anyPoorly(append(objects, rec.Manifest))}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
+	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
 }
 
 // readCheckpoint returns the record of the newest checkpoint, its revision and

@@ -24,6 +24,9 @@ type PassReport struct {
 	Held bool
 	// Snapshots says what each snapshot of the disk takes.
 	Snapshots map[id.Snapshot]SnapshotUse
+	// RehomedChunks were stored anew elsewhere, of RehomedBytes, sealed. LeftChunks were
+	// to be, and there was no room, or they cannot be read.
+	RehomedChunks, RehomedBytes, LeftChunks int64
 }
 
 // SnapshotUse is what a snapshot takes, as of a pass.
@@ -48,6 +51,12 @@ type PassOptions struct {
 	// Pace is called every few thousand rows of the map and may wait; nil: full
 	// speed.
 	Pace func(ctx context.Context, rows int) error
+	// Leaves, if not nil, tells of which segments chunks are to be stored anew elsewhere,
+	// Room bytes of them at most. Rehomed is called after some of them were, with their
+	// bytes, and may wait; nil: full speed.
+	Leaves  func(id.Segment) bool
+	Room    int64
+	Rehomed func(ctx context.Context, bytes int64) error
 }
 
 // Pass is the owner's scan: it tells the index which slots the disk needs, and so
@@ -90,7 +99,7 @@ func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 		return nil, err
 	}
 	defer d.endPass(p)
-	p.stuck = stuck
+	p.stuck, p.o, p.room = stuck, o, o.Room
 	err = p.run(ctx, o)
 	p.report.Held = p.stuck || errors.Is(err, errHeld)
 	if errors.Is(err, errHeld) {
@@ -102,6 +111,7 @@ func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 // pass is a scan under way.
 type pass struct {
 	d         *Disk
+	o         PassOptions
 	snap      *blockmap.Snapshot
 	marks     []blockmap.SnapshotRow   // of the map that is scanned
 	unsettled map[id.Snapshot]struct{} // after it was looked at
@@ -114,6 +124,10 @@ type pass struct {
 	// the newest checkpoint stays whole; what died elsewhere makes room.
 	stuck  bool
 	report PassReport
+
+	leaving      []rehome // found, not yet stored anew
+	leavingBytes int64
+	room         int64 // for what is
 }
 
 // beginPass takes snapshots of the map and of the lists at one instant, when no
@@ -209,6 +223,9 @@ func (p *pass) run(ctx context.Context, o PassOptions) error {
 	objects := len(p.live)
 	swept, err := p.snap.Sweep(ctx, drop, o.Pace, func(v *blockmap.Version) error { return p.version(ctx, v) })
 	if err == nil {
+		err = p.rehome(ctx)
+	}
+	if err == nil {
 		err = p.patch(ctx)
 	}
 	if err == nil && !p.stuck {
@@ -239,6 +256,9 @@ func (p *pass) version(ctx context.Context, v *blockmap.Version) error {
 	ref := v.Entry.Ref
 	if !p.stuck {
 		ref = p.moves.follow(ref)
+	}
+	if p.leaves(ref.Segment) {
+		return p.leave(ctx, rehome{v.LBA, v.Gen, v.Entry.Fingerprint, v.Entry.Ref, ref})
 	}
 	p.live[ref.Segment] = p.live[ref.Segment].set(ref.Slot)
 	if ref == v.Entry.Ref {

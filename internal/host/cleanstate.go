@@ -36,7 +36,7 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 		if u.Kind == datanode.KindObject && u.LiveSlots > 0 {
 			c.objects[0] += u.StoredBytes
 		}
-		if u.LiveSlots > 0 && h.pool.Stripes.Spare(u.Segment) {
+		if u.LiveSlots > 0 && h.pool.Stripes.Poor(u.Segment) && !h.pool.Stripes.Leaves(u.Segment) {
 			spare++
 		}
 		switch u.State {
@@ -61,12 +61,12 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 }
 
 // poor tells which segments lie so that a node's loss is a loss, and could lie better now;
-// nil: none can.
+// nil: none can. What leaves a node its disks move.
 func (h *Host) poor() func(id.Segment) bool {
 	if !h.pool.Stripes.Usual() {
 		return nil
 	}
-	return h.pool.Stripes.Spare
+	return func(s id.Segment) bool { return h.pool.Stripes.Poor(s) && !h.pool.Stripes.Leaves(s) }
 }
 
 // mustLook reports whether the segments are to be looked at: at the start, and again and
@@ -78,7 +78,7 @@ func (h *Host) mustLook() bool {
 		return true
 	}
 	several, ok := h.node.(datanode.Several)
-	if !ok || h.layouts.Spare == 0 {
+	if !ok || !h.anySpare() {
 		return false
 	}
 	back := several.Returned()
@@ -177,6 +177,10 @@ func (h *Host) skip(s *reclaim.State) {
 	stuck := make(map[id.Disk]bool)
 	for i := range s.Segments {
 		u := &s.Segments[i]
+		if h.pool.Stripes.Leaves(u.Segment) {
+			s.Skip[u.Segment] = true
+			continue
+		}
 		for _, d := range u.Disks {
 			is, known := stuck[d.Disk]
 			if !known {

@@ -32,7 +32,6 @@ type Host struct {
 	log     *slog.Logger
 	catalog catalog
 	keys    *keyring.Pool
-	layouts *stripe.Layouts
 	pool    *disk.Pool
 	owning  *owning
 	cache   *blockmap.Cache
@@ -77,6 +76,16 @@ type Host struct {
 
 	scrub   scrub
 	rebuild rebuilding
+
+	// learnt is the version of the layouts that this host has learnt; changed says that
+	// there may be a newer one, changeWaits for whom a change waits.
+	learnt      atomic.Uint64
+	changed     chan struct{}
+	changeWaits atomic.Pointer[string]
+	// rehomed counts the bytes that were moved from data nodes that are drained.
+	rehomed atomic.Int64
+	// drainNext is when to look for what is to be moved, Unix ns.
+	drainNext atomic.Int64
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
@@ -170,7 +179,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node}, began: time.Now(),
 		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
-		sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1), groups: newGroups(),
+		changed: make(chan struct{}, 1), sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1), groups: newGroups(),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
 		owners: make(map[id.Disk]ownerNote), stays: make(map[id.Disk]presence), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
@@ -193,34 +202,42 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if !h.opts.Sole {
 		h.watchOthers()
 	}
-	h.work.Add(6)
+	h.work.Add(7)
 	go h.warmUp()
 	go h.destageLoop()
 	go h.sweepLoop()
 	go h.scrubLoop()
 	go h.rebuildLoop()
 	go h.probeLoop()
+	go h.membersLoop()
 	return h, nil
 }
 
 // openSession makes what all disks share.
 func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode.Status) error {
 	var err error
-	if h.keys, h.layouts, err = h.catalog.openPool(ctx, root); err != nil {
+	var layouts *stripe.Layouts
+	if h.keys, layouts, err = h.catalog.openPool(ctx, root); err != nil {
 		return err
 	}
 	// Before this host is seen, or becomes the warden.
-	if want, has := h.opts.Geometry, h.layouts.Geometry; want != (stripe.Geometry{}) && want != has {
+	if want, has := h.opts.Geometry, layouts.Geometry; want != (stripe.Geometry{}) && want != has {
 		return fmt.Errorf("the pool was made with stripes of %s, not %s: a pool does not change them; leave the setting out", has, want)
 	}
+	if m, ok := h.node.(Members); ok {
+		if layouts, err = m.Learn(ctx); err != nil {
+			return err
+		}
+	}
+	h.learnt.Store(layouts.Version)
 	if h.owning, err = openOwning(ctx, h); err != nil {
 		return err
 	}
 	if err := h.openFlash(); err != nil {
 		return err
 	}
-	g := h.layouts.Geometry
-	stripes, err := stripe.NewStore(h.node, h.layouts, stripe.Options{Suspect: h.suspected})
+	g := layouts.Geometry
+	stripes, err := stripe.NewStore(h.node, layouts, stripe.Options{Suspect: h.suspected})
 	if err != nil {
 		return err
 	}
@@ -252,7 +269,9 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	if h.flash != nil {
 		h.pool.Flash = h.flash
 	}
-	return nil
+	// What changed before others saw this host is seen now, and what changes later they
+	// wait for it.
+	return h.learn(ctx)
 }
 
 // openDisks opens every disk of the catalog that no other host has, and goes on
@@ -333,7 +352,7 @@ func (h *Host) mapDir(d id.Disk) string {
 }
 
 // LayoutVersion returns the version of the stripe layouts that the host uses.
-func (h *Host) LayoutVersion() uint64 { return h.layouts.Version }
+func (h *Host) LayoutVersion() uint64 { return h.layouts().Version }
 
 // exports returns all disks in the order of their names.
 func (h *Host) exports() []*export {

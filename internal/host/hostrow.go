@@ -35,6 +35,8 @@ type HostRecord struct {
 	// nowhere.
 	Peer  string    `json:"peer,omitempty"`
 	Began time.Time `json:"began"`
+	// Layouts is the version of the stripe layouts that it has learnt.
+	Layouts uint64 `json:"layouts,omitempty"`
 
 	name  string
 	lease datanode.LeaseID

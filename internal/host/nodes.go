@@ -10,6 +10,8 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/rack"
+	"plinth/internal/stripe"
 )
 
 // Nodes describes the pool's data nodes.
@@ -26,6 +28,7 @@ func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeI
 	if several, ok := h.node.(datanode.Several); ok {
 		all, err := several.Nodes(ctx)
 		if err != nil || all != nil {
+			h.noteWaits(ctx, all)
 			return all, err
 		}
 	}
@@ -40,6 +43,15 @@ func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeI
 	return []datanode.NodeInfo{one}, nil
 }
 
+// noteWaits adds for whom a change waits to the nodes that it is about.
+func (h *Host) noteWaits(ctx context.Context, all []datanode.NodeInfo) {
+	for i := range all {
+		if s := all[i].State; s == string(rack.NodeJoining) || s == string(rack.NodeDraining) && h.layouts().Any(stripe.Coming) {
+			all[i].Waits = h.waitsFor(ctx)
+		}
+	}
+}
+
 // nodeWarnings says which nodes do not answer, and which lack logs.
 func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
 	for _, n := range all {
@@ -47,6 +59,7 @@ func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
 			out = append(out, fmt.Sprintf("data node %s (%d) does not answer since %s: its spindles %d to %d are missed, and what is written meanwhile is not on it",
 				n.Name, n.Number, n.Since.Format(time.DateTime), n.FirstSpindle, int(n.FirstSpindle)+n.Spindles-1))
 		}
+		out = append(out, changeWarnings(&n)...)
 		if n.LogsMissingCount == 0 {
 			continue
 		}
@@ -59,13 +72,31 @@ func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
 	return out
 }
 
+// changeWarnings says how far a node is that comes or goes.
+func changeWarnings(n *datanode.NodeInfo) []string {
+	switch {
+	case n.Waits != "":
+		return []string{fmt.Sprintf("data node %s (%d) is %s, which waits for %s", n.Name, n.Number, n.State, n.Waits)}
+	case n.Leaving == nil:
+		return nil
+	case n.Leaving.Empty():
+		return []string{fmt.Sprintf("data node %s (%d) is drained: plinth node rm %s takes it out", n.Name, n.Number, n.Name)}
+	}
+	return []string{fmt.Sprintf("data node %s (%d) is being drained: %v", n.Name, n.Number, n.Leaving)}
+}
+
 // spareStatus is of the host that looks at the segments.
 func (h *Host) spareStatus() *SpareStatus {
 	at := h.cleaner.lookedAt.Load()
-	if h.layouts.Spare == 0 || at == 0 || !h.isWarden(h.owning.term.Load()) {
+	if !h.anySpare() || at == 0 || !h.isWarden(h.owning.term.Load()) {
 		return nil
 	}
 	return &SpareStatus{h.cleaner.spare.Load(), time.Unix(0, at)}
+}
+
+// anySpare reports whether there are layouts that lose something with a node.
+func (h *Host) anySpare() bool {
+	return h.layouts().Any(stripe.Spare) || h.layouts().Any(stripe.OldSpare)
 }
 
 // ofSilent reports whether a spindle is of a node that does not answer.

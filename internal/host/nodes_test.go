@@ -24,14 +24,23 @@ type shelves struct {
 	*racktest.Shelves
 }
 
-func openShelves(t *testing.T) *shelves {
+func openShelves(t *testing.T) *shelves { return openShelvesOf(t, false) }
+
+// openShelvesOf is openShelves, with told of nodes that know their pool, which others may
+// come to.
+func openShelvesOf(t *testing.T, told bool) *shelves {
 	r := &rack{T: t, key: filepath.Join(t.TempDir(), "root.key")}
 	root, err := keyring.CreateRootFile(r.key)
 	r.ok(err)
 	id := keyring.NewPoolID()
 	s := &shelves{r, racktest.Open(t, id, stripe.Geometry{K: 4, M: 2}, 3, 4)}
 	header, _ := keyring.CreatePool(root, id)
-	r.ok(host.FormatLayouts(t.Context(), s.Switches[0], header, s.Layouts))
+	layouts := s.Layouts
+	var rows []datanode.Put
+	if told {
+		rows = s.Told()
+	}
+	r.ok(host.FormatLayouts(t.Context(), s.Switches[0], header, layouts, rows...))
 	return s
 }
 
@@ -54,7 +63,7 @@ func (s *shelves) on(name string) *member {
 // several is a rack that may be cut off.
 type several struct {
 	*cut
-	datanode.Several
+	host.Members
 }
 
 func (m *member) writeAt(name string, content []byte, off int64) {
@@ -192,7 +201,7 @@ func (s *shelves) poor(m *member) (chunks, objects int) {
 	s.ok(err)
 	for _, u := range reply.Segments {
 		switch {
-		case u.LiveSlots == 0 || int(u.Segment.Layout()) < len(s.Layouts.Lists)-s.Layouts.Spare:
+		case u.LiveSlots == 0 || s.Layouts.Kind(u.Segment.Layout()) == stripe.Usual:
 		case u.Kind == datanode.KindObject:
 			objects++
 		default:

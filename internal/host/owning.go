@@ -122,9 +122,11 @@ func (o *owning) giveUpReservations(ctx context.Context) {
 	gone := o.gone
 	o.gone = nil
 	o.mu.Unlock()
-	for _, name := range gone {
-		if err := o.node.Reserve(ctx, &datanode.ReserveRequest{Host: name}); err != nil {
-			o.log.Warn("the space that an earlier life had reserved was not given back", "reservation", name, "err", err)
+	for _, life := range gone {
+		for _, name := range []string{life, life + drainReservation} {
+			if err := o.node.Reserve(ctx, &datanode.ReserveRequest{Host: name}); err != nil {
+				o.log.Warn("the space that an earlier life had reserved was not given back", "reservation", name, "err", err)
+			}
 		}
 	}
 }
@@ -388,6 +390,7 @@ func (o *owning) isOver(r *HostRecord) bool {
 func (o *owning) putHost(ctx context.Context, lease datanode.LeaseID, ttl time.Duration) error {
 	row, err := json.Marshal(&HostRecord{
 		Version: hostRowVersion, Life: o.life, Sole: o.opts.Sole, TTL: ttl.Seconds(), Peer: o.opts.Peer, Began: time.Now().UTC().Truncate(time.Second),
+		Layouts: o.host.learnt.Load(),
 	})
 	if err != nil {
 		return err

@@ -102,4 +102,4 @@ func LayoutVersion(ctx context.Context, node datanode.RegistryNode) (uint64, err
 }
 
 // Geometry returns the form of the pool's stripes.
-func (h *Host) Geometry() stripe.Geometry { return h.layouts.Geometry }
+func (h *Host) Geometry() stripe.Geometry { return h.layouts().Geometry }

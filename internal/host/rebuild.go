@@ -116,7 +116,7 @@ func (h *Host) rebuildNext(ctx context.Context) (time.Duration, error) {
 	if err := h.lookRebuild(ctx, serving); err != nil {
 		return 0, err
 	}
-	layout, targets, ok := x.row.Next(h.layouts, serving)
+	layout, targets, ok := x.row.Next(h.layouts(), serving)
 	if !ok {
 		return rebuildLookTime, nil
 	}
@@ -149,8 +149,8 @@ func (h *Host) lookRebuild(ctx context.Context, serving rebuild.Serving) error {
 	x := &h.rebuild
 	x.mu.Lock()
 	ran := x.row.Running()
-	changed := x.row.Look(time.Now(), h.layouts, serving)
-	x.waits = x.row.Waits(h.layouts, serving)
+	changed := x.row.Look(time.Now(), h.layouts(), serving)
+	x.waits = x.row.Waits(h.layouts(), serving)
 	runs, spindles := x.row.Running(), spindlesOf(x.row.Pass)
 	x.mu.Unlock()
 	if !changed {
@@ -172,8 +172,8 @@ func (h *Host) doneRebuild(ctx context.Context, w *layoutRebuild, serving rebuil
 	x := &h.rebuild
 	x.mu.Lock()
 	before := len(x.row.Pass.Restored)
-	x.row.Done(time.Now(), h.layouts, w.layout, w.targets, serving, w.outcome)
-	x.waits = x.row.Waits(h.layouts, serving)
+	x.row.Done(time.Now(), h.layouts(), w.layout, w.targets, serving, w.outcome)
+	x.waits = x.row.Waits(h.layouts(), serving)
 	pass := x.row.Pass.Clone()
 	x.mu.Unlock()
 	x.changed = true
@@ -214,10 +214,10 @@ func (h *Host) countRebuild(ctx context.Context, serving rebuild.Serving) error 
 		}
 		for _, d := range reply.Segments {
 			after = d.Segment
-			if int(after.Layout()) >= len(h.layouts.Lists) || d.State == datanode.StateDeleting {
+			if int(after.Layout()) >= len(h.layouts().Lists) || d.State == datanode.StateDeleting {
 				continue
 			}
-			for _, s := range h.layouts.Lists[after.Layout()] {
+			for _, s := range h.layouts().Lists[after.Layout()] {
 				if slices.Contains(spindles, s) {
 					fragments[s]++
 					bytes[s] += int64(d.FragmentBytes)
@@ -254,7 +254,7 @@ func (h *Host) rebuildBusy(ctx context.Context) (bool, error) {
 	x := &h.rebuild
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.row.Busy(h.layouts, serving), nil
+	return x.row.Busy(h.layouts(), serving), nil
 }
 
 // rebuilding returns the spindles that are being rebuilt.

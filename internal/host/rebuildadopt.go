@@ -18,7 +18,7 @@ const adoptRanges = 64
 // stated what they need, and nothing is deleted. One that is being written may become known
 // before its writer publishes it, which takes in its slots then.
 func (w *layoutRebuild) adopt(ctx context.Context) error {
-	list := w.h.layouts.Lists[w.layout]
+	list := w.h.layouts().Lists[w.layout]
 	if !slices.Contains(w.targets, list[0]) { // its node is the keeper
 		return nil
 	}

@@ -72,6 +72,9 @@ type Status struct {
 	SlowSpindles []id.Spindle  `json:"slow_spindles,omitempty"`
 	Scrub        ScrubStatus   `json:"scrub"`
 	Rebuild      RebuildStatus `json:"rebuild"`
+	// RehomedBytes counts sealed chunks that this host has moved from data nodes that are
+	// drained.
+	RehomedBytes int64 `json:"rehomed_bytes"`
 	// Flash is nil where no flash cache is asked for.
 	Flash    *FlashStatus   `json:"flash,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
@@ -193,13 +196,13 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{
-		PoolID: h.keys.ID().String(), Host: h.opts.Name, Hosts: []HostInfo{}, Geometry: h.layouts.Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
+		PoolID: h.keys.ID().String(), Host: h.opts.Name, Hosts: []HostInfo{}, Geometry: h.layouts().Geometry.String(), Disks: h.Disks(), Node: *node, CPU: h.CPU(),
 		Repairs: map[string]uint64{
 			"ranges_reconstructed": h.pool.Stripes.Reconstructed(), "fragments_rewritten": h.pool.Stripes.Repaired(),
 			"ranges_read_around": h.pool.Stripes.ReadAround(),
 		},
 	}
-	s.RAMCache = h.ram.Stats()
+	s.RAMCache, s.RehomedBytes = h.ram.Stats(), h.rehomed.Load()
 	s.Scrub, s.Rebuild = h.scrubStatus(node), h.rebuildStatus()
 	if s.Nodes, err = h.nodes(ctx, node); err != nil {
 		s.Nodes = []datanode.NodeInfo{}

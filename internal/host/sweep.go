@@ -99,11 +99,15 @@ func (h *Host) sweepIdle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	leaving, err := h.leaving(ctx)
+	if err != nil {
+		return err
+	}
 	var due []*export
 	for _, e := range h.serving() {
 		swept, passed := h.lastPass(e)
 		stated := st.Index.Complete || passed == st.Index.Incarnation+1
-		if !stated || (h.owes(e) || awaited[e.rec.ID]) && h.rested(e) || h.idle(e) && changes(e.disk) != swept ||
+		if !stated || leaving[e.rec.ID] || (h.owes(e) || awaited[e.rec.ID]) && h.rested(e) || h.idle(e) && changes(e.disk) != swept ||
 			!h.opts.Sole && passed == 0 && h.idle(e) { // an earlier owner may have left something
 			due = append(due, e)
 		}
@@ -205,9 +209,17 @@ func (h *Host) pass(ctx context.Context, exports []*export, index datanode.Index
 // passDisk passes over one disk; before counts the changes that it takes account of.
 func (h *Host) passDisk(ctx context.Context, e *export, index datanode.IndexStatus) (before int64, report *disk.PassReport, err error) {
 	before = changes(e.disk)
-	report, err = e.disk.Pass(ctx, disk.PassOptions{
-		Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass(),
-	})
+	o := disk.PassOptions{Describe: !index.Complete, Exists: h.existingOf(e), Pace: h.pacePass()}
+	giveUp, err := h.drainPass(ctx, &o)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer giveUp()
+	if report, err = e.disk.Pass(ctx, o); err == nil {
+		if h.rehomed.Add(report.RehomedBytes); report.RehomedBytes > 0 {
+			h.drainNext.Store(0) // for what there was no room, and what is given back
+		}
+	}
 	return before, report, err
 }
 

@@ -78,7 +78,7 @@ func (v *verify) verifyNeeds(ctx context.Context, d *datanode.SegmentDescription
 func (v *verify) openChunks(ctx context.Context, where string, report *stripe.Report, chunks []disk.Need) error {
 	ranges := make([]stripe.Range, len(chunks))
 	for i := range chunks {
-		ranges[i] = v.h.layouts.Geometry.Locate(chunks[i].Entry.Ref)
+		ranges[i] = v.h.layouts().Geometry.Locate(chunks[i].Entry.Ref)
 	}
 	for i, data := range v.h.pool.Stripes.Read(ctx, ranges) {
 		n := &chunks[i]

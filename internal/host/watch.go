@@ -59,12 +59,13 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uin
 
 // watchOthers begins the watches of a host that is not sole.
 func (h *Host) watchOthers() {
-	h.work.Add(5)
+	h.work.Add(6)
 	go h.watch(groupPrefix, h.seeGroups, h.seeGroup)
 	go h.joinLoop()
 	go h.watch(ownerPrefix, h.seeOwners, h.seeOwner)
 	go h.watch(diskPrefix, h.seeDisks, h.seeDisk)
 	go h.watch(wantPrefix, h.seeWants, h.seeWant)
+	go h.watch(keyLayouts, func([]datanode.RegistryEntry, uint64) { h.wakeMembers() }, func(*datanode.RegistryEvent) { h.wakeMembers() })
 }
 
 // seeOwners takes all owner rows, of one instant.

@@ -61,6 +61,9 @@ func (r *Rack) WriteFragments(ctx context.Context, q *datanode.WriteFragmentsReq
 	if r.ended.Load() {
 		return nil, datanode.Errorf(datanode.ErrClosed, "the rack")
 	}
+	if !q.Replace {
+		r.begins(q.Header.Segment)
+	}
 	reply := &datanode.WriteFragmentsReply{Errors: make([]*datanode.Error, len(q.Fragments))}
 	for i := range reply.Errors {
 		reply.Errors[i] = noSpindle(q.Fragments[i].Spindle)
@@ -168,6 +171,7 @@ func (r *Rack) ListFragments(ctx context.Context, q *datanode.ListFragmentsReque
 // DiscardFragments implements datanode.FragmentNode. The keeper goes first: it knows
 // whether the segment was published.
 func (r *Rack) DiscardFragments(ctx context.Context, q *datanode.DiscardFragmentsRequest) error {
+	defer r.published(q.Segment)
 	keeper, err := r.keeper(q.Segment)
 	if err != nil {
 		return err
@@ -183,9 +187,9 @@ func (r *Rack) DiscardFragments(ctx context.Context, q *datanode.DiscardFragment
 // owe notes that members other than the keeper have fragments of a segment that is
 // gone.
 func (r *Rack) owe(s id.Segment, keeper *member) {
-	for _, spindle := range r.opts.Layouts.Lists[s.Layout()] {
+	for _, spindle := range r.now.Load().layouts.Lists[s.Layout()] {
 		m := r.of(spindle)
-		if m == keeper {
+		if m == keeper || m == nil {
 			continue
 		}
 		m.mu.Lock()
@@ -198,7 +202,7 @@ func (r *Rack) owe(s id.Segment, keeper *member) {
 
 // pay discards what is owed, at members that answer.
 func (r *Rack) pay(ctx context.Context) error {
-	return first(each(r.members, func(_ int, m *member) error {
+	return first(each(r.members(), func(_ int, m *member) error {
 		m.mu.Lock()
 		var all []id.Segment
 		for s := range m.owed {
@@ -232,16 +236,22 @@ func (r *Rack) Reserve(ctx context.Context, q *datanode.ReserveRequest) error {
 	defer r.reserving.Unlock()
 	before := r.reserved[q.Host]
 	reserve := func(ctx context.Context, m *member, q *datanode.ReserveRequest) error {
+		if m.is() == NodeDraining && !q.Force { // little goes there any more, and soon nothing
+			forced := *q
+			forced.Force = true
+			q = &forced
+		}
 		err := m.call(ctx, r.opts.CallTime, func(ctx context.Context) error { return m.Node.Reserve(ctx, q) })
 		if err != nil && ctx.Err() == nil && isAway(err) {
 			return nil // what is written does not go there
 		}
 		return err
 	}
-	errs := each(r.members, func(_ int, m *member) error { return reserve(ctx, m, q) })
+	members := r.members()
+	errs := each(members, func(_ int, m *member) error { return reserve(ctx, m, q) })
 	if err := first(errs); err != nil {
 		back := &datanode.ReserveRequest{Host: q.Host, Bytes: before, Force: true}
-		for i, m := range r.members {
+		for i, m := range members {
 			if errs[i] == nil {
 				_ = reserve(context.WithoutCancel(ctx), m, back)
 			}

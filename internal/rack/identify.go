@@ -2,6 +2,7 @@ package rack
 
 import (
 	"fmt"
+	"slices"
 
 	"plinth/internal/id"
 )
@@ -22,7 +23,7 @@ type Given struct {
 
 // Identify tells which pool of several nodes the given ones are, nil if that is still to
 // be made, or if it is a pool of one node. Errors are for an operator: the nodes are not
-// those of one pool, in its order.
+// those of one pool, in its order. One that has left the pool is passed over.
 func Identify(given []Given) (*Membership, error) {
 	var pool *Given
 	for i := range given {
@@ -35,16 +36,17 @@ func Identify(given []Given) (*Membership, error) {
 				return nil, fmt.Errorf("--node %s and %s are the same data node, %s: give each once", o.Address, g.Address, g.Name)
 			}
 		}
-		if pool == nil && g.Member != nil {
-			pool = g
+		if g.Member != nil && (pool == nil || g.Member.newer(pool.Member)) {
+			pool = g // others were told of a change less
 		}
 	}
 	if pool == nil {
 		return nil, identifyNew(given)
 	}
 	m := pool.Member
-	if len(given) > len(m.Nodes) {
-		return nil, fmt.Errorf("the pool has %d data nodes (%s), and %d were given: leave the others out", len(m.Nodes), m.names(), len(given))
+	given = slices.DeleteFunc(slices.Clone(given), func(g Given) bool { return g.Reached && m.left(g.Name) })
+	if n := m.there(); len(given) > n {
+		return nil, fmt.Errorf("the pool has %d data nodes (%s), and %d were given: leave the others out, or add them with plinth node add", n, m.names(), len(given))
 	}
 	last := -1
 	for _, g := range given {
@@ -52,14 +54,14 @@ func Identify(given []Given) (*Membership, error) {
 		case !g.Reached:
 			continue
 		case m.Named(g.Name) == nil:
-			return nil, fmt.Errorf("data node %s (%s) is not one of the pool's, which are %s: leave it out", g.Name, g.Address, m.names())
+			return nil, fmt.Errorf("data node %s (%s) is not one of the pool's, which are %s: leave it out, or add it with plinth node add", g.Name, g.Address, m.names())
 		case g.Member == nil && g.Pool:
 			return nil, fmt.Errorf("data node %s (%s) has a pool of its own, of one node: it cannot be one of the pool's nodes", g.Name, g.Address)
 		case g.Member == nil: // the pool is not made yet, or Lost
 		case !m.Same(g.Member):
 			return nil, fmt.Errorf("data nodes %s and %s do not agree about the nodes of their pool (%s; %s): one of them is another pool's, or was put back from an old copy", pool.Name, g.Name, m.names(), g.Member.names())
-		case m.Nodes[g.Number].Name != g.Name:
-			return nil, fmt.Errorf("data node %s (%s) has the directory of %s: the directories of two nodes were swapped", g.Name, g.Address, m.Nodes[g.Number].Name)
+		case int(g.Number) >= len(m.Nodes) || m.Nodes[g.Number].Name != g.Name:
+			return nil, fmt.Errorf("data node %s (%s) has the directory of %s: the directories of two nodes were swapped", g.Name, g.Address, m.name(g.Number))
 		}
 		number := int(m.Named(g.Name).Number)
 		if number <= last {
@@ -89,7 +91,7 @@ func identifyNew(given []Given) error {
 // Lost tells which nodes of a pool that is made have nothing of it, nil if none has.
 func (m *Membership) Lost(given []Given) error {
 	for _, g := range given {
-		if g.Reached && g.Member == nil && !g.Rejoins {
+		if g.Reached && g.Member == nil && !g.Rejoins && !m.left(g.Name) {
 			return fmt.Errorf("data node %s (%s) has lost what it had of the pool, or its directory is another one: put that back, or make one with plinth datanode --rejoin if its drives are lost", g.Name, g.Address)
 		}
 	}

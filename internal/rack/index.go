@@ -9,6 +9,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/stripe"
 )
 
 // ask makes a call to a member under a disk's epoch.
@@ -22,13 +23,14 @@ func (r *Rack) ask(ctx context.Context, m *member, d id.Disk, e id.Epoch, do fun
 }
 
 // Lookup implements datanode.IndexNode. Hits are stable. A member that does not answer
-// has none: a chunk is then stored twice.
+// has none: a chunk is then stored twice. Nor is there one where a node leaves: its
+// chunks are stored anew.
 func (r *Rack) Lookup(ctx context.Context, q *datanode.LookupRequest) (*datanode.LookupReply, error) {
 	hits := make([]datanode.Hit, len(q.Fingerprints))
 	var mu sync.Mutex
-	answered := false
+	answered, layouts := false, r.now.Load().layouts
 	var away error
-	errs := each(r.members, func(_ int, m *member) error {
+	errs := each(r.indexed(), func(_ int, m *member) error {
 		var reply *datanode.LookupReply
 		err := r.ask(ctx, m, q.Disk, q.Epoch, func(ctx context.Context) (err error) {
 			if reply, err = m.Node.Lookup(ctx, q); err != nil {
@@ -50,7 +52,8 @@ func (r *Rack) Lookup(ctx context.Context, q *datanode.LookupRequest) (*datanode
 		}
 		answered = true
 		for i, h := range reply.Hits {
-			if i < len(hits) && h.Found && (!hits[i].Found || h.Ref.Segment.Number() < hits[i].Ref.Segment.Number()) {
+			leaves := h.Found && layouts.Kind(h.Ref.Segment.Layout()) == stripe.Leaving
+			if i < len(hits) && h.Found && !leaves && (!hits[i].Found || h.Ref.Segment.Number() < hits[i].Ref.Segment.Number()) {
 				hits[i] = h
 			}
 		}
@@ -91,6 +94,11 @@ func pick[T any](s *share, all []T) []T {
 // Publish implements datanode.IndexNode. An empty one has nothing to do: look-ups are
 // stable.
 func (r *Rack) Publish(ctx context.Context, q *datanode.PublishRequest) error {
+	defer func() {
+		for i := range q.Segments {
+			r.published(q.Segments[i].Header.Segment)
+		}
+	}()
 	shares, err := r.keepers(len(q.Segments), func(i int) id.Segment { return q.Segments[i].Header.Segment })
 	if err != nil {
 		return err
@@ -133,9 +141,10 @@ func (r *Rack) SetLists(ctx context.Context, q *datanode.SetListsRequest) (*data
 // walk reads a page of every member and joins them, in order, as far as all of them
 // have told.
 func walk[T any](r *Rack, page func(m *member) ([]T, bool, error), key func(T) id.Segment) ([]T, bool, error) {
-	pages := make([][]T, len(r.members))
-	mores := make([]bool, len(r.members))
-	err := first(each(r.members, func(i int, m *member) (err error) {
+	members := r.indexed()
+	pages := make([][]T, len(members))
+	mores := make([]bool, len(members))
+	err := first(each(members, func(i int, m *member) (err error) {
 		pages[i], mores[i], err = page(m)
 		return err
 	}))
@@ -233,12 +242,17 @@ func (r *Rack) DescribeSegments(ctx context.Context, q *datanode.DescribeSegment
 }
 
 func (r *Rack) describe(ctx context.Context, q *datanode.DescribeSegmentsRequest) (*datanode.DescribeSegmentsReply, error) {
-	shares, err := r.keepers(len(q.Segments), func(i int) id.Segment { return q.Segments[i] })
-	if err != nil {
-		return nil, err
-	}
 	reply := &datanode.DescribeSegmentsReply{Segments: make([]datanode.SegmentDescription, len(q.Segments))}
-	err = first(eachShare(shares, func(s *share) error {
+	c := r.now.Load()
+	for i, s := range q.Segments {
+		if !c.layouts.Has(s.Layout()) {
+			_, err := r.keeper(s)
+			return nil, err
+		}
+		reply.Segments[i].Segment = s // what lies where a node has left is garbage: nobody knows it
+	}
+	shares := r.shares(len(q.Segments), func(i int) *member { return c.of(c.layouts.Lists[q.Segments[i].Layout()][0]) })
+	err := first(eachShare(shares, func(s *share) error {
 		return s.m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error {
 			own := *q
 			own.Segments = pick(s, q.Segments)
@@ -277,7 +291,7 @@ func (r *Rack) Condemn(ctx context.Context, q *datanode.CondemnRequest) (*datano
 	}
 	reply := &datanode.CondemnReply{}
 	var mu sync.Mutex
-	err := first(each(r.members, func(_ int, m *member) error {
+	err := first(each(r.indexed(), func(_ int, m *member) error {
 		err := r.ask(ctx, m, q.Disk, q.Epoch, func(ctx context.Context) error {
 			got, err := m.Node.Condemn(ctx, &datanode.CondemnRequest{Disk: q.Disk, Epoch: q.Epoch, Segments: own[m]})
 			if err == nil {
@@ -322,7 +336,7 @@ func (r *Rack) Forward(ctx context.Context, q *datanode.ForwardRequest) error {
 // answer.
 func (r *Rack) Reclaim(ctx context.Context, q *datanode.ReclaimRequest) (*datanode.ReclaimReply, error) {
 	reply := &datanode.ReclaimReply{}
-	err := first(each(r.members, func(_ int, m *member) error {
+	err := first(each(r.indexed(), func(_ int, m *member) error {
 		return m.call(ctx, r.opts.CallTime, func(ctx context.Context) error {
 			_, err := m.Node.Status(ctx)
 			return err
@@ -332,7 +346,7 @@ func (r *Rack) Reclaim(ctx context.Context, q *datanode.ReclaimRequest) (*datano
 		return nil, err
 	}
 	var mu sync.Mutex
-	err = first(each(r.members, func(_ int, m *member) error {
+	err = first(each(r.indexed(), func(_ int, m *member) error {
 		return m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error {
 			got, err := m.Node.Reclaim(ctx, q)
 			if err != nil {
@@ -366,7 +380,7 @@ func (r *Rack) CompleteIndex(ctx context.Context, q *datanode.CompleteIndexReque
 	if st.Index.Incarnation != q.Incarnation {
 		return datanode.Errorf(datanode.ErrInvalid, "incarnation %d is not the index's own", q.Incarnation)
 	}
-	return first(each(r.members, func(_ int, m *member) error {
+	return first(each(r.indexed(), func(_ int, m *member) error {
 		own := m.last()
 		if own == nil {
 			return m.unreachable(nil)

@@ -1,6 +1,7 @@
 package rack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -109,15 +110,26 @@ func (r *Rack) newLog(q *datanode.FenceRequest) *diskLog {
 	return l
 }
 
-// logOptions says how a disk's log is kept.
+// logOptions says how a disk's log is kept: at home are the members that are in, from
+// one on that follows from the disk's number.
 func (r *Rack) logOptions(d id.Disk) logset.Options {
-	opts := logset.Options{Replicas: r.opts.Replicas, MinInSync: r.opts.MinInSync, First: r.members[0].Number}
+	opts := logset.Options{Replicas: r.opts.Replicas, MinInSync: r.opts.MinInSync}
+	var in, others []id.Node
+	for _, m := range r.members() {
+		if m.is() == NodeIn {
+			in = append(in, m.Number)
+		} else {
+			others = append(others, m.Number)
+		}
+	}
+	at := int(d%(1<<31)) % max(len(in), 1)
+	opts.Nodes = slices.Concat(in[min(at, len(in)):], in[:min(at, len(in))], others)
+	opts.First = slices.Min(append(in, opts.Nodes[0]))
 	if r.opts.Registry == nil {
-		opts.Registry = &r.members[0].Number
+		opts.First = r.members()[0].Number
+		opts.Registry = &opts.First
 	}
-	for i := range r.members {
-		opts.Nodes = append(opts.Nodes, r.members[(int(d%(1<<31))+i)%len(r.members)].Number)
-	}
+	opts.Replicas = min(cmp.Or(opts.Replicas, replicasDefault), max(len(in), 1))
 	return opts.WithDefaults()
 }
 
@@ -366,7 +378,7 @@ func (r *Rack) DropLog(ctx context.Context, q *datanode.DropLogRequest) error {
 	}
 	l.end(datanode.Errorf(datanode.ErrNotFound, "log of disk %d", q.Disk))
 	l.work.Wait()
-	errs := each(r.members, func(_ int, m *member) error {
+	errs := each(r.members(), func(_ int, m *member) error {
 		err := m.call(ctx, r.opts.CallTime, func(ctx context.Context) error { return m.Node.DropLog(ctx, q) })
 		if errors.Is(err, datanode.ErrNotFound) {
 			return nil

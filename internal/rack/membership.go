@@ -14,6 +14,8 @@ import (
 const (
 	// NodesMax bounds the nodes of a pool: each has layouts without it.
 	NodesMax = 24
+	// rowsMax bounds those that a pool ever had.
+	rowsMax = 256
 	// membershipVersion is the version of what the registries say of nodes. See
 	// docs/format/disk.md.
 	membershipVersion = 1
@@ -25,12 +27,15 @@ const (
 // NodeState is what a node is there for.
 type NodeState string
 
-// NodeIn takes part in all. NodeDraining gets nothing new, NodeOut has nothing any more:
-// no program makes those two yet.
 const (
-	NodeIn       NodeState = "in"
+	// NodeJoining is to take part when every host and node knows it.
+	NodeJoining NodeState = "joining"
+	// NodeIn takes part in all.
+	NodeIn NodeState = "in"
+	// NodeDraining gets nothing new, and what it has is moved to others.
 	NodeDraining NodeState = "draining"
-	NodeOut      NodeState = "out"
+	// NodeOut was drained and taken out. Its number is not used again.
+	NodeOut NodeState = "out"
 )
 
 // NodeRow is a node of a pool of several.
@@ -49,7 +54,9 @@ type Membership struct {
 	Geometry stripe.Geometry
 	// Registry is the node that has the pool's registry, 0; nil: it stands beside them.
 	Registry *id.Node
-	Nodes    []NodeRow // by number, from 0 on
+	Nodes    []NodeRow // by number, from 0 on, those that are out too
+	// Version is that of the pool's layouts as of which this is, 0 for the first.
+	Version uint64
 }
 
 type jsonMembership struct {
@@ -57,6 +64,7 @@ type jsonMembership struct {
 	Number   id.Node   `json:"number"`
 	Geometry string    `json:"ec"`
 	Registry *id.Node  `json:"registry,omitempty"`
+	Layouts  uint64    `json:"layouts,omitempty"`
 	Nodes    []NodeRow `json:"nodes"`
 }
 
@@ -120,47 +128,95 @@ func chooseGeometry(want stripe.Geometry, spindles []int) (stripe.Geometry, erro
 
 // Layouts makes the pool's first stripe layouts.
 func (m *Membership) Layouts() (*stripe.Layouts, error) {
-	var of [][]id.Spindle
+	return stripe.MakeSpreadLayouts(m.Geometry, m.spindles(NodeIn), 1)
+}
+
+// spindles are those of nodes in some states, by node.
+func (m *Membership) spindles(of ...NodeState) (all [][]id.Spindle) {
 	for _, n := range m.Nodes {
+		if !slices.Contains(of, n.State) {
+			continue
+		}
 		var own []id.Spindle
 		for i := range n.Spindles {
 			own = append(own, n.First+id.Spindle(i))
 		}
-		of = append(of, own)
+		all = append(all, own)
 	}
-	return stripe.MakeSpreadLayouts(m.Geometry, of, 1)
+	return all
 }
 
-// Named returns the node of that name, nil if there is none.
+// Named returns the node of that name that is not out, nil if there is none.
 func (m *Membership) Named(name string) *NodeRow {
 	for i := range m.Nodes {
-		if m.Nodes[i].Name == name {
+		if m.Nodes[i].Name == name && m.Nodes[i].State != NodeOut {
 			return &m.Nodes[i]
 		}
 	}
 	return nil
 }
 
-// names are all nodes', in order.
+// left tells whether the pool had a node of that name and has none any more.
+func (m *Membership) left(name string) bool {
+	return m.Named(name) == nil && slices.ContainsFunc(m.Nodes, func(n NodeRow) bool { return n.Name == name })
+}
+
+// there counts the nodes that are not out.
+func (m *Membership) there() (n int) {
+	for i := range m.Nodes {
+		if m.Nodes[i].State != NodeOut {
+			n++
+		}
+	}
+	return n
+}
+
+// name is a node's, also of one that is not known.
+func (m *Membership) name(n id.Node) string {
+	if int(n) < len(m.Nodes) {
+		return m.Nodes[n].Name
+	}
+	return fmt.Sprintf("node %d", n)
+}
+
+// node returns the node with a spindle, nil if there is none.
+func (m *Membership) node(s id.Spindle) *NodeRow {
+	for i := range m.Nodes {
+		if n := &m.Nodes[i]; s >= n.First && int(s) < int(n.First)+n.Spindles {
+			return n
+		}
+	}
+	return nil
+}
+
+// names are those of all nodes that are not out, in order.
 func (m *Membership) names() string {
 	var all []string
 	for _, n := range m.Nodes {
-		all = append(all, n.Name)
+		if n.State != NodeOut {
+			all = append(all, n.Name)
+		}
 	}
 	return strings.Join(all, ", ")
 }
 
-// Same tells whether two say the same of all that does not change.
+// Same tells whether two say the same of all that does not change. One may know nodes
+// that came later.
 func (m *Membership) Same(o *Membership) bool {
 	one := func(a, b NodeRow) bool {
 		return a.Number == b.Number && a.Name == b.Name && a.First == b.First && a.Spindles == b.Spindles
 	}
-	return m.Geometry == o.Geometry && (m.Registry == nil) == (o.Registry == nil) && slices.EqualFunc(m.Nodes, o.Nodes, one)
+	both := min(len(m.Nodes), len(o.Nodes))
+	return m.Geometry == o.Geometry && (m.Registry == nil) == (o.Registry == nil) && slices.EqualFunc(m.Nodes[:both], o.Nodes[:both], one)
 }
 
+// newer tells whether this is known to be as of later than another one.
+func (m *Membership) newer(o *Membership) bool { return m.Version > o.Version }
+
 func (m *Membership) validate() error {
-	if len(m.Nodes) < 2 || len(m.Nodes) > NodesMax {
-		return fmt.Errorf("%d data nodes: a pool of several has 2 to %d", len(m.Nodes), NodesMax)
+	there := m.there()
+	if there < 2 || there > NodesMax || len(m.Nodes) > rowsMax {
+		return fmt.Errorf("%d data nodes, of %d that there ever were: a pool of several has 2 to %d", there, len(m.Nodes), NodesMax)
 	}
 	if err := m.Geometry.Validate(); err != nil {
 		return err
@@ -174,7 +230,7 @@ func (m *Membership) validate() error {
 		if err := n.validate(); err != nil {
 			return err
 		}
-		if int(n.Number) != i || int(n.First) != first || m.Named(n.Name) != n {
+		if int(n.Number) != i || int(n.First) != first || n.State != NodeOut && m.Named(n.Name) != n {
 			return fmt.Errorf("node %d of name %s with spindles from %d on is out of order", n.Number, n.Name, n.First)
 		}
 		first += n.Spindles
@@ -190,7 +246,7 @@ func (n *NodeRow) validate() error {
 		return fmt.Errorf("node %d with %d spindles from %d on", n.Number, n.Spindles, n.First)
 	case len(n.Addresses) < 1 || len(n.Addresses) > addressesMax || slices.ContainsFunc(n.Addresses, func(a string) bool { return a == "" || len(a) > addressMax }):
 		return fmt.Errorf("node %d with addresses %.100q", n.Number, n.Addresses)
-	case n.State != NodeIn && n.State != NodeDraining && n.State != NodeOut:
+	case !slices.Contains([]NodeState{NodeJoining, NodeIn, NodeDraining, NodeOut}, n.State):
 		return fmt.Errorf("node %d in state %.20q: a newer program wrote it", n.Number, n.State)
 	}
 	return nil
@@ -198,15 +254,15 @@ func (n *NodeRow) validate() error {
 
 // Marshal returns what a node has under datanode.MemberKey.
 func (m *Membership) Marshal(number id.Node) []byte {
-	return mustMarshal(jsonMembership{membershipVersion, number, m.Geometry.String(), m.Registry, m.Nodes})
+	return mustMarshal(jsonMembership{membershipVersion, number, m.Geometry.String(), m.Registry, m.Version, m.Nodes})
 }
 
 // ParseMember reads what a node has under datanode.MemberKey: its number, and the pool's
-// nodes as they were when the pool was made.
+// nodes as they were when it was told last.
 func ParseMember(b []byte) (id.Node, *Membership, error) {
 	var j jsonMembership
 	err := json.Unmarshal(b, &j)
-	m := &Membership{Registry: j.Registry, Nodes: j.Nodes}
+	m := &Membership{Registry: j.Registry, Nodes: j.Nodes, Version: j.Layouts}
 	switch {
 	case err != nil:
 	case j.Version != membershipVersion:

@@ -19,7 +19,7 @@ const missingMax = 32
 // Returned implements datanode.Several.
 func (r *Rack) Returned() time.Time {
 	last := r.began.UnixNano()
-	for _, m := range r.members {
+	for _, m := range r.members() {
 		last = max(last, m.heard.Load())
 	}
 	if last == r.began.UnixNano() {
@@ -32,7 +32,7 @@ func (r *Rack) Returned() time.Time {
 func (r *Rack) Keeper(l id.Layout) id.Node {
 	m, err := r.keeper(id.MakeSegment(l, 1))
 	if err != nil { // as all that it is asked says
-		return r.members[0].Number
+		return r.members()[0].Number
 	}
 	return m.Number
 }
@@ -48,10 +48,24 @@ func (r *Rack) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]datanode.NodeInfo, len(r.members))
-	for i, m := range r.members {
+	members := r.members()
+	all := make([]datanode.NodeInfo, len(members))
+	draining := false
+	for i, m := range members {
 		all[i] = m.info(rows[m.Number])
 		all[i].Registry = r.opts.Registry == nil && i == 0
+		draining = draining || m.is() == NodeDraining
+	}
+	if draining {
+		leaving, err := r.leaving(ctx, leavingTime)
+		if err != nil { // a node is away: what was known stays
+			r.log.Debug("what is left on draining nodes is not known", "err", err)
+		}
+		for i, m := range members {
+			if l, known := leaving[m.Number]; known {
+				all[i].Leaving = &l
+			}
+		}
 	}
 	err = r.eachRow(ctx, logSetPrefix, func(key string, value []byte) error {
 		row, err := ParseRow(value)
@@ -62,7 +76,7 @@ func (r *Rack) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
 		if err != nil {
 			return fmt.Errorf("log set %q of no disk", key)
 		}
-		for _, i := range r.missing(id.Disk(number), row) {
+		for _, i := range r.missing(members, id.Disk(number), row) {
 			all[i].LogsMissingCount++
 			if len(all[i].LogsMissing) < missingMax {
 				all[i].LogsMissing = append(all[i].LogsMissing, id.Disk(number))
@@ -75,14 +89,14 @@ func (r *Rack) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
 
 // missing returns the members, by place, that should have a disk's log and do not have
 // it, where it has too few replicas.
-func (r *Rack) missing(d id.Disk, row logset.Row) (out []int) {
+func (r *Rack) missing(members []*member, d id.Disk, row logset.Row) (out []int) {
 	opts := r.logOptions(d)
 	if len(row) >= opts.Replicas {
 		return nil
 	}
 	for _, n := range opts.Nodes[:opts.Replicas] {
-		if !row.Has(n) {
-			out = append(out, slices.IndexFunc(r.members, func(m *member) bool { return m.Number == n }))
+		if i := slices.IndexFunc(members, func(m *member) bool { return m.Number == n }); i >= 0 && !row.Has(n) {
+			out = append(out, i)
 		}
 	}
 	return out
@@ -115,17 +129,22 @@ func (m *member) info(row NodeRow) datanode.NodeInfo {
 
 // eachRow reads all entries of the registry with a prefix.
 func (r *Rack) eachRow(ctx context.Context, prefix string, do func(key string, value []byte) error) error {
+	return eachEntry(ctx, r.RegistryNode, prefix, func(e *datanode.RegistryEntry) error { return do(e.Key, e.Value) })
+}
+
+// eachEntry reads all entries of a registry with a prefix.
+func eachEntry(ctx context.Context, registry datanode.RegistryNode, prefix string, do func(*datanode.RegistryEntry) error) error {
 	q := &datanode.RegistryListRequest{Prefix: prefix}
 	for {
-		reply, err := r.RegistryList(ctx, q)
+		reply, err := registry.RegistryList(ctx, q)
 		if err != nil {
 			return err
 		}
-		for _, e := range reply.Entries {
-			if err := do(e.Key, e.Value); err != nil {
+		for i := range reply.Entries {
+			if err := do(&reply.Entries[i]); err != nil {
 				return err
 			}
-			q.After = e.Key
+			q.After = reply.Entries[i].Key
 		}
 		if !reply.More {
 			return nil

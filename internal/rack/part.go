@@ -11,16 +11,12 @@ import (
 )
 
 // layoutsKey is where a registry has stripe layouts: the pool's, and each node's own a
-// copy of the first ones, which say what the node keeps.
+// copy, which says what the node keeps.
 const layoutsKey = "layouts"
 
-// Tell has a node know what it is in a pool that is being made, in its own registry. It
-// may be repeated. ErrConflict if the node knows something else.
-func (m *Membership) Tell(ctx context.Context, n id.Node, own datanode.RegistryNode) error {
-	layouts, err := m.Layouts()
-	if err != nil {
-		return err
-	}
+// Tell has a node that knows nothing of its pool know what it is there, in its own
+// registry. It may be repeated. ErrConflict if the node knows something else.
+func (m *Membership) Tell(ctx context.Context, n id.Node, own datanode.RegistryNode, layouts *stripe.Layouts) error {
 	txn := &datanode.RegistryTxn{
 		Compares: []datanode.Compare{{Key: datanode.MemberKey}},
 		Puts:     []datanode.Put{{Key: datanode.MemberKey, Value: m.Marshal(n)}},
@@ -28,7 +24,7 @@ func (m *Membership) Tell(ctx context.Context, n id.Node, own datanode.RegistryN
 	if m.Registry == nil || *m.Registry != n { // or else they are put with the pool
 		txn.Puts = append(txn.Puts, datanode.Put{Key: layoutsKey, Value: layouts.Marshal()})
 	}
-	_, err = own.RegistryCommit(ctx, txn)
+	_, err := own.RegistryCommit(ctx, txn)
 	if !errors.Is(err, datanode.ErrConflict) {
 		return err
 	}
@@ -84,11 +80,16 @@ func ReadPart(ctx context.Context, own datanode.RegistryNode) (*Part, error) {
 	return p, nil
 }
 
-// Keeps tells whether the node has a segment in its index.
-func (p *Part) Keeps(s id.Segment) bool {
-	if int(s.Layout()) >= len(p.Layouts.Lists) {
+// Keeps tells whether the node has a segment in its index of which a fragment lies on that
+// spindle of the node. What lies where its layout was another one once is garbage.
+func (p *Part) Keeps(s id.Segment, index uint8, on id.Spindle) bool {
+	if p.Layouts.Kind(s.Layout()) == stripe.Free {
 		return false
 	}
-	first := p.Layouts.Lists[s.Layout()][0]
+	list := p.Layouts.Lists[s.Layout()]
+	if int(index) >= len(list) || list[index] != p.row.First+on {
+		return false
+	}
+	first := list[0]
 	return first >= p.row.First && int(first) < int(p.row.First)+p.row.Spindles
 }

@@ -1,10 +1,12 @@
 package rack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +26,8 @@ const (
 	// owedMax bounds the segments of which a member is still to be told that they go;
 	// beyond it what it has of them is a leak.
 	owedMax = 1 << 16
+	// replicasDefault is logset's.
+	replicasDefault = 3
 )
 
 // Member is a data node of a rack.
@@ -35,6 +39,8 @@ type Member struct {
 	Run      func() logset.Boot
 	First    id.Spindle // the pool's number of its spindle 0
 	Spindles int
+	State    NodeState // "": NodeIn
+	Name     string    // of its certificate; may be empty
 }
 
 // Options of a rack. The zero value is right but for Layouts.
@@ -53,15 +59,24 @@ type Options struct {
 	CallTime, FragmentTime time.Duration
 	// Logger gets what an operator should know; slog.Default if nil.
 	Logger *slog.Logger
+	// Join, if not nil, begins to keep a node that has become a member, and Leave ends
+	// that when it is none any more. See Learn.
+	Join  func(*Membership, *stripe.Layouts, NodeRow) Member
+	Leave func(id.Node)
+	// Meet dials a node that is no member, by its name if that is not empty.
+	Meet func(ctx context.Context, name string, addresses []string) (*Met, error)
 }
 
 // Rack is several data nodes as one.
 type Rack struct {
 	datanode.RegistryNode
-	members []*member
-	opts    Options
-	log     *slog.Logger
-	began   time.Time
+	opts  Options
+	log   *slog.Logger
+	began time.Time
+
+	// now has the members and layouts, which Learn changes.
+	now      atomic.Pointer[current]
+	learning sync.Mutex
 
 	ended atomic.Bool // Close was called
 
@@ -74,7 +89,25 @@ type Rack struct {
 
 	reserving sync.Mutex
 	reserved  map[string]int64 // by host, what every member was told last
+
+	// unpublished are segments of which fragments were written, until they are published or
+	// discarded.
+	unpublishedMu sync.Mutex
+	unpublished   map[id.Segment]chan struct{}
+
+	drainMu sync.Mutex
+	drainAt time.Time // of drained
+	drained map[id.Node]datanode.NodeLeaving
 }
+
+// current is what a rack is made of. It does not change.
+type current struct {
+	members []*member
+	layouts *stripe.Layouts
+}
+
+// members are all that may have anything of the pool.
+func (r *Rack) members() []*member { return r.now.Load().members }
 
 // member is a Member and what is known of it.
 type member struct {
@@ -84,7 +117,9 @@ type member struct {
 	heard  atomic.Int64 // since when it does
 
 	mu     sync.Mutex
-	away   time.Time            // not asked before
+	away   time.Time // not asked before
+	state  NodeState
+	told   uint64               // the version of the layouts that it was told, as far as is known
 	tried  map[id.Disk]id.Epoch // that this rack has begun to fence it with
 	fenced map[id.Disk]id.Epoch // that it has fenced it with
 	owed   map[id.Segment]bool  // to be discarded
@@ -100,7 +135,7 @@ func New(members []Member, opts Options) (*Rack, error) {
 	}
 	r := &Rack{
 		RegistryNode: opts.Registry, opts: opts, log: opts.Logger, began: time.Now(),
-		logs: make(map[id.Disk]*diskLog), reserved: make(map[string]int64), broken: make(chan struct{}),
+		logs: make(map[id.Disk]*diskLog), reserved: make(map[string]int64), unpublished: make(map[id.Segment]chan struct{}), broken: make(chan struct{}),
 	}
 	if r.RegistryNode == nil {
 		r.RegistryNode = members[0].Node
@@ -117,24 +152,44 @@ func New(members []Member, opts Options) (*Rack, error) {
 	if r.opts.FragmentTime == 0 {
 		r.opts.FragmentTime = fragmentTimeDefault
 	}
+	c := &current{layouts: opts.Layouts}
 	for _, m := range members {
-		for _, o := range r.members {
+		for _, o := range c.members {
 			if m.Number == o.Number || int(m.First) < int(o.First)+o.Spindles && int(o.First) < int(m.First)+m.Spindles {
 				return nil, fmt.Errorf("nodes %d and %d have the same number or spindles", m.Number, o.Number)
 			}
 		}
-		n := &member{
-			Member: m, tried: make(map[id.Disk]id.Epoch), fenced: make(map[id.Disk]id.Epoch), owed: make(map[id.Segment]bool),
-		}
-		n.heard.Store(r.began.UnixNano())
-		r.members = append(r.members, n)
+		c.members = append(c.members, r.newMember(m))
 	}
-	for _, s := range opts.Layouts.Spindles() {
-		if r.of(s) == nil {
-			return nil, fmt.Errorf("spindle %d of the layouts is no node's", s)
-		}
+	if err := c.check(); err != nil {
+		return nil, err
 	}
+	r.now.Store(c)
 	return r, nil
+}
+
+func (r *Rack) newMember(m Member) *member {
+	n := &member{
+		Member: m, state: cmp.Or(m.State, NodeIn), tried: make(map[id.Disk]id.Epoch), fenced: make(map[id.Disk]id.Epoch), owed: make(map[id.Segment]bool),
+	}
+	n.heard.Store(time.Now().UnixNano())
+	return n
+}
+
+// check wants every spindle of the layouts to be some member's.
+func (c *current) check() error {
+	for _, s := range c.layouts.Spindles() {
+		if c.of(s) == nil {
+			return fmt.Errorf("spindle %d of the layouts is no node's", s)
+		}
+	}
+	return nil
+}
+
+// indexed are the members that may have segments in their indexes: those that are joining
+// have none.
+func (r *Rack) indexed() []*member {
+	return slices.DeleteFunc(slices.Clone(r.members()), func(m *member) bool { return m.is() == NodeJoining })
 }
 
 // Close ends what runs in the background. Calls of disks' logs and for fragments fail
@@ -157,8 +212,8 @@ func (r *Rack) Close() error {
 func (r *Rack) Broken() <-chan struct{} { return r.broken }
 
 // of returns the member that has a spindle, nil if none has.
-func (r *Rack) of(s id.Spindle) *member {
-	for _, m := range r.members {
+func (c *current) of(s id.Spindle) *member {
+	for _, m := range c.members {
 		if s >= m.First && int(s) < int(m.First)+m.Spindles {
 			return m
 		}
@@ -166,8 +221,10 @@ func (r *Rack) of(s id.Spindle) *member {
 	return nil
 }
 
+func (r *Rack) of(s id.Spindle) *member { return r.now.Load().of(s) }
+
 func (r *Rack) numbered(n id.Node) *member {
-	for _, m := range r.members {
+	for _, m := range r.members() {
 		if m.Number == n {
 			return m
 		}
@@ -177,10 +234,20 @@ func (r *Rack) numbered(n id.Node) *member {
 
 // keeper returns the member that has a segment in its index.
 func (r *Rack) keeper(s id.Segment) (*member, error) {
-	if int(s.Layout()) >= len(r.opts.Layouts.Lists) {
-		return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", s, len(r.opts.Layouts.Lists))
+	c := r.now.Load()
+	if c.layouts.Has(s.Layout()) {
+		if m := c.of(c.layouts.Lists[s.Layout()][0]); m != nil {
+			return m, nil
+		}
 	}
-	return r.of(r.opts.Layouts.Lists[s.Layout()][0]), nil
+	return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", s, len(c.layouts.Lists))
+}
+
+// is returns what a member is there for.
+func (m *member) is() NodeState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
 }
 
 // call makes a call to a member, unless that did not answer a moment ago.

@@ -19,10 +19,12 @@ func (m *member) last() *datanode.Status {
 
 // Status implements datanode.Node: the log is the fullest member's, free is what the
 // fullest allows, and the index is all members' together, as they were when they
-// answered last. The spindles of one that does not answer are absent.
+// answered last. The spindles of one that does not answer are absent. What is free counts
+// where new segments go.
 func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
-	own := make([]*datanode.Status, len(r.members))
-	errs := each(r.members, func(i int, m *member) error {
+	members := r.members()
+	own := make([]*datanode.Status, len(members))
+	errs := each(members, func(i int, m *member) error {
 		err := m.call(ctx, r.opts.CallTime, func(ctx context.Context) (err error) {
 			own[i], err = m.Node.Status(ctx)
 			return err
@@ -38,8 +40,8 @@ func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
 		return nil, err
 	}
 	st := &datanode.Status{Index: datanode.IndexStatus{Complete: true}}
-	incarnation, some := fnv.New64a(), false
-	for i, m := range r.members {
+	incarnation, some, room := fnv.New64a(), false, false
+	for i, m := range members {
 		if own[i] == nil {
 			st.Spindles = append(st.Spindles, m.absent(errs[i])...)
 			if own[i] = m.last(); own[i] == nil {
@@ -47,15 +49,21 @@ func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
 			}
 		} else {
 			st.Spindles = append(st.Spindles, m.present(own[i])...)
-			if st.Log = fuller(st.Log, own[i].Log); !some || own[i].FreeBytes < st.FreeBytes {
-				st.FreeBytes, st.SpareBytes = own[i].FreeBytes, own[i].SpareBytes
+			if m.is() == NodeIn {
+				if st.Log = fuller(st.Log, own[i].Log); !room || own[i].FreeBytes < st.FreeBytes {
+					st.FreeBytes, st.SpareBytes = own[i].FreeBytes, own[i].SpareBytes
+				}
+				room = true
+				st.ReservedBytes = max(st.ReservedBytes, own[i].ReservedBytes)
 			}
-			st.ReservedBytes = max(st.ReservedBytes, own[i].ReservedBytes)
 			if !some {
 				st.PoolID, st.LayoutVersion = own[i].PoolID, own[i].LayoutVersion
 			}
 			st.LayoutVersion = min(st.LayoutVersion, own[i].LayoutVersion)
 			some = true
+		}
+		if m.is() == NodeJoining {
+			continue
 		}
 		add(&st.Index, own[i].Index)
 		incarnation.Write(binary.LittleEndian.AppendUint64(nil, own[i].Index.Incarnation))
@@ -65,7 +73,7 @@ func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
 	}
 	// Every kind of change of a member's makes another number.
 	st.Index.Incarnation = incarnation.Sum64()>>1 + 1
-	if len(r.members) == 1 {
+	if len(members) == 1 {
 		st.Index.Incarnation = own[0].Index.Incarnation
 	}
 	st.Streams = streams(own)

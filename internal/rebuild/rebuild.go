@@ -92,6 +92,10 @@ func (r *Row) Look(now time.Time, l *stripe.Layouts, serving Serving) (changed b
 	}
 	for _, s := range l.Spindles() {
 		incarnation := serving[s]
+		if incarnation != 0 && r.Whole[s] == 0 && cameLater(l, s) {
+			r.Whole[s] = incarnation
+			changed = true
+		}
 		if incarnation != 0 && r.Whole[s] == incarnation && r.Running() && r.Pass.Spindles[s] != 0 {
 			delete(r.Pass.Spindles, s) // it is the one before after all
 			r.finish(now, l)
@@ -107,6 +111,25 @@ func (r *Row) Look(now time.Time, l *stripe.Layouts, serving Serving) (changed b
 		changed = true
 	}
 	return r.retry(now, l, serving) || changed
+}
+
+// cameLater reports whether a spindle is of a node that has come to the pool since new
+// segments last began to use other layouts, or is about to: nothing was written to it before
+// it served.
+func cameLater(l *stripe.Layouts, s id.Spindle) bool {
+	retired, used := false, false
+	for n, list := range l.Lists {
+		has := slices.Contains(list, s)
+		switch l.Kind(id.Layout(n)) {
+		case stripe.Old, stripe.OldSpare, stripe.Leaving:
+			if retired = true; has {
+				return false
+			}
+		case stripe.Usual, stripe.Spare:
+			used = used || has
+		}
+	}
+	return retired || !used
 }
 
 // Running reports whether there is a pass that goes on.

@@ -353,3 +353,42 @@ func TestLost(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// The spindles of a node that comes are whole; one that is replaced later is not, and neither
+// is one that was away when the pool was made.
+func TestSpindlesThatComeAreWhole(t *testing.T) {
+	nodes := func(n int) (all [][]id.Spindle) {
+		for i := range n {
+			all = append(all, []id.Spindle{id.Spindle(2 * i), id.Spindle(2*i + 1)})
+		}
+		return all
+	}
+	l, err := stripe.MakeSpreadLayouts(stripe.Geometry{K: 2, M: 1}, nodes(3), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1e9, 0)
+	var row Row
+	serving := Serving{0: 1, 1: 2, 2: 3, 3: 4, 4: 5} // 5 is away
+	row.Look(now, l, serving)
+	coming, err := l.Prepare(nodes(4), func(id.Layout) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving[6] = 7
+	if row.Look(now, coming, serving); row.Running() || row.Whole[6] != 7 {
+		t.Errorf("while it comes: %+v", row)
+	}
+	used, err := coming.Switch(func(s id.Spindle) (id.Node, bool) { return id.Node(s / 2), false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving[7] = 8
+	if row.Look(now, used, serving); row.Running() || row.Whole[7] != 8 {
+		t.Errorf("when it is used: %+v", row)
+	}
+	serving[6], serving[5] = 70, 6
+	if row.Look(now, used, serving); !row.Running() || row.Pass.Spindles[6] != 70 || row.Pass.Spindles[5] != 6 || len(row.Pass.Spindles) != 2 {
+		t.Errorf("after one was replaced, and one came that was away: %+v", row.Pass)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"plinth/internal/id"
 	"plinth/internal/logset"
 	"plinth/internal/rack"
+	"plinth/internal/stripe"
 )
 
 const (
@@ -31,7 +32,7 @@ type nodeLink struct {
 	*datanode.Switch
 	number id.Node
 	name   string
-	member *rack.Membership
+	pool   *pool
 	// paths are the addresses to look for the node at, in turn.
 	paths [][]string
 	opts  wire.ClientOptions
@@ -49,10 +50,29 @@ type nodeLink struct {
 	first   chan struct{} // closed when the node was reached
 }
 
+// pool is what is known of the pool's nodes. Sessions learn of changes.
+type pool struct {
+	mu      sync.Mutex
+	nodes   *rack.Membership
+	layouts *stripe.Layouts
+}
+
+func (p *pool) set(m *rack.Membership, l *stripe.Layouts) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nodes, p.layouts = m, l
+}
+
+func (p *pool) get() (*rack.Membership, *stripe.Layouts) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes, p.layouts
+}
+
 // newLink begins to keep a node.
-func newLink(n *rack.NodeRow, m *rack.Membership, paths [][]string, opts wire.ClientOptions) *nodeLink {
+func newLink(n *rack.NodeRow, p *pool, paths [][]string, opts wire.ClientOptions) *nodeLink {
 	l := &nodeLink{
-		Switch: datanode.NewSwitch(nil), number: n.Number, name: n.Name, member: m, paths: paths, opts: opts, log: opts.Logger,
+		Switch: datanode.NewSwitch(nil), number: n.Number, name: n.Name, pool: p, paths: paths, opts: opts, log: opts.Logger,
 		reserved: make(map[string]int64), first: make(chan struct{}),
 	}
 	l.boot.Store(&logset.Boot{})
@@ -161,17 +181,19 @@ func (l *nodeLink) install(c *wire.Client) error {
 	if err != nil {
 		return err
 	}
+	pool, layouts := l.pool.get()
 	number, m, err := rack.ReadMember(ctx, c)
 	if err == nil && m == nil && !st.Index.Complete { // it was made to rejoin
 		l.log.Info("a data node that was made anew rejoins the pool", "node", l.name)
-		if err = l.member.Tell(ctx, l.number, c); err == nil {
+		if err = pool.Tell(ctx, l.number, c, layouts); err == nil {
 			number, m, err = rack.ReadMember(ctx, c)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if m == nil || number != l.number || !m.Same(l.member) {
+	joins := m == nil && pool.Nodes[l.number].State == rack.NodeJoining // and is told soon
+	if !joins && (m == nil || number != l.number || !m.Same(pool)) {
 		return fmt.Errorf("data node %s has not what it had of the pool: its directory is another one; make one with plinth datanode --rejoin if its drives are lost", l.name)
 	}
 	l.mu.Lock()

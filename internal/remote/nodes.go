@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"plinth/datanode"
 	"plinth/datanode/wire"
 	"plinth/internal/host"
 	"plinth/internal/id"
+	"plinth/internal/logset"
 	"plinth/internal/rack"
 	"plinth/internal/stripe"
 )
@@ -25,7 +27,11 @@ type nodes struct {
 	// with it. nil: the registry stands beside the nodes.
 	client *wire.Client
 	rack   *rack.Rack // nil: one node
-	links  []*nodeLink
+
+	mu     sync.Mutex
+	closed bool
+	links  []*nodeLink // by number, but for the one with the registry
+	known  pool
 	// registry is the number of the node with the registry, at where it was reached.
 	registry id.Node
 	at       []string
@@ -55,6 +61,54 @@ func (n *nodes) Keeper(l id.Layout) id.Node {
 		return 0
 	}
 	return n.rack.Keeper(l)
+}
+
+// errOneNode is what a pool of one node answers that is asked for others.
+var errOneNode = fmt.Errorf("%w: the pool is one of one data node, and cannot get others", rack.ErrRefused)
+
+// Learn is host.Members.
+func (n *nodes) Learn(ctx context.Context) (*stripe.Layouts, error) {
+	if n.rack == nil {
+		return host.Layouts(ctx, n)
+	}
+	return n.rack.Learn(ctx)
+}
+
+// Settle is host.Members.
+func (n *nodes) Settle(ctx context.Context) error {
+	if n.rack == nil {
+		return nil
+	}
+	return n.rack.Settle(ctx)
+}
+
+// AddNode is host.Members, and so are the others.
+func (n *nodes) AddNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error {
+	if n.rack == nil {
+		return errOneNode
+	}
+	return n.rack.AddNode(ctx, name, addresses, hosts)
+}
+
+func (n *nodes) DrainNode(ctx context.Context, name string, hosts map[string]uint64) error {
+	if n.rack == nil {
+		return errOneNode
+	}
+	return n.rack.DrainNode(ctx, name, hosts)
+}
+
+func (n *nodes) RemoveNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error {
+	if n.rack == nil {
+		return errOneNode
+	}
+	return n.rack.RemoveNode(ctx, name, addresses, hosts)
+}
+
+func (n *nodes) Advance(ctx context.Context, hosts map[string]uint64) (bool, string, error) {
+	if n.rack == nil {
+		return false, "", nil
+	}
+	return n.rack.Advance(ctx, hosts)
 }
 
 // broken reports whether the session has ended, or will at once.
@@ -88,7 +142,7 @@ func (n *nodes) where() [][]string {
 		return nil
 	}
 	var all [][]string
-	for _, l := range n.links {
+	for _, l := range n.all() {
 		all = append(all, *l.at.Load())
 	}
 	if n.client == nil {
@@ -102,15 +156,25 @@ func (n *nodes) close() {
 	if n.client != nil {
 		_ = n.client.Close() // it has no errors of its own
 	}
-	for _, l := range n.links {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	links := n.all()
+	for _, l := range links {
 		l.cancel()
 	}
 	if n.rack != nil {
 		_ = n.rack.Close()
 	}
-	for _, l := range n.links {
+	for _, l := range links {
 		l.close()
 	}
+}
+
+func (n *nodes) all() []*nodeLink {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.links)
 }
 
 // join makes a rack of a pool's nodes. It waits for the one with the registry, and for
@@ -123,6 +187,11 @@ func (a *Agent) join(dial context.Context, m *rack.Membership, found []*caller) 
 		paths[i] = [][]string{m.Nodes[i].Addresses}
 	}
 	for _, c := range found {
+		if row := m.Named(c.Name); c.Reached && row == nil {
+			a.log.Warn("a data node that was given has left the pool: it need not be given any more", "node", c.Name)
+			_ = c.client.Close()
+			continue
+		}
 		if c.Reached {
 			number := m.Named(c.Name).Number
 			clients[number], paths[number] = c.client, [][]string{c.paths}
@@ -168,8 +237,28 @@ func (a *Agent) join(dial context.Context, m *rack.Membership, found []*caller) 
 		n.make.Layouts = layouts
 	} else if err := m.Lost(givenOf(found)); err != nil {
 		return nil, err
+	} else if m, layouts, err = rollOf(dial, m, registry); err != nil {
+		return nil, err
+	}
+	for i := len(clients); i < len(m.Nodes); i++ {
+		clients, paths = append(clients, nil), append(paths, [][]string{m.Nodes[i].Addresses})
 	}
 	return n, a.link(dial, n, m, layouts, clients, paths)
+}
+
+// rollOf reads what the registry says of the pool's nodes: what they say themselves may be
+// from before a change.
+func rollOf(ctx context.Context, m *rack.Membership, registry datanode.RegistryNode) (*rack.Membership, *stripe.Layouts, error) {
+	rows, layouts, err := rack.ReadRoll(ctx, registry)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := *m
+	now.Nodes, now.Version = rows, layouts.Version
+	if len(rows) < len(m.Nodes) || !now.Same(m) {
+		return nil, nil, errors.New("the data nodes and the pool's registry do not agree about the pool's nodes: one of them is another pool's, or was put back from an old copy")
+	}
+	return &now, layouts, nil
 }
 
 func givenOf(found []*caller) []rack.Given {
@@ -202,34 +291,35 @@ func (a *Agent) make(ctx context.Context, m *rack.Membership, clients []*wire.Cl
 			return nil, fmt.Errorf("data node %s, which the pool that is being made needs: %w", m.Nodes[i].Name, err)
 		}
 	}
+	layouts, err := m.Layouts()
+	if err != nil {
+		return nil, err
+	}
 	for i := range m.Nodes {
-		if err := m.Tell(ctx, id.Node(i), clients[i]); err != nil {
+		if err := m.Tell(ctx, id.Node(i), clients[i], layouts); err != nil {
 			return nil, fmt.Errorf("data node %s: %w", m.Nodes[i].Name, err)
 		}
 	}
-	return m.Layouts()
+	return layouts, nil
 }
 
 // link begins to keep the nodes and joins them. It waits a while for those that were
 // not reached.
 func (a *Agent) link(ctx context.Context, n *nodes, m *rack.Membership, layouts *stripe.Layouts, clients []*wire.Client, paths [][][]string) error {
 	var members []rack.Member
-	opts := a.opts.Node
-	opts.UnreachableAfter = linkUnreachableAfter
+	n.known.set(m, layouts)
 	for i := range m.Nodes {
 		row := &m.Nodes[i]
-		member := rack.Member{Number: row.Number, First: row.First, Spindles: row.Spindles}
-		if m.Registry != nil && row.Number == *m.Registry {
-			member.Node = n.client
-		} else {
-			if clients[i] != nil { // the link's has other options
-				_ = clients[i].Close()
-			}
-			l := newLink(row, m, paths[i], opts)
-			n.links = append(n.links, l)
-			member.Node, member.Run = l, l.run
+		if clients[i] != nil && (m.Registry == nil || row.Number != *m.Registry) { // the link's has other options
+			_ = clients[i].Close()
 		}
-		members = append(members, member)
+		switch {
+		case row.State == rack.NodeOut:
+		case m.Registry != nil && row.Number == *m.Registry:
+			members = append(members, memberOf(row, n.client, nil))
+		default:
+			members = append(members, a.keep(n, row, paths[i]))
+		}
 	}
 	others, cancel := context.WithTimeout(ctx, othersTime)
 	defer cancel()
@@ -243,9 +333,75 @@ func (a *Agent) link(ctx context.Context, n *nodes, m *rack.Membership, layouts 
 		return err
 	}
 	var err error
-	n.rack, err = rack.New(members, rack.Options{Layouts: layouts, Registry: a.registryNode(), Logger: a.log})
+	n.rack, err = rack.New(members, rack.Options{
+		Layouts: layouts, Registry: a.registryNode(), Logger: a.log, Meet: a.meet,
+		Join: func(m *rack.Membership, layouts *stripe.Layouts, row rack.NodeRow) rack.Member {
+			n.known.set(m, layouts)
+			member := a.keep(n, &row, [][]string{row.Addresses})
+			select { // or else it would be taken for away
+			case <-member.Node.(*nodeLink).first:
+			case <-time.After(othersTime):
+			}
+			return member
+		},
+		Leave: n.leave,
+	})
 	n.Node = n.rack
 	return err
+}
+
+func memberOf(row *rack.NodeRow, node datanode.Replica, run func() logset.Boot) rack.Member {
+	return rack.Member{Number: row.Number, Name: row.Name, Node: node, Run: run, First: row.First, Spindles: row.Spindles, State: row.State}
+}
+
+// keep begins to keep a node.
+func (a *Agent) keep(n *nodes, row *rack.NodeRow, paths [][]string) rack.Member {
+	opts := a.opts.Node
+	opts.UnreachableAfter = linkUnreachableAfter
+	l := newLink(row, &n.known, paths, opts)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		l.cancel()
+	}
+	n.links = append(n.links, l)
+	return memberOf(row, l, l.run)
+}
+
+// leave ends that.
+func (n *nodes) leave(number id.Node) {
+	n.mu.Lock()
+	at := slices.IndexFunc(n.links, func(l *nodeLink) bool { return l.number == number })
+	if at < 0 {
+		n.mu.Unlock()
+		return
+	}
+	l := n.links[at]
+	n.links = slices.Delete(n.links, at, at+1)
+	n.mu.Unlock()
+	l.close()
+}
+
+// meet dials a data node that is none of the pool's.
+func (a *Agent) meet(ctx context.Context, name string, addresses []string) (*rack.Met, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkDialTime)
+	defer cancel()
+	c := &caller{Given: rack.Given{Address: addresses[0]}, paths: addresses}
+	if err := a.dialOne(ctx, c); err != nil {
+		return nil, err
+	}
+	st, err := c.client.Status(ctx)
+	if err == nil && name != "" && c.Name != name {
+		err = fmt.Errorf("it is data node %s, not %s", c.Name, name)
+	}
+	if err != nil {
+		_ = c.client.Close()
+		return nil, err
+	}
+	return &rack.Met{
+		Given: c.Given, Node: c.client, Spindles: len(st.Spindles), Segments: int64(st.Index.Segments),
+		Close: func() { _ = c.client.Close() },
+	}, nil
 }
 
 // registryNode is the registry beside the nodes, nil if there is none.

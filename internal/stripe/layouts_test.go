@@ -197,6 +197,16 @@ func FuzzUnmarshalLayouts(f *testing.F) {
 	for _, g := range geometries {
 		f.Add(makeLayouts(f, g, g.Width()+1).Marshal(), false)
 	}
+	spread, err := MakeSpreadLayouts(Geometry{1, 1}, nodesOf(3, 1), 1)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(spread.Marshal(), false)
+	grown, err := spread.Prepare(nodesOf(4, 1), func(id.Layout) bool { return false })
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(grown.Marshal(), true)
 	rng := rand.New(rand.NewPCG(3, 4))
 	f.Add(reseal(binary.LittleEndian.AppendUint64([]byte(layoutsMagic), rng.Uint64())), true)
 	f.Fuzz(func(t *testing.T, b []byte, fix bool) {

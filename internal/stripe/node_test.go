@@ -201,7 +201,7 @@ func (r *rig) kept(seg id.Segment, index int) *kept {
 }
 
 func (r *rig) place(seg id.Segment, index int) place {
-	return place{r.store.layouts.Lists[seg.Layout()][index], seg, uint8(index)}
+	return place{r.store.Layouts().Lists[seg.Layout()][index], seg, uint8(index)}
 }
 
 func (r *rig) lose(seg id.Segment, index int) { delete(r.node.fragments, r.place(seg, index)) }

@@ -51,9 +51,10 @@ type pace struct {
 	block   atomic.Uint32
 }
 
-// newPaces returns the paces of all spindles of layouts, by number.
-func newPaces(l *Layouts) []*pace {
-	var out []*pace
+// newPaces returns the paces of all spindles of layouts, by number: those that are known
+// already go on.
+func newPaces(l *Layouts, known []*pace) *[]*pace {
+	out := slices.Clone(known)
 	for _, list := range l.Lists {
 		for _, sp := range list {
 			for int(sp) >= len(out) {
@@ -64,7 +65,7 @@ func newPaces(l *Layouts) []*pace {
 			}
 		}
 	}
-	return out
+	return &out
 }
 
 // begin notes that a spindle is asked.
@@ -78,7 +79,7 @@ func (p *pace) begin() time.Time {
 
 // timed asks the node for one range and notes how long that takes.
 func (s *Store) timed(ctx context.Context, r *datanode.ReadFragmentsRequest, share int64) (*datanode.ReadFragmentsReply, error) {
-	p := s.paces[r.Ranges[0].Spindle]
+	p := s.paces()[r.Ranges[0].Spindle]
 	began := p.begin()
 	reply, err := s.node.ReadFragments(ctx, r)
 	now := time.Now()
@@ -98,7 +99,7 @@ func (s *Store) ask(ctx context.Context, r *datanode.ReadFragmentsRequest, bytes
 		return s.timed(ctx, r, paceShare)
 	}
 	for i := range r.Ranges {
-		if s.paces[r.Ranges[i].Spindle].suspect.Load() {
+		if s.paces()[r.Ranges[i].Spindle].suspect.Load() {
 			return s.askEach(ctx, r)
 		}
 	}
@@ -109,7 +110,7 @@ func (s *Store) ask(ctx context.Context, r *datanode.ReadFragmentsRequest, bytes
 	if took > slowMin && bytes <= suspectBytesMax && now.UnixNano()-last > int64(suspectTime) &&
 		took > slowTimes*s.median(nil) && s.suspectedAt.CompareAndSwap(last, now.UnixNano()) {
 		for i := range r.Ranges {
-			s.paces[r.Ranges[i].Spindle].suspect.Store(true)
+			s.paces()[r.Ranges[i].Spindle].suspect.Store(true)
 		}
 	}
 	return reply, err
@@ -161,7 +162,7 @@ func (s *Store) note(p *pace, took time.Duration, share int64) {
 // median returns the median of the other spindles' means, 0 while too few are known.
 func (s *Store) median(but *pace) time.Duration {
 	means := make([]int64, 0, 64)
-	for _, p := range s.paces {
+	for _, p := range s.paces() {
 		if p != nil && p != but {
 			if mean := p.mean.Load(); mean > 0 {
 				means = append(means, mean)
@@ -181,14 +182,14 @@ func (s *Store) setSlow(p *pace, slow bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slow && len(s.slow()) >= s.layouts.Geometry.M {
+	if slow && len(s.slow()) >= s.geometry.M {
 		return
 	}
 	p.slow.Store(slow)
 }
 
 func (s *Store) slow() (out []id.Spindle) {
-	for sp, p := range s.paces {
+	for sp, p := range s.paces() {
 		if p != nil && p.slow.Load() {
 			out = append(out, id.Spindle(sp))
 		}
@@ -207,7 +208,7 @@ func (s *Store) Slow() []id.Spindle {
 // around reports whether a read is to be computed from other fragments, because its
 // own spindle is slow.
 func (s *Store) around(r *read) bool {
-	p := s.paces[r.list[r.Index]]
+	p := s.paces()[r.list[r.Index]]
 	if !p.slow.Load() {
 		return false
 	}
@@ -220,7 +221,7 @@ func (s *Store) around(r *read) bool {
 // for some that do not answer at all. Its owner calls it about once a second, from a
 // goroutine of its own: it blocks for the slowest.
 func (s *Store) Probe(ctx context.Context) {
-	for sp, p := range s.paces {
+	for sp, p := range s.paces() {
 		switch {
 		case p == nil || ctx.Err() != nil:
 		case p.slow.Load():

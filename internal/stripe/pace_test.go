@@ -122,7 +122,7 @@ func TestSlowSpindle(t *testing.T) {
 					for range 24 {
 						seg, _ := pack(t, rand.New(rand.NewPCG(1, 1)), s.g, 10_000)
 						s.write(seg)
-						if slices.Contains(s.store.layouts.Lists[seg.Header.Segment.Layout()], bad) {
+						if slices.Contains(s.store.Layouts().Lists[seg.Header.Segment.Layout()], bad) {
 							t.Error("a new segment has a fragment on a slow spindle")
 						}
 					}
@@ -169,8 +169,8 @@ func TestSlowSpindleIsNeeded(t *testing.T) {
 	r := newRig(t, g, 6)
 	s, chunks := pack(t, seeded(t), g, 300_000)
 	r.write(s)
-	list := r.store.layouts.Lists[s.Header.Segment.Layout()]
-	r.store.paces[list[0]].slow.Store(true)
+	list := r.store.Layouts().Lists[s.Header.Segment.Layout()]
+	r.store.paces()[list[0]].slow.Store(true)
 	r.readsBack(s, chunks)
 	if r.store.ReadAround() == 0 || r.store.Reconstructed() != 0 {
 		t.Errorf("%d ranges read around a slow spindle, %d reconstructed", r.store.ReadAround(), r.store.Reconstructed())

@@ -93,7 +93,7 @@ func (s *Store) readIn(ctx context.Context, m *Memory, ranges []Range) []Data {
 	if len(m.around) > 0 {
 		avoid := make([]*recovery, len(m.around))
 		for i := range m.around {
-			avoid[i] = newRecovery(s.layouts.Geometry, &m.around[i], avoided)
+			avoid[i] = newRecovery(s.geometry, &m.around[i], avoided)
 		}
 		m.beside.Go(func() { s.recover(ctx, avoid, ranges, m.out) })
 	}
@@ -136,13 +136,13 @@ func (s *Store) readDirectly(ctx context.Context, m *Memory, reads []read, bytes
 			if e := reply.Results[i].Err; e.Code == datanode.CodeClosed {
 				r.fail(out, fmt.Errorf("read %s: %w", r.Range, e))
 			} else {
-				v := newRecovery(s.layouts.Geometry, r, unread)
+				v := newRecovery(s.geometry, r, unread)
 				own := &v.parts[r.Index]
 				own.state, own.away = stateOf(e)
 				failed = append(failed, v)
 			}
 		case len(reply.Results[i].Data) != int(r.Length):
-			failed = append(failed, newRecovery(s.layouts.Geometry, r, unreadable))
+			failed = append(failed, newRecovery(s.geometry, r, unreadable))
 		default:
 			r.give(ranges, out, reply.Results[i].Data)
 		}
@@ -173,11 +173,11 @@ func (r *read) fail(out []Data, err error) {
 
 // plan joins neighbours. Ranges that cannot be read get their error in m.out.
 func (s *Store) plan(m *Memory, ranges []Range) {
-	out, order := m.out, m.order[:0]
+	out, order, layouts := m.out, m.order[:0], s.now.Load()
 	for i, r := range ranges {
-		if _, err := s.list(r.Segment); err != nil {
+		if _, err := layouts.list(r.Segment); err != nil {
 			out[i].Err = err
-		} else if int(r.Index) >= s.layouts.Geometry.Width() || r.Length == 0 || r.end() > uint64(s.layouts.Geometry.NominalBytes()) {
+		} else if int(r.Index) >= s.geometry.Width() || r.Length == 0 || r.end() > uint64(s.geometry.NominalBytes()) {
 			out[i].Err = datanode.Errorf(datanode.ErrInvalid, "read %s", r)
 		} else {
 			order = append(order, i)
@@ -197,7 +197,7 @@ func (s *Store) plan(m *Memory, ranges []Range) {
 				continue
 			}
 		}
-		reads = append(reads, read{Range: r, list: s.layouts.Lists[r.Segment.Layout()], members: order[at : at+1]})
+		reads = append(reads, read{Range: r, list: layouts.Lists[r.Segment.Layout()], members: order[at : at+1]})
 	}
 	m.around = m.around[:0]
 	reads = slices.DeleteFunc(reads, func(r read) bool {
@@ -241,7 +241,7 @@ func newRecovery(g Geometry, r *read, s state) *recovery {
 // recover reconstructs what could not be read, in batches of bounded memory.
 func (s *Store) recover(ctx context.Context, all []*recovery, ranges []Range, out []Data) {
 	for len(all) > 0 {
-		width := s.layouts.Geometry.Width()
+		width := s.geometry.Width()
 		n, bytes := 0, 0
 		for n < len(all) && (n+1)*width <= callRangesMax && (n == 0 || bytes < callBytesMax) {
 			bytes += all[n].stripe.blocks * blockBytes * width
@@ -256,9 +256,9 @@ func (s *Store) recover(ctx context.Context, all []*recovery, ranges []Range, ou
 // enough.
 func (s *Store) recoverBatch(ctx context.Context, batch []*recovery, ranges []Range, out []Data) {
 	for attempt := range 2 {
-		most := s.layouts.Geometry.K
+		most := s.geometry.K
 		if attempt > 0 {
-			most = s.layouts.Geometry.Width()
+			most = s.geometry.Width()
 			for _, v := range batch {
 				if own := &v.parts[v.Index]; own.state == avoided {
 					own.state = unread // a slow answer is better than none
@@ -304,7 +304,7 @@ func (s *Store) readOthers(ctx context.Context, batch []*recovery, most int) err
 			if v.parts[i].state != unread {
 				continue
 			}
-			if sp := v.stripe.list[i]; s.isFailed(sp) || s.paces[sp].slow.Load() {
+			if sp := v.stripe.list[i]; s.isFailed(sp) || s.paces()[sp].slow.Load() {
 				last = append(last, i)
 			} else {
 				order = append(order, i)

@@ -27,7 +27,7 @@ const combinationsTried = 64
 // fragment and spindle, or ErrSpindle, if spindles that do not work may have
 // what is needed; ErrInvalid; those of a whole call.
 func (s *Store) Reconstruct(ctx context.Context, r Range, check func(p []byte) error) ([]byte, error) {
-	if int(r.Index) >= s.layouts.Geometry.Width() || r.Length == 0 || r.end() > uint64(s.layouts.Geometry.NominalBytes()) {
+	if int(r.Index) >= s.geometry.Width() || r.Length == 0 || r.end() > uint64(s.geometry.NominalBytes()) {
 		return nil, datanode.Errorf(datanode.ErrInvalid, "reconstruct %s", r)
 	}
 	release, err := hold(ctx, s.surveys)

@@ -55,7 +55,10 @@ func MakeSpreadLayouts(g Geometry, nodes [][]id.Spindle, version uint64) (*Layou
 		}
 	}
 	d.rng.Shuffle(len(usual), func(i, j int) { usual[i], usual[j] = usual[j], usual[i] })
-	l := &Layouts{Version: version, Geometry: g, Spare: len(spare)}
+	l := &Layouts{Version: version, Geometry: g}
+	if len(spare) > 0 {
+		l.Kinds = slices.Concat(make([]Kind, len(usual)), slices.Repeat([]Kind{Spare}, len(spare)))
+	}
 	for _, sets := range [][][]int{usual, spare} {
 		for _, list := range oneEach(sets, len(spindles), d.width) {
 			out := make([]id.Spindle, d.width)

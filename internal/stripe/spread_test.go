@@ -33,8 +33,8 @@ func TestSpreadLayouts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (c.spare > 0) != (l.Spare > 0) {
-			t.Errorf("%s over %d nodes: %d spare", c.g, c.nodes, l.Spare)
+		if (c.spare > 0) != l.Any(Spare) {
+			t.Errorf("%s over %d nodes: %v", c.g, c.nodes, l.Kinds)
 		}
 		without := make([]int, c.nodes)
 		roles := make([]map[id.Spindle]int, c.g.Width())
@@ -43,13 +43,13 @@ func TestSpreadLayouts(t *testing.T) {
 		}
 		for i, list := range l.Lists {
 			most := c.g.M
-			if i >= len(l.Lists)-l.Spare {
+			if l.Kind(id.Layout(i)) == Spare {
 				most = c.spare
 			}
 			on := make([]int, c.nodes)
 			for role, s := range list {
 				on[int(s)/c.each]++
-				if i < len(l.Lists)-l.Spare {
+				if l.Kind(id.Layout(i)) == Usual {
 					roles[role][s]++
 				}
 			}
@@ -75,7 +75,7 @@ func TestSpreadLayouts(t *testing.T) {
 			}
 		}
 		back, err := UnmarshalLayouts(l.Marshal())
-		if err != nil || back.Spare != l.Spare || len(back.Lists) != len(l.Lists) {
+		if err != nil || !slices.Equal(back.Kinds, l.Kinds) || len(back.Lists) != len(l.Lists) {
 			t.Errorf("came back as %v, %v", back, err)
 		}
 	}
@@ -99,9 +99,9 @@ func TestSpareLayoutsAreTakenWhereANodeIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	usual := len(l.Lists) - l.Spare
+	usual := len(l.of(Usual))
 	for range 3 * len(l.Lists) {
-		if n, ok := s.pick(nil, nil); !ok || int(n) >= usual {
+		if n, ok := s.pick(l, nil, nil); !ok || int(n) >= usual {
 			t.Fatalf("layout %d, %t", n, ok)
 		}
 	}
@@ -112,7 +112,7 @@ func TestSpareLayoutsAreTakenWhereANodeIsAway(t *testing.T) {
 	s.UpdateHealth(away)
 	seen := make(map[id.Layout]bool)
 	for range 3 * len(l.Lists) {
-		n, ok := s.pick(nil, nil)
+		n, ok := s.pick(l, nil, nil)
 		if !ok || int(n) < usual {
 			t.Fatalf("layout %d, %t", n, ok)
 		}

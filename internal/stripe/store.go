@@ -27,9 +27,13 @@ const (
 
 // Store keeps segments as stripes on the spindles of a node.
 type Store struct {
-	node    datanode.FragmentNode
-	layouts *Layouts
-	opts    Options
+	node datanode.FragmentNode
+	opts Options
+	// now has the newest layouts. Those of one geometry follow each other.
+	now      atomic.Pointer[Layouts]
+	geometry Geometry
+	// writing is held for reading by Write from choosing a layout on.
+	writing sync.RWMutex
 
 	surveys       chan struct{} // one token per survey, surveysMax
 	checks        chan struct{} // of Check, ChecksMax
@@ -37,27 +41,50 @@ type Store struct {
 	reconstructed atomic.Uint64
 	repaired      atomic.Uint64
 	readAround    atomic.Uint64
-	paces         []*pace      // by spindle, nil for one that no layout has
 	suspectedAt   atomic.Int64 // Unix ns: when spindles were last made suspect
+	// paced is by spindle, nil for one that no layout has or had.
+	paced atomic.Pointer[[]*pace]
 
 	mu     sync.Mutex
 	failed map[id.Spindle]bool // spindles that new segments avoid
 }
 
-// NewStore returns a store over node, whose layouts it neither changes nor
-// outlives: after ErrStaleLayout its owner makes another one. It starts nothing
-// and does no I/O.
+// NewStore returns a store over node, whose layouts it does not change: after
+// ErrStaleLayout its owner tells it newer ones. It starts nothing and does no I/O.
 func NewStore(node datanode.FragmentNode, layouts *Layouts, opts Options) (*Store, error) {
 	if err := layouts.Validate(); err != nil {
 		return nil, err
 	}
-	return &Store{
-		node: node, layouts: layouts, opts: opts,
+	s := &Store{
+		node: node, opts: opts, geometry: layouts.Geometry,
 		surveys: make(chan struct{}, surveysMax), checks: make(chan struct{}, ChecksMax),
-		paces:  newPaces(layouts),
 		failed: make(map[id.Spindle]bool),
-	}, nil
+	}
+	s.paced.Store(newPaces(layouts, nil))
+	s.now.Store(layouts)
+	return s, nil
 }
+
+// SetLayouts tells newer layouts of the same geometry. It returns when no Write is under way
+// that has chosen one of those before. There is one SetLayouts at a time.
+func (s *Store) SetLayouts(layouts *Layouts) error {
+	if err := layouts.Validate(); err != nil {
+		return err
+	}
+	if layouts.Geometry != s.geometry {
+		return fmt.Errorf("stripe layouts of %s follow those of %s", layouts.Geometry, s.geometry)
+	}
+	s.paced.Store(newPaces(layouts, *s.paced.Load())) // first: a reader takes the layouts and then the pace
+	s.now.Store(layouts)
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return nil
+}
+
+// Layouts returns the newest.
+func (s *Store) Layouts() *Layouts { return s.now.Load() }
+
+func (s *Store) paces() []*pace { return *s.paced.Load() }
 
 // UpdateHealth takes the states of spindles from a node's status. New segments
 // avoid a spindle that is not ok, and one that failed a write until it is
@@ -90,16 +117,24 @@ func (s *Store) isFailed(spindle id.Spindle) bool {
 	return s.failed[spindle]
 }
 
-// Spare reports whether a segment lies in a spare layout.
-func (s *Store) Spare(seg id.Segment) bool {
-	return int(seg.Layout()) >= len(s.layouts.Lists)-s.layouts.Spare && int(seg.Layout()) < len(s.layouts.Lists)
+// Poor reports whether a segment lies where it should not stay, but for want of a better
+// place: a node's loss is its loss, or a node leaves.
+func (s *Store) Poor(seg id.Segment) bool {
+	switch s.now.Load().Kind(seg.Layout()) {
+	case Spare, OldSpare, Leaving:
+		return true
+	}
+	return false
 }
 
-// Usual reports whether there is a layout that is not spare and whose spindles all work.
+// Leaves reports whether a segment has fragments on a node that is being emptied.
+func (s *Store) Leaves(seg id.Segment) bool { return s.now.Load().Kind(seg.Layout()) == Leaving }
+
+// Usual reports whether there is a usual layout whose spindles all work.
 func (s *Store) Usual() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.pickFrom(0, len(s.layouts.Lists)-s.layouts.Spare, 0, nil, nil)
+	_, ok := s.pickFrom(s.now.Load(), Usual, 0, nil, nil)
 	return ok
 }
 
@@ -113,13 +148,15 @@ func (s *Store) ReadAround() uint64 { return s.readAround.Load() }
 // Repaired returns how many fragments were rewritten.
 func (s *Store) Repaired() uint64 { return s.repaired.Load() }
 
-// list returns the spindles of a segment. A layout it does not have is
-// ErrStaleLayout: a newer set may.
-func (s *Store) list(seg id.Segment) ([]id.Spindle, error) {
-	if int(seg.Layout()) >= len(s.layouts.Lists) {
-		return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", seg, len(s.layouts.Lists))
+// list returns the spindles of a segment. A layout that is not known is ErrStaleLayout:
+// newer ones may have it.
+func (s *Store) list(seg id.Segment) ([]id.Spindle, error) { return s.now.Load().list(seg) }
+
+func (l *Layouts) list(seg id.Segment) ([]id.Spindle, error) {
+	if !l.Has(seg.Layout()) {
+		return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", seg, len(l.Lists))
 	}
-	return s.layouts.Lists[seg.Layout()], nil
+	return l.Lists[seg.Layout()], nil
 }
 
 // answers reports a reply that does not answer its request: a fault of the node.

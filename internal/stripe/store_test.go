@@ -223,7 +223,7 @@ func TestWriteGoesAround(t *testing.T) {
 	used := map[id.Spindle]bool{}
 	for range 40 {
 		r.write(s)
-		for _, spindle := range r.store.layouts.Lists[s.Header.Segment.Layout()] {
+		for _, spindle := range r.store.Layouts().Lists[s.Header.Segment.Layout()] {
 			used[spindle] = true
 		}
 	}
@@ -267,7 +267,7 @@ func TestWriteErrors(t *testing.T) {
 	r.store.UpdateHealth(allOK(4))
 	r.number = 0 // a registry that went back
 	seen := false
-	for range 2 * len(r.store.layouts.Lists) {
+	for range 2 * len(r.store.Layouts().Lists) {
 		err := r.store.Write(t.Context(), s, func(context.Context) (uint64, error) { return 1, nil })
 		seen = seen || errors.Is(err, datanode.ErrInvalid)
 	}

@@ -50,7 +50,7 @@ func (s *Store) look(ctx context.Context, seg id.Segment, discard bool) (*survey
 	if err != nil {
 		return nil, nil, fmt.Errorf("read segment %s: %w", seg, err)
 	}
-	v := &survey{stripe: newStripe(s.layouts.Geometry, seg, list)}
+	v := &survey{stripe: newStripe(s.geometry, seg, list)}
 	for i := range list {
 		d := &reply.Results[i]
 		if d.Err != nil && d.Err.Code == datanode.CodeClosed {
@@ -251,7 +251,7 @@ func (s *Store) rewrite(ctx context.Context, v *survey, repair func(i int) bool)
 	done := make([]bool, len(v.parts))
 	header := v.header
 	header.Segment, header.K, header.M = v.segment, uint8(v.g.K), uint8(v.g.M)
-	request := &datanode.WriteFragmentsRequest{Header: header, LayoutVersion: s.layouts.Version, Replace: true}
+	request := &datanode.WriteFragmentsRequest{Header: header, LayoutVersion: s.now.Load().Version, Replace: true}
 	for i := range v.parts {
 		if !v.damaged(i) || v.parts[i].state == unreachable || !repair(i) {
 			continue

@@ -26,17 +26,20 @@ func (s *Store) Write(ctx context.Context, seg *Segment, number func(context.Con
 	return s.WriteTo(ctx, seg, number, nil)
 }
 
-// WriteTo is Write into layouts for which allowed, if not nil, is true, and no spare one.
+// WriteTo is Write into usual layouts for which allowed, if not nil, is true.
 func (s *Store) WriteTo(ctx context.Context, seg *Segment, number func(context.Context) (uint64, error), allowed func(id.Layout) bool) error {
-	g := s.layouts.Geometry
+	g := s.geometry
 	if int(seg.Header.K) != g.K || int(seg.Header.M) != g.M || len(seg.Fragments) != g.Width() {
 		return datanode.Errorf(datanode.ErrInvalid, "write segment of geometry %d+%d with %d fragments under layouts of %s",
 			seg.Header.K, seg.Header.M, len(seg.Fragments), g)
 	}
+	s.writing.RLock()
+	defer s.writing.RUnlock()
 	full := make(map[id.Spindle]bool)
 	var last *datanode.Error
 	for range writeAttemptsMax {
-		layout, ok := s.pick(full, allowed)
+		layouts := s.now.Load()
+		layout, ok := s.pick(layouts, full, allowed)
 		if !ok {
 			break
 		}
@@ -48,7 +51,7 @@ func (s *Store) WriteTo(ctx context.Context, seg *Segment, number func(context.C
 			return datanode.Errorf(datanode.ErrInvalid, "write segment: number %d is out of range", n)
 		}
 		seg.Header.Segment = id.MakeSegment(layout, n)
-		failure, err := s.writeOnce(ctx, seg, full)
+		failure, err := s.writeOnce(ctx, layouts, seg, full)
 		if err != nil || failure != nil {
 			s.Discard(ctx, seg.Header.Segment)
 		}
@@ -65,7 +68,7 @@ func (s *Store) WriteTo(ctx context.Context, seg *Segment, number func(context.C
 		base = datanode.ErrNoSpace
 	}
 	if last == nil {
-		return datanode.Errorf(base, "write segment: each of %d layouts has a failed spindle", len(s.layouts.Lists))
+		return datanode.Errorf(base, "write segment: each of %d layouts has a failed spindle", len(s.now.Load().Lists))
 	}
 	return datanode.Errorf(base, "write segment: no layout is left after %q", last.Text)
 }
@@ -80,9 +83,9 @@ func (s *Store) Discard(ctx context.Context, seg id.Segment) {
 
 // writeOnce writes all fragments under the segment's number. A failure is of a
 // spindle, which is then avoided; err is of anything else.
-func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle]bool) (failure *datanode.Error, err error) {
-	list := s.layouts.Lists[seg.Header.Segment.Layout()]
-	r := &datanode.WriteFragmentsRequest{Header: seg.Header, LayoutVersion: s.layouts.Version}
+func (s *Store) writeOnce(ctx context.Context, layouts *Layouts, seg *Segment, full map[id.Spindle]bool) (failure *datanode.Error, err error) {
+	list := layouts.Lists[seg.Header.Segment.Layout()]
+	r := &datanode.WriteFragmentsRequest{Header: seg.Header, LayoutVersion: layouts.Version}
 	for i, data := range seg.Fragments {
 		r.Fragments = append(r.Fragments, datanode.Fragment{Spindle: list[i], Index: uint8(i), Data: data})
 	}
@@ -110,39 +113,39 @@ func (s *Store) writeOnce(ctx context.Context, seg *Segment, full map[id.Spindle
 	return failure, nil
 }
 
-// pick returns the next layout without a failed spindle or one in avoid, and without
-// a slow one if there is such a layout. A spare one is taken only if there is no other.
-func (s *Store) pick(avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
+// pick returns the next usual layout without a failed spindle or one in avoid, and
+// without a slow one if there is such a layout. A spare one is taken only if there is no
+// other.
+func (s *Store) pick(layouts *Layouts, avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.next.Add(1) - 1
-	usual := len(s.layouts.Lists) - s.layouts.Spare
 	if slow := s.slow(); len(slow) > 0 {
 		wide := maps.Clone(avoid)
 		for _, sp := range slow {
 			wide[sp] = true
 		}
-		if l, ok := s.pickFrom(0, usual, start, wide, allowed); ok {
+		if l, ok := s.pickFrom(layouts, Usual, start, wide, allowed); ok {
 			return l, true
 		}
 	}
-	if l, ok := s.pickFrom(0, usual, start, avoid, allowed); ok || allowed != nil {
+	if l, ok := s.pickFrom(layouts, Usual, start, avoid, allowed); ok || allowed != nil {
 		return l, ok
 	}
-	return s.pickFrom(usual, s.layouts.Spare, start, avoid, nil)
+	return s.pickFrom(layouts, Spare, start, avoid, nil)
 }
 
-// pickFrom goes through count layouts from first on.
-func (s *Store) pickFrom(first, count int, start uint64, avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
-	lists := s.layouts.Lists[first : first+count]
-	for i := range lists {
-		l := int((start + uint64(i)) % uint64(len(lists)))
-		usable := allowed == nil || allowed(id.Layout(first+l))
-		for _, spindle := range lists[l] {
+// pickFrom goes through the layouts of a kind.
+func (s *Store) pickFrom(layouts *Layouts, kind Kind, start uint64, avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
+	of := layouts.of(kind)
+	for i := range of {
+		l := of[(start+uint64(i))%uint64(len(of))]
+		usable := allowed == nil || allowed(l)
+		for _, spindle := range layouts.Lists[l] {
 			usable = usable && !s.failed[spindle] && !avoid[spindle]
 		}
 		if usable {
-			return id.Layout(first + l), true
+			return l, true
 		}
 	}
 	return 0, false

@@ -2,6 +2,7 @@
 package racktest
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -25,6 +26,7 @@ type Shelves struct {
 	opts     []shelf.Options
 	wrap     []func(datanode.Replica) datanode.Replica
 	spindles int
+	rows     bool // see Told
 }
 
 // Open makes and opens data nodes with so many spindles each, for stripes of g.
@@ -49,20 +51,13 @@ func Open(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int) *
 	}
 	s.ok(err)
 	for n := range nodes {
-		o := shelf.Options{
+		s.Make(shelf.Options{
 			PoolID: pool, FS: vfs.NewMem(), Spindles: spindles, LogBytes: 16 << 20, SpindleBytes: 64 << 20, Width: g.Width(), IndexCacheBytes: 1 << 20,
 			Logger: slog.New(slog.DiscardHandler),
-			Keeps: func(seg id.Segment) bool {
+			Keeps: func(seg id.Segment, _ uint8, _ id.Spindle) bool {
 				return int(seg.Layout()) < len(s.Layouts.Lists) && int(s.Layouts.Lists[seg.Layout()][0])/spindles == n
 			},
-		}
-		s.ok(o.FS.MkdirAll("node", 0o700))
-		s.ok(shelf.Create("node", o))
-		s.opts = append(s.opts, o)
-		s.nodes = append(s.nodes, nil)
-		s.Switches = append(s.Switches, datanode.NewSwitch(nil))
-		s.wrap = append(s.wrap, func(n datanode.Replica) datanode.Replica { return n })
-		s.Start(n)
+		})
 	}
 	t.Cleanup(func() {
 		for n := range s.nodes {
@@ -70,6 +65,97 @@ func Open(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int) *
 		}
 	})
 	return s
+}
+
+// Make makes and opens one more data node and returns its place among them.
+func (s *Shelves) Make(o shelf.Options) int {
+	s.Helper()
+	n := len(s.nodes)
+	o.Share = func(ctx context.Context, own datanode.RegistryNode) (shelf.Share, error) {
+		part, err := rack.ReadPart(ctx, own)
+		if err != nil {
+			return shelf.Share{}, err
+		}
+		return shelf.Share{Keeps: part.Keeps, Width: part.Layouts.Geometry.Width(), LayoutVersion: part.Layouts.Version}, nil
+	}
+	s.ok(o.FS.MkdirAll("node", 0o700))
+	s.ok(shelf.Create("node", o))
+	s.opts = append(s.opts, o)
+	s.nodes = append(s.nodes, nil)
+	s.Switches = append(s.Switches, datanode.NewSwitch(nil))
+	s.wrap = append(s.wrap, func(n datanode.Replica) datanode.Replica { return n })
+	s.Start(n)
+	return n
+}
+
+// Stranger makes and opens a data node that is none of the pool's yet, with so many
+// spindles.
+func (s *Shelves) Stranger(spindles int) int {
+	s.Helper()
+	o := s.opts[0]
+	o.FS, o.Spindles, o.Keeps, o.Width = vfs.NewMem(), spindles, nil, 0
+	return s.Make(o)
+}
+
+// Told has the nodes know that they are those of a pool, and returns the rows of its
+// registry.
+func (s *Shelves) Told() []datanode.Put {
+	s.Helper()
+	var rows []rack.NodeRow
+	for n := range s.nodes {
+		rows = append(rows, rack.NodeRow{Name: Name(n), Addresses: []string{address(n)}, Spindles: s.spindles})
+	}
+	m, err := rack.NewMembership(s.Layouts.Geometry, rows, new(id.Node))
+	s.ok(err)
+	for n := range s.nodes {
+		s.ok(m.Tell(s.Context(), id.Node(n), s.Switches[n], s.Layouts))
+	}
+	s.rows = true
+	return m.Rows()
+}
+
+// Name is the name of the node in a place.
+func Name(n int) string { return fmt.Sprint("dn", n) }
+
+func address(n int) string { return fmt.Sprint("place:", n) }
+
+// at is the node at an address.
+func (s *Shelves) at(address string) (n int) {
+	s.Helper()
+	_, err := fmt.Sscanf(address, "place:%d", &n)
+	s.ok(err)
+	return n
+}
+
+// Address is where the node in a place is met.
+func (s *Shelves) Address(n int) string { return address(n) }
+
+// Stored is how much the node in a place has on its spindles, and how many segments in its
+// index.
+func (s *Shelves) Stored(n int) (bytes, segments int64) {
+	s.Helper()
+	st, err := s.nodes[n].Status(s.Context())
+	s.ok(err)
+	for _, sp := range st.Spindles {
+		bytes += sp.AllocatedBytes
+	}
+	return bytes, st.Index.Segments
+}
+
+func (s *Shelves) meet(ctx context.Context, name string, addresses []string) (*rack.Met, error) {
+	n := s.at(addresses[0])
+	node := s.Switches[n]
+	st, err := node.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if name != "" && name != Name(n) {
+		return nil, fmt.Errorf("it is data node %s", Name(n))
+	}
+	met := &rack.Met{Node: node, Spindles: len(st.Spindles), Segments: st.Index.Segments, Close: func() {}}
+	met.Name, met.Address, met.Reached, met.Rejoins = Name(n), addresses[0], true, !st.Index.Complete
+	met.Number, met.Member, err = rack.ReadMember(ctx, node)
+	return met, err
 }
 
 func (s *Shelves) ok(err error) {
@@ -87,7 +173,9 @@ func (s *Shelves) Start(n int) {
 	}
 	node, err := shelf.Open(s.Context(), "node", s.opts[n])
 	s.ok(err)
-	node.SetLayoutVersion(s.Layouts.Version)
+	if !s.rows {
+		node.SetLayoutVersion(s.Layouts.Version)
+	}
 	s.nodes[n] = node
 	s.Back(n)
 }
@@ -129,13 +217,29 @@ func (s *Shelves) Wrap(n int, wrap func(datanode.Replica) datanode.Replica) {
 // taken for away because the machine is busy.
 func (s *Shelves) Rack(o rack.Options) *rack.Rack {
 	s.Helper()
-	var members []rack.Member
-	for n := range s.nodes {
-		members = append(members, rack.Member{
-			Number: id.Node(n), Node: s.Switches[n], First: id.Spindle(n * s.spindles), Spindles: s.spindles,
-		})
+	join := func(_ *rack.Membership, _ *stripe.Layouts, row rack.NodeRow) rack.Member {
+		return rack.Member{
+			Number: row.Number, Name: row.Name, Node: s.Switches[s.at(row.Addresses[0])], First: row.First, Spindles: row.Spindles, State: row.State,
+		}
 	}
-	o.Layouts = s.Layouts
+	o.Layouts, o.Join, o.Meet = s.Layouts, join, s.meet
+	var members []rack.Member
+	if s.rows {
+		rows, layouts, err := rack.ReadRoll(s.Context(), s.Switches[0])
+		s.ok(err)
+		o.Layouts = layouts
+		for _, row := range rows {
+			if row.State != rack.NodeOut {
+				members = append(members, join(nil, nil, row))
+			}
+		}
+	} else {
+		for n := range s.nodes {
+			members = append(members, rack.Member{
+				Number: id.Node(n), Node: s.Switches[n], First: id.Spindle(n * s.spindles), Spindles: s.spindles,
+			})
+		}
+	}
 	if o.CallTime == 0 {
 		o.CallTime, o.FragmentTime = 2*time.Minute, 2*time.Minute
 	}

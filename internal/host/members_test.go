@@ -1,0 +1,223 @@
+package host_test
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"plinth/datanode"
+	"plinth/internal/host"
+	"plinth/internal/rack/racktest"
+)
+
+// awaitNode waits until hosts see a data node so, nil: not any more.
+func (s *shelves) awaitNode(name string, want func(*datanode.NodeInfo) bool, hosts ...*member) {
+	s.rack.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		all, seen := true, []datanode.NodeInfo{}
+		for _, m := range hosts {
+			nodes, err := m.Nodes(s.rack.Context())
+			s.ok(err)
+			seen = append(seen, nodes...)
+			i := slices.IndexFunc(nodes, func(n datanode.NodeInfo) bool { return n.Name == name })
+			switch {
+			case want == nil:
+				all = all && i < 0
+			default:
+				all = all && i >= 0 && want(&nodes[i])
+			}
+		}
+		if all {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.rack.Fatalf("data node %s does not become as it shall: %+v", name, seen)
+		}
+	}
+}
+
+func isIn(n *datanode.NodeInfo) bool { return n.State == "in" && n.Waits == "" }
+
+// refused wants an error for an operator.
+func (s *shelves) refused(err error, text string) {
+	s.rack.Helper()
+	if !errors.Is(err, host.ErrNodes) || !strings.Contains(err.Error(), text) {
+		s.rack.Errorf("%v, want refused, with %q", err, text)
+	}
+}
+
+// TestSimHostAddNode has a fourth node come while two hosts run, one of which is served
+// meanwhile.
+func TestSimHostAddNode(t *testing.T) {
+	s := openShelvesOf(t, true)
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	b := s.on("b")
+	b.create("two", content[:1<<20])
+	s.inSync(3)
+	ctx := t.Context()
+
+	n := s.Stranger(5)
+	name, at := racktest.Name(n), []string{s.Address(n)}
+	s.refused(a.AddNode(ctx, "dn9", at), "it is data node dn3")
+	s.refused(a.AddNode(ctx, "dn1", []string{s.Address(1)}), "one of the pool's already")
+	s.refused(a.AddNode(ctx, "", []string{s.Address(1)}), "one of a pool's already")
+	s.refused(a.AddNode(ctx, name, nil), "at which addresses")
+	s.ok(a.AddNode(ctx, name, at))
+	s.awaitNode(name, isIn, a, b)
+	s.refused(b.AddNode(ctx, name, at), "one of the pool's already")
+
+	copy(content[2<<20:], noise(2, 4<<20))
+	a.writeAt("one", content[2<<20:6<<20], 2<<20)
+	a.has("one", content)
+	b.writeAt("two", content[3<<20:4<<20], 0)
+	s.ok(a.Quiesce(ctx))
+	s.ok(b.Quiesce(ctx))
+	a.has("one", content)
+	a.has("one@s", old)
+	b.has("two", content[3<<20:4<<20])
+	if stored, segments := s.Stored(n); stored == 0 || segments == 0 {
+		t.Errorf("%d bytes and %d segments are at the new node", stored, segments)
+	}
+	s.inSync(3)
+	// Its own registry says what it keeps.
+	s.Stop(n)
+	a.has("one", content)
+	s.Start(n)
+	s.inSync(3)
+	s.ok(b.Close())
+	s.ok(a.Close())
+	c := s.on("c")
+	c.has("one", content)
+	c.has("one@s", old)
+	c.settled()
+	for away := 1; away < 4; away++ {
+		s.Away(away)
+		c.has("one", content)
+		s.Back(away)
+	}
+	s.ok(c.Close())
+}
+
+// drained has hosts pass until nothing is left on a node that is being drained.
+func (s *shelves) drained(name string, hosts ...*member) {
+	s.rack.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for _, m := range hosts {
+			s.ok(m.Quiesce(s.rack.Context()))
+			s.ok(m.Sweep(s.rack.Context()))
+		}
+		nodes, err := hosts[0].Nodes(s.rack.Context())
+		s.ok(err)
+		i := slices.IndexFunc(nodes, func(n datanode.NodeInfo) bool { return n.Name == name })
+		if i < 0 {
+			s.rack.Fatalf("data node %s is not there: %+v", name, nodes)
+		}
+		if l := nodes[i].Leaving; nodes[i].Waits == "" && l != nil && l.Empty() {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.rack.Fatalf("data node %s is not drained: %+v, %v", name, nodes[i], nodes[i].Leaving)
+		}
+	}
+}
+
+// TestSimHostDrainNode has a node of four emptied while two hosts run, after it was begun and
+// given up once; it is taken out, and comes back as a new one.
+func TestSimHostDrainNode(t *testing.T) {
+	s := openShelvesOf(t, true)
+	ctx := t.Context()
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	b := s.on("b")
+	two := noise(5, 2<<20)
+	b.create("two", two)
+	s.inSync(3)
+	s.refused(a.DrainNode(ctx, "dn1"), "the 2 nodes that are left, with [4 4] spindles, do not carry stripes of 4+2 with at most 2 fragments on a node")
+	s.refused(a.DrainNode(ctx, "dn0"), "has the pool's registry")
+	s.refused(a.DrainNode(ctx, "dn7"), "no data node dn7")
+	s.refused(a.RemoveNode(ctx, "dn1", nil), "drain it first")
+
+	n := s.Stranger(4)
+	s.ok(a.AddNode(ctx, "", []string{s.Address(n)}))
+	s.awaitNode("dn3", isIn, a, b)
+	copy(content[1<<20:], noise(2, 2<<20))
+	a.writeAt("one", content[1<<20:3<<20], 1<<20)
+	s.ok(a.Quiesce(ctx))
+	copy(content[4<<20:], noise(3, 1<<20))
+	a.writeAt("one", content[4<<20:5<<20], 4<<20) // in the log alone
+
+	// It is begun, and given up.
+	s.ok(b.DrainNode(ctx, "dn1"))
+	s.awaitNode("dn1", func(n *datanode.NodeInfo) bool { return n.State == "draining" }, a, b)
+	s.refused(a.DrainNode(ctx, "dn1"), "is being drained already")
+	s.refused(a.DrainNode(ctx, "dn2"), "do not carry stripes")
+	s.ok(a.Sweep(ctx))
+	a.has("one", content)
+	s.ok(a.AddNode(ctx, "dn1", nil))
+	s.awaitNode("dn1", isIn, a, b)
+	a.has("one", content)
+	s.inSync(3)
+
+	s.ok(a.DrainNode(ctx, "dn1"))
+	s.awaitNode("dn1", func(n *datanode.NodeInfo) bool { return n.State == "draining" && n.Waits == "" }, a, b)
+	if err := a.RemoveNode(ctx, "dn1", nil); !errors.Is(err, host.ErrNodes) {
+		t.Errorf("a node that is not empty: %v", err)
+	}
+	copy(content[5<<20:], noise(4, 1<<20))
+	a.writeAt("one", content[5<<20:6<<20], 5<<20)
+	b.writeAt("two", two[:1<<20], 0)
+	s.drained("dn1", a, b)
+	a.has("one", content)
+	a.has("one@s", old)
+	b.has("two", two)
+	if bytes, segments := s.Stored(1); bytes != 0 || segments != 0 {
+		t.Errorf("%d bytes and %d segments are at the node that was drained", bytes, segments)
+	}
+	s.inSync(3)
+	s.ok(a.RemoveNode(ctx, "dn1", nil))
+	s.awaitNode("dn1", nil, a, b)
+	s.ok(a.RemoveNode(ctx, "dn1", []string{s.Address(1)})) // it knows already
+	s.refused(a.AddNode(ctx, "dn1", nil), "at which addresses")
+	s.Away(1)
+	a.has("one", content)
+	copy(content[6<<20:], noise(6, 1<<20))
+	a.writeAt("one", content[6<<20:7<<20], 6<<20)
+	s.ok(b.Close())
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) { // until a has what b had
+		s.ok(a.Sweep(ctx))
+		d, err := a.Disk("two")
+		s.ok(err)
+		if d.State == "ok" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", d)
+		}
+	}
+	a.settled()
+	s.ok(a.Close())
+	c := s.on("c")
+	c.has("one", content)
+	c.has("one@s", old)
+	c.has("two", two)
+
+	// It comes back, with another number.
+	s.Back(1)
+	s.ok(c.AddNode(ctx, "dn1", []string{s.Address(1)}))
+	s.awaitNode("dn1", func(n *datanode.NodeInfo) bool { return n.State == "in" && n.Number == 4 }, c)
+	copy(content[2<<20:], noise(7, 2<<20))
+	c.writeAt("one", content[2<<20:4<<20], 2<<20)
+	c.settled()
+	s.inSync(3)
+	if stored, segments := s.Stored(1); stored == 0 || segments == 0 {
+		t.Errorf("%d bytes and %d segments are at the node that came back", stored, segments)
+	}
+	s.Away(2)
+	c.has("one", content)
+	c.has("one@s", old)
+	s.Back(2)
+}
