@@ -77,8 +77,8 @@ const (
 	memtablesMax   = 4        // then Apply waits for a flush
 	manifestBytes  = 128 << 10
 	compactionsMax = 2
-	indexBytes     = 1 << 20   // more than that of any table: one block to search, not two
-	filterBits     = 10 // for each LBA of a table: one in a hundred is read in vain
+	indexBytes     = 1 << 20 // more than that of any table: one block to search, not two
+	filterBits     = 10      // for each LBA of a table: one in a hundred is read in vain
 )
 
 // pebbleOptions returns the measured options of docs/design/map.md.
