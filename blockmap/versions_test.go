@@ -279,7 +279,7 @@ func (p *past) attach() {
 // it fails: go test -run TestSimVersions -versions 1 -seed N.
 func TestSimVersions(t *testing.T) { runPasts(t, *versionHistories, 60) }
 
-func TestVersions(t *testing.T) { runPasts(t, modelOps/20, 60) }
+func TestVersions(t *testing.T) { runPasts(t, modelOps/60, 60) }
 
 var versionSeed = flag.Uint64("seed", 0, "of the first history of TestSimVersions; 0: draw one")
 

@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	costChunks    = flag.Int("cost-chunks", 5_000, "TestSnapshotCost: mapped chunks of each disk")
+	costChunks    = flag.Int("cost-chunks", 2_000, "TestSnapshotCost: mapped chunks of each disk")
 	costTiB       = flag.Float64("cost-tib", 0.01, "TestSnapshotCost: size of each disk")
 	costSnapshots = flag.Int("cost-snapshots", 40, "TestSnapshotCost: snapshots that one of the disks has")
 	costMarks     = flag.Int("cost-marks", 20, "TestSnapshotCost: snapshots that are timed")

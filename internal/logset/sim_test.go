@@ -317,7 +317,7 @@ func TestSimFindsFlaws(t *testing.T) {
 const flawRuns = 4000
 
 var finds = [flaws]uint64{
-	staleGuard: 30, noCompare: 1270, noFence: 20, hiddenBoot: 4, unsyncedCopy: 80, readsTooSoon: 3427, lateReset: 4, forgetsWriter: 30,
+	staleGuard: 43, noCompare: 1322, noFence: 30, hiddenBoot: 10, unsyncedCopy: 123, readsTooSoon: 3705, lateReset: 23, forgetsWriter: 33,
 }
 
 var errLate = errors.New("no answer")

@@ -209,7 +209,8 @@ var bugs = []bug{
 	},
 	{
 		"a move overwrites a newer version", "internal/disk/moves.go",
-		"if ok && e.Ref.Segment == q.From.Segment && e.Ref.Slot == q.From.Slot {", "if ok && e.Ref.Segment != 0 {",
+		"if ok && e.Ref.Segment == q.From.Segment && e.Ref.Slot == q.From.Slot {\n			patches = append(patches, logrec.Patch{LBA: q.LBA, Gen: q.Gen, Segment: q.From.Segment, Slot: q.From.Slot, To: q.To})",
+		"if ok {\n			patches = append(patches, logrec.Patch{LBA: q.LBA, Gen: q.Gen, Segment: e.Ref.Segment, Slot: e.Ref.Slot, To: q.To})",
 		[]string{"internal/disk .", histories},
 	},
 	{

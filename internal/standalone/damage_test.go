@@ -17,7 +17,7 @@ import (
 	"plinth/nbd"
 )
 
-var damages = flag.Int("damages", 4000, "units that TestSimDamage damages")
+var damages = flag.Int("damages", 3000, "units that TestSimDamage damages")
 
 // image is content that neither compresses nor repeats.
 func image(seed uint64, n int) []byte {
@@ -169,9 +169,10 @@ func TestSimDamage(t *testing.T) {
 	shut(t, s)
 	var byInjury [injuries]int
 	done := 0
+	each := min(max(*damages/4, 1), 2000)
 	for round := 0; done < *damages; round++ {
 		x := newInjurer(t, rng, walkSlabs(t, opts.Dir))
-		count := min(*damages-done, 1000+rng.IntN(1500))
+		count := min(*damages-done, each/2+rng.IntN(each))
 		if round%3 == 2 { // what is damaged while nobody runs is mended on the way of whoever needs it
 			x.injure(count, flipped, cleared, torn, garbled, misdirected, lost)
 			s = open(t, opts)
