@@ -118,8 +118,16 @@ func (h *Host) tend(ctx context.Context, all bool) error {
 	if h.opts.Sole {
 		return nil
 	}
+	return errors.Join(h.adoptFree(ctx, all), h.releaseLeftover(ctx)) // of the warden's, or its own
+}
+
+// adoptFree is tend's first half.
+func (h *Host) adoptFree(ctx context.Context, all bool) error {
+	if h.opts.Sole {
+		return nil
+	}
 	if is, err := h.beWarden(ctx); err != nil || !is {
-		return errors.Join(err, h.releaseLeftover(ctx)) // its own
+		return err
 	}
 	h.mu.Lock()
 	var due []id.Disk
@@ -137,7 +145,7 @@ func (h *Host) tend(ctx context.Context, all bool) error {
 			h.noteFree(d)
 		}
 	}
-	return errors.Join(append(errs, h.releaseLeftover(ctx))...)
+	return errors.Join(errs...)
 }
 
 // adopt takes a disk that nobody has, or gives up what one that is being removed

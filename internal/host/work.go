@@ -18,6 +18,9 @@ const (
 	// logShareMax is the share of the log, in percent, above which those disks
 	// that hold its oldest file are destaged and checkpointed.
 	logShareMax = 50
+	// logShareAdopt is that above which the warden takes the disks at once that nobody
+	// has: what their log holds nobody else can give up.
+	logShareAdopt = 75
 	// reliefWaitMax bounds how long a relief waits for a verify, which may take
 	// hours; writes wait for it.
 	reliefWaitMax = 10 * time.Second
@@ -102,12 +105,16 @@ func (h *Host) refreshHealth(ctx context.Context) {
 // one, or some and is idle, or whose newest one lies where a node's loss is its loss, or
 // whose results hold the oldest file of a log that is filling up. With full, for a log that has refused an append, results in any
 // file of such a log count: also those of other disks hold the reserve that a
-// result needs, and only checkpoints give them up. Between a move and the passes
+// result needs, and only checkpoints give them up. The warden adopts whom nobody has. Between a move and the passes
 // that follow it only a full log has them made: passes make their own.
 func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 	st, err := h.node.Status(ctx)
 	if err != nil {
 		return err
+	}
+	var errs []error
+	if full || st.Log.UsedBytes*100 > st.Log.CapacityBytes*logShareAdopt {
+		errs = append(errs, h.adoptFree(ctx, true))
 	}
 	pins := make(map[id.Disk]bool)
 	if st.Log.UsedBytes*100 > st.Log.CapacityBytes*logShareMax {
@@ -118,9 +125,8 @@ func (h *Host) checkpointDue(ctx context.Context, full bool) error {
 		}
 	}
 	if h.cleaner.moving.Load() && !full {
-		return nil
+		return errors.Join(errs...)
 	}
-	var errs []error
 	for _, e := range h.serving() {
 		updates, results := e.disk.CheckpointDue()
 		if updates >= h.opts.CheckpointUpdates || results > 0 && (h.idle(e) || pins[e.rec.ID]) || e.disk.CheckpointPoor() {
