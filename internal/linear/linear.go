@@ -123,10 +123,38 @@ func (h *History) Check() error {
 	defer h.mu.Unlock()
 	for s, ops := range h.ops {
 		if result := porcupine.CheckOperationsTimeout(model, h.ended(ops), checkTimeMax); result != porcupine.Ok {
-			return fmt.Errorf("sector %d: its %d operations have no order: %s", s, len(ops), result)
+			return fmt.Errorf("sector %d: its %d operations have no order: %s%s", s, len(ops), result, stale(ops))
 		}
 	}
 	return nil
+}
+
+// stale names a read of what had been overwritten before it began, if there is one. Each
+// value is written once.
+func stale(ops []porcupine.Operation) string {
+	writes := map[uint64]porcupine.Operation{}
+	for _, op := range ops {
+		if w := op.Input.(register); w.write {
+			writes[w.value] = op
+		}
+	}
+	for _, read := range ops {
+		if read.Input.(register).write {
+			continue
+		}
+		value := read.Output.(uint64)
+		was, ok := writes[value]
+		if value != 0 && !ok {
+			return fmt.Sprintf(": the read from %d to %d has %d, which nobody wrote", read.Call, read.Return, value)
+		}
+		for later, w := range writes {
+			if (value == 0 || was.Return != endless && w.Call > was.Return) && w.Return != endless && w.Return < read.Call {
+				return fmt.Sprintf(": the read from %d to %d has %d, written from %d to %d, and not %d, written from %d to %d",
+					read.Call, read.Return, value, was.Call, was.Return, later, w.Call, w.Return)
+			}
+		}
+	}
+	return ""
 }
 
 // ended has those operations without an end do so after all others, and leaves out
