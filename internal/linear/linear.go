@@ -24,6 +24,10 @@ const checkTimeMax = 5 * time.Minute
 // History is what happened to a number of sectors that are zeros at first. Its
 // methods may be called concurrently. [New] makes one.
 type History struct {
+	// Twice says that a write may take effect twice before it returns, as where a host
+	// sends again what its owner has not answered (docs/design/hosts.md).
+	Twice bool
+
 	ticks  atomic.Int64 // orders calls and returns
 	values atomic.Uint64
 
@@ -129,13 +133,14 @@ func (h *History) Check() error {
 	return nil
 }
 
-// stale names a read of what had been overwritten before it began, if there is one. Each
-// value is written once.
+// stale names a read of what had been overwritten before it began, if there is one: a
+// write has happened when it returned, or when a read had its value. Each value is
+// written once.
 func stale(ops []porcupine.Operation) string {
-	writes := map[uint64]porcupine.Operation{}
+	writes := map[uint64]*porcupine.Operation{0: {Call: endless, Return: 0}}
 	for _, op := range ops {
 		if w := op.Input.(register); w.write {
-			writes[w.value] = op
+			writes[w.value] = &porcupine.Operation{Call: op.Call, Return: op.Return, Metadata: op.Return}
 		}
 	}
 	for _, read := range ops {
@@ -143,14 +148,23 @@ func stale(ops []porcupine.Operation) string {
 			continue
 		}
 		value := read.Output.(uint64)
-		was, ok := writes[value]
-		if value != 0 && !ok {
+		w := writes[value]
+		if w == nil {
 			return fmt.Sprintf(": the read from %d to %d has %d, which nobody wrote", read.Call, read.Return, value)
 		}
+		if w.Return == endless || read.Return < w.Return {
+			w.Return = read.Return
+		}
+	}
+	for _, read := range ops {
+		if read.Input.(register).write {
+			continue
+		}
+		was := writes[read.Output.(uint64)]
 		for later, w := range writes {
-			if (value == 0 || was.Return != endless && w.Call > was.Return) && w.Return != endless && w.Return < read.Call {
-				return fmt.Sprintf(": the read from %d to %d has %d, written from %d to %d, and not %d, written from %d to %d",
-					read.Call, read.Return, value, was.Call, was.Return, later, w.Call, w.Return)
+			if w.Return != endless && w.Call > was.Return && w.Return < read.Call {
+				return fmt.Sprintf(": the read from %d to %d has %d, written from %d and seen at %d, and not %d, written from %d to %v and seen at %d",
+					read.Call, read.Return, read.Output, was.Call, was.Return, later, w.Call, w.Metadata, w.Return)
 			}
 		}
 	}
@@ -174,6 +188,9 @@ func (h *History) ended(ops []porcupine.Operation) []porcupine.Operation {
 			}
 		}
 		out = append(out, op)
+		if h.Twice && op.Input.(register).write {
+			out = append(out, op)
+		}
 	}
 	return out
 }
