@@ -257,14 +257,7 @@ func (c catalog) answerGroup(ctx context.Context, host string, t *term, p *part)
 }
 
 func (c catalog) withdrawAnswer(ctx context.Context, g id.Snapshot, host string) error {
-	key := groupAnswerKey(g, host)
-	now, err := c.getEntry(ctx, key)
-	if err != nil || now == nil {
-		return err
-	}
-	_, err = c.decide(ctx, &datanode.RegistryTxn{
-		Compares: []datanode.Compare{{Key: key, Revision: now.Revision}}, Deletes: []string{key},
-	}, key, nil)
+	err := c.deleteRow(ctx, groupAnswerKey(g, host))
 	if errors.Is(err, datanode.ErrConflict) {
 		return nil // it went with its lease
 	}
@@ -273,7 +266,11 @@ func (c catalog) withdrawAnswer(ctx context.Context, g id.Snapshot, host string)
 
 // deleteGroup deletes a group's row, or finds it gone.
 func (c catalog) deleteGroup(ctx context.Context, g *group) error {
-	key := groupKey(g.id)
+	return c.deleteRow(ctx, groupKey(g.id))
+}
+
+// deleteRow deletes a row as it is now, or finds it gone. Errors: decide's.
+func (c catalog) deleteRow(ctx context.Context, key string) error {
 	now, err := c.getEntry(ctx, key)
 	if err != nil || now == nil {
 		return err

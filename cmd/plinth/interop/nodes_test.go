@@ -1,13 +1,11 @@
 package interop
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -166,7 +164,7 @@ func TestNodes(t *testing.T) {
 func TestNodesWithEtcd(t *testing.T) {
 	t.Parallel()
 	s := newSplit(t, 3)
-	address := serveEtcd(t)
+	_, address := serveEtcd(t, 1)
 	s.more = []string{"--registry", "etcd://" + address}
 	p := newPairOn(t, s)
 	h, all := p.hosts, newLoaders()
@@ -179,37 +177,10 @@ func TestNodesWithEtcd(t *testing.T) {
 	if x := s.host(t, "h1"); x.socket != "" || !strings.Contains(x.said.String(), "say where with --registry") {
 		t.Fatalf("a host that does not know the registry:\n%s", x.said)
 	}
-	s.more = []string{"--registry", "etcd://" + serveEtcd(t)}
+	_, other := serveEtcd(t, 1)
+	s.more = []string{"--registry", "etcd://" + other}
 	if x := s.host(t, "h1"); x.socket != "" || !strings.Contains(x.said.String(), "name the etcd that has it") {
 		t.Fatalf("a host with another etcd:\n%s", x.said)
-	}
-}
-
-// serveEtcd starts an etcd of one member, until the test ends, and returns its address.
-func serveEtcd(t *testing.T) string {
-	t.Helper()
-	free := freeAddresses(t, 2)
-	client, peer := "http://"+free[0], "http://"+free[1]
-	cmd := exec.Command("etcd", "--data-dir", tempDir(t), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--log-level", "error")
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for deadline := time.Now().Add(startTime); ; time.Sleep(50 * time.Millisecond) {
-		if c, err := net.Dial("tcp", free[0]); err == nil {
-			c.Close()
-			return free[0]
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("etcd does not serve\n%s", &said)
-		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -58,16 +59,18 @@ func (m *etcdMember) kill() {
 	_ = m.cmd.Wait()
 }
 
-// serveEtcds starts an etcd of three members and returns where they answer.
-func serveEtcds(t *testing.T) (all []*etcdMember, addresses string) {
+// serveEtcd starts an etcd of so many members, until the test ends, and returns where they
+// answer when they do.
+func serveEtcd(t *testing.T, members int) (all []*etcdMember, addresses string) {
 	t.Helper()
-	free, dir := freeAddresses(t, 6), tempDir(t)
+	free, dir := freeAddresses(t, 2*members), tempDir(t)
+	clients, peers := free[:members], free[members:]
 	var cluster []string
-	for i := range 3 {
-		cluster = append(cluster, fmt.Sprintf("m%d=http://%s", i, free[3+i]))
+	for i, peer := range peers {
+		cluster = append(cluster, fmt.Sprintf("m%d=http://%s", i, peer))
 	}
-	for i := range 3 {
-		client, peer := "http://"+free[i], "http://"+free[3+i]
+	for i := range members {
+		client, peer := "http://"+clients[i], "http://"+peers[i]
 		m := &etcdMember{args: []string{
 			"--name", fmt.Sprint("m", i), "--data-dir", filepath.Join(dir, fmt.Sprint(i)), "--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(cluster, ","), "--log-level", "error",
@@ -76,7 +79,19 @@ func serveEtcds(t *testing.T) (all []*etcdMember, addresses string) {
 		t.Cleanup(m.kill)
 		all = append(all, m)
 	}
-	return all, strings.Join(free[:3], ",")
+	for i, m := range all {
+		for deadline := time.Now().Add(startTime); ; time.Sleep(50 * time.Millisecond) {
+			if c, err := net.Dial("tcp", clients[i]); err == nil {
+				c.Close()
+				break
+			}
+			if time.Now().After(deadline) {
+				m.kill() // or what it said is still being written
+				t.Fatalf("etcd does not serve\n%s", &m.said)
+			}
+		}
+	}
+	return all, strings.Join(clients, ",")
 }
 
 // answering returns a client of a disk at one of the hosts that run.
@@ -145,7 +160,7 @@ func (r *rack) replace(i int, h *site) {
 // whole again: no byte is wrong, no acknowledged write is lost.
 func TestRack(t *testing.T) {
 	t.Parallel()
-	members, addresses := serveEtcds(t)
+	members, addresses := serveEtcd(t, 3)
 	r := &rack{pair: &pair{split: newSplit(t, 3)}, etcd: members}
 	r.more = []string{"--registry", "etcd://" + addresses}
 	for i := range rackHosts {
