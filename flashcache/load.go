@@ -24,10 +24,8 @@ type regionState struct {
 	queue queue
 }
 
-// load finds out what every region has, and puts that into the index. It makes
-// Put work.
+// load finds out what every region has, and puts that into the index.
 func (c *Cache) load() error {
-	defer c.loading.Store(false)
 	regions := make([]regionState, c.super.regions())
 	if !c.fresh {
 		if err := c.loadTables(regions); err != nil {

@@ -43,6 +43,7 @@ func (c *Cache) run() {
 	if err := c.load(); err != nil {
 		c.fail("load", err)
 	}
+	c.loading.Store(false) // Put works, or the cache is off
 	for {
 		for c.wantsFree() && c.evict() {
 		}
