@@ -43,11 +43,13 @@ func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeI
 	return []datanode.NodeInfo{one}, nil
 }
 
-// noteWaits adds for whom a change waits to the nodes that it is about.
+// noteWaits adds for whom a change waits to the nodes that it is about. Of one that still
+// gets new segments it is not known what will be left there.
 func (h *Host) noteWaits(ctx context.Context, all []datanode.NodeInfo) {
+	coming := h.layouts().Any(stripe.Coming)
 	for i := range all {
-		if s := all[i].State; s == string(rack.NodeJoining) || s == string(rack.NodeDraining) && h.layouts().Any(stripe.Coming) {
-			all[i].Waits = h.waitsFor(ctx)
+		if s := all[i].State; s == string(rack.NodeJoining) || s == string(rack.NodeDraining) && coming {
+			all[i].Waits, all[i].Leaving = h.waitsFor(ctx), nil
 		}
 	}
 }

@@ -322,7 +322,18 @@ func (g *groupLoad) takeover(n int) bool {
 // without its cause.
 func TestGroupSnapshots(t *testing.T) {
 	t.Parallel()
-	g := &groupLoad{pair: newPair(t, 1), t: t}
+	testGroups(t, newPair(t, 1))
+}
+
+// The same with the registry in etcd, where a commit takes as long as a call between hosts.
+func TestGroupSnapshotsEtcd(t *testing.T) {
+	t.Parallel()
+	p, _ := newPairEtcd(t, 2, 3)
+	testGroups(t, p)
+}
+
+func testGroups(t *testing.T, p *pair) {
+	g := &groupLoad{pair: p, t: t}
 	g.host(1).command(t, "disk", "create", "vm2", "64M")
 	g.place()
 	end := g.run()

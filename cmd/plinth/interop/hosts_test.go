@@ -27,6 +27,15 @@ func newPair(t *testing.T, nodes int) *pair {
 	return newPairOn(t, newSplit(t, nodes))
 }
 
+// newPairEtcd has its registry in an etcd of so many members.
+func newPairEtcd(t *testing.T, nodes, members int) (*pair, []*etcdMember) {
+	t.Helper()
+	s := newSplit(t, nodes)
+	etcd, addresses := serveEtcd(t, members)
+	s.more = []string{"--registry", "etcd://" + addresses}
+	return newPairOn(t, s), etcd
+}
+
 // newPairOn starts two hosts.
 func newPairOn(t *testing.T, s *split) *pair {
 	t.Helper()

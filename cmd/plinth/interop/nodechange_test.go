@@ -17,6 +17,7 @@ import (
 
 var (
 	changeRounds = flag.Int("change-rounds", 0, "how often TestNodeChangeKills adds, drains and removes data nodes; 0: it is left out")
+	changeEtcd   = flag.Bool("change-etcd", false, "TestNodeChangeKills has its registry in an etcd of three, of which members are killed, too")
 	changeFill   = flag.Int("change-fill", 8, "MiB that TestNodeChange writes before a node is drained")
 )
 
@@ -127,6 +128,33 @@ func TestNodeChange(t *testing.T) {
 	h[0].stop(t)
 }
 
+// With the registry in etcd the pool's first node can be drained and go as any other.
+func TestDrainFirstNode(t *testing.T) {
+	t.Parallel()
+	p, _ := newPairEtcd(t, 4, 1)
+	h, all := p.hosts, newLoaders()
+	fillBehind(t, h[0], *changeFill)
+	noErrors(t, "while the first data node was drained", loadAll(t, h[:1], all, func() {
+		awaitWrites(t, all, 50)
+		h[0].command(t, "node", "drain", "dn1")
+		awaitNode(t, h[0], "dn1", "drained", drained)
+		h[0].command(t, "node", "rm", "dn1")
+		awaitNode(t, h[1], "dn1", "out", func(n *datanode.NodeInfo) bool { return n == nil })
+		p.nodes[0].kill()
+		awaitWrites(t, all, 50)
+		p.move(t, h[0], 1)
+		awaitWrites(t, all, 50)
+	}))
+	h[0].stop(t)
+	p.nodes = p.nodes[1:]
+	h[0] = p.begin(t, "h1") // which names those that are left
+	checkAll(t, h[0], all)
+	h[0].command(t, "verify")
+	for _, x := range h {
+		x.stop(t)
+	}
+}
+
 // fillBehind writes so much behind what loaders write.
 func fillBehind(t *testing.T, h *site, mib int) {
 	t.Helper()
@@ -148,7 +176,15 @@ func TestNodeChangeKills(t *testing.T) {
 	if *changeRounds == 0 {
 		t.Skip("-change-rounds says how often")
 	}
-	p := newPair(t, 3)
+	var p *pair
+	var etcd []*etcdMember
+	first := 1 // that may be drained: with the registry in it a node stays
+	if *changeEtcd {
+		p, etcd = newPairEtcd(t, 3, 3)
+		first = 0
+	} else {
+		p = newPair(t, 3)
+	}
 	h, all := p.hosts, newLoaders()
 	h[0].command(t, "snapshot", "create", "vm1", "empty")
 	fillBehind(t, h[0], *changeFill)
@@ -170,6 +206,12 @@ func TestNodeChangeKills(t *testing.T) {
 				h[1].kill()
 				h[1] = p.begin(t, "h2")
 				kills++
+			case n < 4 && *changeEtcd:
+				m := etcd[rand.IntN(len(etcd))]
+				m.kill()
+				time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
+				m.start(t)
+				kills++
 			}
 			if is() {
 				return
@@ -190,7 +232,7 @@ func TestNodeChangeKills(t *testing.T) {
 				return code == 0 || n != nil && n.State == "in"
 			})
 			there = append(there, d)
-			leaves := there[1+rand.IntN(2)]
+			leaves := there[first+rand.IntN(3-first)]
 			until("drain", func() bool {
 				if n := nodeOf(t, h[0], leaves.name); n != nil && n.State == "in" {
 					plinth(t, []string{"PLINTH_API=" + h[0].api}, "node", "drain", leaves.name)

@@ -163,11 +163,8 @@ func TestNodes(t *testing.T) {
 // With the registry beside the data nodes any one of them may go.
 func TestNodesWithEtcd(t *testing.T) {
 	t.Parallel()
-	s := newSplit(t, 3)
-	_, address := serveEtcd(t, 1)
-	s.more = []string{"--registry", "etcd://" + address}
-	p := newPairOn(t, s)
-	h, all := p.hosts, newLoaders()
+	p, _ := newPairEtcd(t, 3, 1)
+	s, h, all := p.split, p.hosts, newLoaders()
 	killNodes(t, p, all, 0, *nodesTime/2)
 	h[0].command(t, "verify")
 	h[0].stop(t)
