@@ -122,4 +122,9 @@ type Several interface {
 	// Keeper is the node whose index has the segments of a layout, which there is: a
 	// chunk moves only between segments of one.
 	Keeper(l id.Layout) id.Node
+	// DescribeLayout describes the segments of after's layout that follow it, as that node
+	// has them: it alone must answer. What follows them in the reply is of other layouts.
+	DescribeLayout(ctx context.Context, after id.Segment) (*DescribeSegmentsReply, error)
+	// Answers tells whether the node of a spindle answers, as of the last Status.
+	Answers(s id.Spindle) bool
 }

@@ -28,12 +28,15 @@ func openShelves(t *testing.T) *shelves { return openShelvesOf(t, false) }
 
 // openShelvesOf is openShelves, with told of nodes that know their pool, which others may
 // come to.
-func openShelvesOf(t *testing.T, told bool) *shelves {
+func openShelvesOf(t *testing.T, told bool) *shelves { return openShelvesWith(t, told, 3, 4) }
+
+// openShelvesWith is openShelvesOf of so many nodes with so many spindles each.
+func openShelvesWith(t *testing.T, told bool, count, spindles int) *shelves {
 	r := &rack{T: t, key: filepath.Join(t.TempDir(), "root.key")}
 	root, err := keyring.CreateRootFile(r.key)
 	r.ok(err)
 	id := keyring.NewPoolID()
-	s := &shelves{r, racktest.Open(t, id, stripe.Geometry{K: 4, M: 2}, 3, 4)}
+	s := &shelves{r, racktest.Open(t, id, stripe.Geometry{K: 4, M: 2}, count, spindles)}
 	header, _ := keyring.CreatePool(root, id)
 	layouts := s.Layouts
 	var rows []datanode.Put

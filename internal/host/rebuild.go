@@ -120,13 +120,13 @@ func (h *Host) rebuildNext(ctx context.Context) (time.Duration, error) {
 	if !ok {
 		return rebuildLookTime, nil
 	}
-	if !x.counted {
+	if !x.counted && h.allAnswer() {
 		if err := h.countRebuild(ctx, serving); err != nil {
 			return 0, err
 		}
 		x.counted = true
 	}
-	w := &layoutRebuild{h: h, layout: layout, targets: targets}
+	w := &layoutRebuild{h: h, layout: layout, targets: targets, serving: serving}
 	if err := w.run(ctx); err != nil {
 		return 0, err
 	}
@@ -134,6 +134,13 @@ func (h *Host) rebuildNext(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	return 0, h.doneRebuild(ctx, w, serving)
+}
+
+// allAnswer reports whether all data nodes do, as of the last status: a walk through all
+// segments needs every index.
+func (h *Host) allAnswer() bool {
+	several, ok := h.node.(datanode.Several)
+	return !ok || !slices.ContainsFunc(h.layouts().Spindles(), func(s id.Spindle) bool { return !several.Answers(s) })
 }
 
 func (h *Host) servingSpindles(ctx context.Context) (rebuild.Serving, error) {

@@ -71,3 +71,53 @@ func TestSimHostNodeMadeAnew(t *testing.T) {
 	s.inSync(3)
 	b.settled()
 }
+
+// A drive is replaced while a node is away: what can be restored without that is, the rest
+// when it is back, and nothing is called lost.
+func TestSimRebuildWhileANodeIsAway(t *testing.T) {
+	const replaced, away = 2, 5 // nodes, each with one spindle
+	s := openShelvesWith(t, false, 7, 1)
+	a := s.on("a")
+	content := noise(1, 24<<20)
+	a.create("one", content[:1<<20])
+	_, err := a.ResizeDisk(t.Context(), "one", int64(len(content)))
+	s.ok(err)
+	for off := int64(1 << 20); off < int64(len(content)); off += 1 << 20 { // a segment each, in layouts as they come
+		a.writeAt("one", content[off:off+1<<20], off)
+		s.ok(a.Quiesce(t.Context()))
+	}
+	a.settled()
+	before, err := a.Status(t.Context())
+	s.ok(err)
+	had := before.Node.Spindles[replaced].Fragments
+	s.Stop(replaced)
+	s.Away(away)
+	s.Replace(replaced, 0)
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		st, err := a.Status(t.Context())
+		s.ok(err)
+		if st.Rebuild.LostSegments > 0 {
+			t.Fatalf("lost while a node is away: %+v", st.Rebuild.Lost)
+		}
+		if r := st.Rebuild; r.Fragments > 0 && slices.Contains(r.WaitsFor, away) {
+			if r.Fragments >= had {
+				t.Errorf("%d of %d fragments were restored, and nothing waited: the test shows nothing", r.Fragments, had)
+			}
+			t.Logf("%d of %d fragments were restored while a node was away", r.Fragments, had)
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing is restored while a node is away: %+v, %q", st.Rebuild, st.Warnings)
+		}
+	}
+	a.has("one", content)
+	s.Back(away)
+	a.rebuilt(replaced)
+	after, err := a.Status(t.Context())
+	s.ok(err)
+	if got := after.Node.Spindles[replaced].Fragments; got < had {
+		t.Errorf("the new drive has %d fragments, the old one had %d", got, had)
+	}
+	a.settled()
+	a.has("one", content)
+}

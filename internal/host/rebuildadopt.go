@@ -58,7 +58,7 @@ func (w *layoutRebuild) adopt(ctx context.Context) error {
 func (w *layoutRebuild) known(ctx context.Context) (map[id.Segment]bool, error) {
 	out := make(map[id.Segment]bool)
 	for after, more := id.MakeSegment(w.layout, 0), true; more; {
-		reply, err := w.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
+		reply, err := w.describe(ctx, after)
 		if err != nil {
 			return nil, err
 		}

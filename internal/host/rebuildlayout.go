@@ -23,6 +23,7 @@ type layoutRebuild struct {
 	h       *Host
 	layout  id.Layout
 	targets []id.Spindle
+	serving rebuild.Serving // when it began
 	has     map[id.Spindle]map[id.Segment]bool
 
 	mu      sync.Mutex
@@ -34,6 +35,10 @@ type layoutRebuild struct {
 
 // run goes through the layout. What is wrong with single segments is in the outcome.
 func (w *layoutRebuild) run(ctx context.Context) error {
+	if w.mustWait() {
+		w.outcome.Again = true
+		return nil
+	}
 	var err error
 	if w.has, err = w.list(ctx, w.targets); err != nil {
 		return err
@@ -49,7 +54,7 @@ func (w *layoutRebuild) run(ctx context.Context) error {
 		if err := step(ctx); err != nil {
 			return err
 		}
-		reply, err := w.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
+		reply, err := w.describe(ctx, after)
 		if err != nil {
 			return err
 		}
@@ -72,6 +77,38 @@ func (w *layoutRebuild) run(ctx context.Context) error {
 		}
 	}
 	return w.giveUpDeleted(ctx) // what was about to go
+}
+
+// mustWait reports whether nodes that do not answer have what it takes: the segments' index,
+// or fragments without which too few are left.
+func (w *layoutRebuild) mustWait() bool {
+	several, ok := w.h.node.(datanode.Several)
+	if !ok {
+		return false
+	}
+	list := w.h.layouts().Lists[w.layout]
+	if !several.Answers(list[0]) {
+		return true
+	}
+	silent, lost := 0, 0
+	for _, s := range list {
+		switch {
+		case !several.Answers(s):
+			silent++
+		case w.serving[s] == 0 || slices.Contains(w.targets, s):
+			lost++
+		}
+	}
+	m := w.h.layouts().Geometry.M
+	return silent+lost > m && lost <= m
+}
+
+// describe describes segments of the layout that follow one, and perhaps of others.
+func (w *layoutRebuild) describe(ctx context.Context, after id.Segment) (*datanode.DescribeSegmentsReply, error) {
+	if several, ok := w.h.node.(datanode.Several); ok {
+		return several.DescribeLayout(ctx, after)
+	}
+	return w.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
 }
 
 // list returns what spindles have of the layout. One that no longer serves has nothing.

@@ -241,6 +241,19 @@ func (r *Rack) DescribeSegments(ctx context.Context, q *datanode.DescribeSegment
 	return &datanode.DescribeSegmentsReply{Segments: all, More: more}, nil
 }
 
+// DescribeLayout implements datanode.Several.
+func (r *Rack) DescribeLayout(ctx context.Context, after id.Segment) (reply *datanode.DescribeSegmentsReply, err error) {
+	m, err := r.keeper(after)
+	if err != nil {
+		return nil, err
+	}
+	err = m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) (err error) {
+		reply, err = m.Node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
+		return err
+	})
+	return reply, err
+}
+
 func (r *Rack) describe(ctx context.Context, q *datanode.DescribeSegmentsRequest) (*datanode.DescribeSegmentsReply, error) {
 	reply := &datanode.DescribeSegmentsReply{Segments: make([]datanode.SegmentDescription, len(q.Segments))}
 	c := r.now.Load()

@@ -37,6 +37,12 @@ func (r *Rack) Keeper(l id.Layout) id.Node {
 	return m.Number
 }
 
+// Answers implements datanode.Several.
+func (r *Rack) Answers(s id.Spindle) bool {
+	m := r.of(s)
+	return m != nil && m.silent.Load() == 0
+}
+
 // Nodes implements datanode.Several.
 func (r *Rack) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
 	rows := make(map[id.Node]NodeRow)

@@ -63,6 +63,17 @@ func (n *nodes) Keeper(l id.Layout) id.Node {
 	return n.rack.Keeper(l)
 }
 
+// DescribeLayout implements datanode.Several.
+func (n *nodes) DescribeLayout(ctx context.Context, after id.Segment) (*datanode.DescribeSegmentsReply, error) {
+	if n.rack == nil {
+		return n.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
+	}
+	return n.rack.DescribeLayout(ctx, after)
+}
+
+// Answers implements datanode.Several.
+func (n *nodes) Answers(s id.Spindle) bool { return n.rack == nil || n.rack.Answers(s) }
+
 // errOneNode is what a pool of one node answers that is asked for others.
 var errOneNode = fmt.Errorf("%w: the pool is one of one data node, and cannot get others", rack.ErrRefused)
 

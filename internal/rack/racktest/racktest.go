@@ -201,6 +201,17 @@ func (s *Shelves) Renew(n int) {
 	s.Start(n)
 }
 
+// Replace puts a new drive in the place of a spindle of a node that is stopped, and starts it.
+func (s *Shelves) Replace(n, spindle int) {
+	s.Helper()
+	fs := s.opts[n].FS
+	path := fs.PathJoin("node", fmt.Sprintf("spindle-%02d", spindle))
+	s.ok(fs.RemoveAll(path))
+	s.ok(fs.MkdirAll(path, 0o700))
+	s.ok(shelf.ReplaceSpindle("node", spindle, s.opts[n]))
+	s.Start(n)
+}
+
 // Away takes a node away, which goes on, and Back puts it in place again.
 func (s *Shelves) Away(n int) { s.Switches[n].Set(nil) }
 
