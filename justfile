@@ -42,6 +42,10 @@ scale BIG="false":
     go test -count=1 -timeout 0 -run '^TestScale$' -v ./blockmap -scale-chunks 10000000 -scale-tib 10 -scale-reads 20000
     {{BIG}} && go test -count=1 -timeout 0 -run '^TestScale$' -v ./blockmap -scale-chunks 100000000 -scale-tib 10 -scale-reads 20000 || ! {{BIG}}
 
+# many hosts over ten data nodes, event by event in virtual time: some minutes
+rack-model:
+    go test -count=1 -timeout 0 -run '^TestRackModel$' -v ./bench -rack-whole
+
 # all loads at once, with snapshots: fails if memory grows
 soak MINUTES="30":
     go test -count=1 -timeout 0 -run '^TestSoak$' -v ./cmd/plinth/interop -soak-time {{MINUTES}}m
