@@ -44,7 +44,7 @@ scale BIG="false":
 
 # many hosts over ten data nodes, event by event in virtual time: some minutes
 rack-model:
-    go test -count=1 -timeout 0 -run '^TestRackModel$' -v ./bench -rack-whole
+    go test -count=1 -timeout 0 -run '^TestSimRackModel$' -v ./bench -rack-whole
 
 # all loads at once, with snapshots: fails if memory grows
 soak MINUTES="30":
@@ -111,6 +111,10 @@ reclaim-takeovers N="200":
 # random reads, writes, trims and zeroes at any byte against memory, with kills and snapshots: ten minutes a million
 fsx OPS="1000000":
     go test -count=1 -timeout 0 -run '^TestFsx$' -v ./cmd/plinth/interop -fsx-ops {{OPS}}
+
+# what a guest does to ext4 and xfs, replayed with losses of power at so many places each: some minutes
+replay POINTS="12" FILES="30":
+    go test -count=1 -timeout 0 -run '^TestGuestReplay$' -v ./cmd/plinth/interop -replay-points {{POINTS}} -replay-files {{FILES}}
 
 # kill the host of a disk with so much mapped, and read by another one: 32 GiB take some minutes
 takeover GIB="32":

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-var rackWhole = flag.Bool("rack-whole", false, "TestRackModel goes through all sizes and rates")
+var rackWhole = flag.Bool("rack-whole", false, "TestSimRackModel goes through all sizes and rates")
 
 // outcome is what came of a simulation.
 type outcome struct {
@@ -48,7 +48,7 @@ func (o outcome) String() string {
 }
 
 // The parts of the model are as queueing theory has them.
-func TestRackModelParts(t *testing.T) {
+func TestSimRackModelParts(t *testing.T) {
 	// M/D/1: the mean wait is rho/(2(1-rho)) of the time of one.
 	m := newRackModel(rackConfig{Seed: 7, Time: time.Hour})
 	const rho, takes, count = 0.8, time.Millisecond, 400_000
@@ -75,7 +75,7 @@ func TestRackModelParts(t *testing.T) {
 
 // Hosts over ten data nodes: below what they carry all is served, above it a part that
 // the table names is busy all the time, and a node that dies is a pause.
-func TestRackModel(t *testing.T) {
+func TestSimRackModel(t *testing.T) {
 	c := rackDefault()
 	c.Hosts, c.Time, c.WritesPerHost = 16, 6*time.Second, 4000
 	o := simulateRack(c)
