@@ -315,9 +315,11 @@ func (r *rack) quiet(hosts ...*member) {
 		}
 	}
 	for range 2 {
-		r.ok(hosts[0].Quiesce(r.Context()))
-		_, err := hosts[0].Reclaim(r.Context(), host.ReclaimOptions{Full: true})
-		r.ok(err)
+		for _, h := range hosts { // one of them has the disks, perhaps another one reclaims
+			r.ok(h.Quiesce(r.Context()))
+			_, err := h.Reclaim(r.Context(), host.ReclaimOptions{Full: true})
+			r.ok(err)
+		}
 	}
 	report, err := hosts[0].Verify(r.Context(), host.VerifyOptions{Strict: true})
 	r.ok(err)
