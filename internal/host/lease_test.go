@@ -206,6 +206,28 @@ func TestSessionOfAHostThatLives(t *testing.T) {
 	})
 }
 
+// TestTermEnds: a lease ends by what valid concludes without asking the clock that counts,
+// also where nobody has noticed yet that it was lost.
+func TestTermEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, began := 0, time.Now()
+		tm := &term{clock: func() time.Duration { asked++; return time.Since(began) }}
+		tm.until.Store(int64(time.Hour))
+		for _, c := range []struct {
+			at   time.Duration
+			want bool
+		}{{0, true}, {time.Minute, true}, {time.Hour - 2*clockSlack, true}, {time.Hour, false}, {2 * time.Hour, false}} {
+			time.Sleep(c.at - time.Since(began))
+			if got := tm.valid(); got != c.want {
+				t.Errorf("after %v a lease of an hour is valid: %v", c.at, got)
+			}
+		}
+		if asked != 1 {
+			t.Errorf("the clock that counts was asked %d times: the test shows nothing", asked)
+		}
+	})
+}
+
 // TestTermOfAClockThatJumps: what valid concludes without asking the clock that
 // counts is right when that has gone on alone, and when the wall clock was set.
 func TestTermOfAClockThatJumps(t *testing.T) {

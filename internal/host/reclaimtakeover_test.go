@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"sync"
@@ -52,6 +53,11 @@ func (n *halting) at(call string) {
 	n.mu.Unlock()
 	close(reached)
 	<-resume
+}
+
+func (n *halting) Fence(ctx context.Context, q *datanode.FenceRequest) (*datanode.FenceReply, error) {
+	n.at("Fence")
+	return n.Node.Fence(ctx, q)
 }
 
 func (n *halting) Condemn(ctx context.Context, q *datanode.CondemnRequest) (*datanode.CondemnReply, error) {
@@ -223,4 +229,53 @@ func TestSimReclaimTakeover(t *testing.T) {
 	for disk := range names {
 		hosts[all].has(names[disk], content[disk])
 	}
+}
+
+// A disk's last owner changes its record when the next one has claimed it, and has not fenced
+// it: that takes over what the record says then.
+func TestRecordIsReadWhenFenced(t *testing.T) {
+	r := openRack(t)
+	nodes, hosts := [2]*halting{}, [2]*member{}
+	for i, name := range []string{"a", "b"} {
+		nodes[i] = &halting{Node: r.node}
+		hosts[i] = r.openOn(nodes[i], name, host.Options{LeaseTTL: longTTL})
+	}
+	a, b := hosts[0], hosts[1]
+	a.create("one", noise(1, 1<<20))
+	a.sees("one", "ok")
+	b.sees("one", "a")
+	wait := func(what string, reached chan struct{}) {
+		t.Helper()
+		select {
+		case <-reached:
+		case <-time.After(time.Minute):
+			t.Fatal(what)
+		}
+	}
+	renaming, rename := nodes[0].arm("RegistryCommit", 0)
+	renamed := make(chan error, 1)
+	go func() { _, err := a.RenameDisk(t.Context(), "one", "uno"); renamed <- err }()
+	wait("no commit of a new name", renaming)
+	r.endSession("a")
+	fencing, fence := nodes[1].arm("Fence", 0)
+	moved := make(chan error, 1)
+	go func() { moved <- b.MoveDisk(t.Context(), "one", "b") }()
+	wait("no fence of the next owner", fencing)
+	close(rename)
+	<-renamed // perhaps with an error, as the disk is another's
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if _, err := b.Disk("uno"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the new name is not heard of: the test shows nothing")
+		}
+	}
+	close(fence)
+	r.ok(<-moved)
+	b.sees("uno", "ok")
+	if _, err := b.Disk("one"); !errors.Is(err, host.ErrUnknownDisk) {
+		t.Errorf("the old name: %v", err)
+	}
+	_ = a.Close()
 }

@@ -258,11 +258,11 @@ var bugs = []bug{
 	{
 		"a host replies after its lease", "internal/host/lease.go",
 		"			return int64(r.clock+passed+clockSlack) < until", "			return int64(r.clock+passed) < until+int64(time.Hour)",
-		[]string{"internal/host TestTakeover|TestSession|TestTerm", twoHosts},
+		[]string{"internal/host TestTerm"},
 	},
 	{
 		"a disk's record is read before it is fenced", "internal/host/install.go",
 		"	e.rec, e.now = *rec, *rec\n", "	e.rec = *rec\n",
-		[]string{"internal/host TestTwoHosts|TestTakeover", twoHosts, histories},
+		[]string{"internal/host TestRecordIsReadWhenFenced"},
 	},
 }
