@@ -67,13 +67,13 @@ func (t *transmission) perform(r *request) error {
 	case wire.CmdFlush:
 		return t.device.Flush(r.ctx)
 	case wire.CmdTrim:
-		return t.device.Trim(r.ctx, off, n, r.fua())
+		return t.changed(r).Trim(r.ctx, off, n, r.fua())
 	case wire.CmdWriteZeroes:
 		mayTrim := !r.has(wire.CmdFlagNoHole)
 		if r.has(wire.CmdFlagFastZero) && !t.fastZero.ZeroIsFast(off, n, mayTrim) {
 			return ENOTSUP
 		}
-		return t.device.Zero(r.ctx, off, n, mayTrim, r.fua())
+		return t.changed(r).Zero(r.ctx, off, n, mayTrim, r.fua())
 	case wire.CmdCache:
 		return t.prefetch.Prefetch(r.ctx, off, n)
 	case wire.CmdBlockStatus:
@@ -85,5 +85,13 @@ func (t *transmission) perform(r *request) error {
 	if r.Type == wire.CmdRead {
 		return t.device.ReadAt(r.ctx, r.buf.data(), off)
 	}
-	return t.device.WriteAt(r.ctx, r.buf.data(), off+int64(r.poured), r.fua())
+	return t.changed(r).WriteAt(r.ctx, r.buf.data(), off+int64(r.poured), r.fua())
+}
+
+// changed returns the device for a change.
+func (t *transmission) changed(r *request) Device {
+	if t.numbers == nil {
+		return t.device
+	}
+	return t.numbers.Numbered(r.Cookie)
 }

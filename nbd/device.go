@@ -116,6 +116,13 @@ type FastZeroer interface {
 	ZeroIsFast(off, n int64, mayTrim bool) bool
 }
 
+// Numberer is an optional ability of a Device: to tell each change from a repetition of
+// it by the request's cookie, for clients that give them so (client.Numbered).
+type Numberer interface {
+	// Numbered returns the device for one WriteAt, Trim or Zero.
+	Numbered(cookie uint64) Device
+}
+
 // Export is a device with its name and properties.
 type Export struct {
 	// Name is the canonical name, which may differ from the one asked for

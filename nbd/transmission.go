@@ -35,6 +35,7 @@ type transmission struct {
 	extents  Extenter
 	prefetch Prefetcher
 	fastZero FastZeroer
+	numbers  Numberer
 
 	log     *slog.Logger
 	errors  errorLog
@@ -65,6 +66,7 @@ func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *tra
 	t.extents, _ = t.device.(Extenter)
 	t.prefetch, _ = t.device.(Prefetcher)
 	t.fastZero, _ = t.device.(FastZeroer)
+	t.numbers, _ = t.device.(Numberer)
 	t.window = newWindow(o.RequestsMax, o.BytesInFlightMax, c.wakeReader)
 	t.replies = newReplies(c.stream, t.window, s.form)
 	t.ctx, t.cancel = context.WithCancel(c.server.ctx)

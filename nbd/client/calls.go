@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ type question struct {
 	read       []byte    // where a read's payload goes
 	write      []byte    // what is sent after the header
 	status     *[]Status // where the answer of a BLOCK_STATUS goes
+	// number, if not 0, is Numbered's.
+	number uint64
 	// effect is the range's length where n is that of write: BLOCK_STATUS with
 	// a payload.
 	effect int64
@@ -34,6 +37,7 @@ type slot struct {
 	inFlight  bool
 	abandoned bool // the caller has gone; the receiver frees the slot
 	cookie    uint64
+	uses      uint64
 	question
 
 	// Of a reply in chunks, so far.
@@ -42,8 +46,9 @@ type slot struct {
 	taken   []Status
 }
 
-// slotBits is where a cookie's use count begins.
-const slotBits = 32
+// slotBits is where the rest of a cookie begins: how often the slot was used, or the
+// number of a change.
+const slotBits = 16
 
 // call sends a request and waits for its reply.
 func (c *Client) call(ctx context.Context, q question) error {
@@ -57,9 +62,9 @@ func (c *Client) call(ctx context.Context, q question) error {
 	}
 	s := &c.slots[i]
 	s.mu.Lock()
-	s.cookie += 1 << slotBits
-	s.cookie = s.cookie>>slotBits<<slotBits | uint64(i)
-	cookie := s.cookie
+	s.uses++
+	cookie := cmp.Or(q.number, s.uses)<<slotBits | uint64(i)
+	s.cookie = cookie
 	s.question, s.inFlight, s.abandoned = q, true, false
 	s.covered, s.failed, s.taken = 0, nil, nil
 	s.mu.Unlock()

@@ -40,7 +40,7 @@ func (e *Error) Unwrap() error { return e.Errno }
 
 // Options are a Client's tunables. The zero value is right.
 type Options struct {
-	// InFlightMax bounds the requests in flight; further calls wait.
+	// InFlightMax bounds the requests in flight, up to 65,536; further calls wait.
 	// Default (0): 128.
 	InFlightMax int
 	// HandshakeTimeout bounds the handshake, beside the context.
@@ -52,6 +52,9 @@ type Options struct {
 	// TLS starts TLS before anything else, and gives up where the server will
 	// not; ServerName must be set, or InsecureSkipVerify. Default: nil, no TLS.
 	TLS *tls.Config
+	// Export returns the export's name once TLS has begun, for NewClient. Default: nil,
+	// the one given.
+	Export func() string
 	// Contexts are the metadata contexts to select. Default: base:allocation.
 	Contexts []string
 }
@@ -69,6 +72,7 @@ func (o Options) withDefaults() Options {
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = handshakeTimeoutDefault
 	}
+	o.InFlightMax = min(o.InFlightMax, 1<<slotBits)
 	if o.Contexts == nil {
 		o.Contexts = []string{wire.ContextAllocation}
 	}
@@ -118,6 +122,9 @@ func NewClient(ctx context.Context, conn net.Conn, export string, o Options) (*C
 	o = o.withDefaults()
 	var info Info
 	s, err := negotiate(ctx, conn, o, func(s *session) (err error) {
+		if o.Export != nil {
+			export = o.Export()
+		}
 		if err = s.negotiateForm(o.Form); err == nil {
 			err = s.selectContexts(export, o.Contexts)
 		}
