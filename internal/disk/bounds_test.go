@@ -64,7 +64,8 @@ func TestTrimAfterResize(t *testing.T) {
 	h.ok(d.Resize(t.Context(), houseDiskBytes+4096))
 	p := bytes.Repeat([]byte{7}, 512)
 	h.ok(d.WriteAt(t.Context(), p, end, false))
-	h.ok(d.submit(t.Context(), 0, pending{op: trim, data: logrec.AppendRange(nil, trim.Off, trim.Len)}))
+	_, err := d.submit(t.Context(), 0, []pending{{op: trim, data: logrec.AppendRange(nil, trim.Off, trim.Len)}})
+	h.ok(err)
 	for range 2 {
 		got := make([]byte, len(p))
 		h.ok(d.ReadAt(t.Context(), got, end))

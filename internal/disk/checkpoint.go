@@ -34,6 +34,8 @@ type CheckpointRecord struct {
 	CloneOf id.Snapshot `json:"clone_of,omitempty"`
 	// Warm is the disk's warm list (warm.go): a hint.
 	Warm []byte `json:"warm,omitempty"`
+	// Done is a logrec.Done of what the checkpoint covers.
+	Done []byte `json:"done,omitempty"`
 }
 
 const (
@@ -144,7 +146,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 	}
 	value, err := json.Marshal(&CheckpointRecord{
 		Version: checkpointVersion, Epoch: d.cfg.Epoch, Manifest: manifest,
-		ManifestBytes: int64(len(c.Manifest)), State: c.State, Warm: d.warmList(),
+		ManifestBytes: int64(len(c.Manifest)), State: c.State, Warm: d.warmList(), Done: d.done.carry(s.through),
 	})
 	if err != nil {
 		return err

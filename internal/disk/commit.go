@@ -29,6 +29,7 @@ type commit struct {
 	charge int64 // 0 once a layer has it: guarded by appendMu, as are
 	done   bool
 	err    error
+	last   id.Pos // of recs, when they were appended or that was tried
 }
 
 func (c *commit) bytesMax() int {
@@ -106,6 +107,7 @@ func (d *Disk) appendBatch(batch []*commit, add func([]datanode.Record) error) e
 			}
 			mac := d.ops.Next(d.cfg.Epoch, pos, r.op.Type, r.data)
 			recs = append(recs, datanode.Record{Pos: pos, Type: uint8(r.op.Type), MAC: mac, Data: r.data})
+			c.last = pos
 			pos++
 		}
 	}
@@ -114,8 +116,6 @@ func (d *Disk) appendBatch(batch []*commit, add func([]datanode.Record) error) e
 		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrBusy) || errors.Is(err, ErrClosed) {
 			return err
 		}
-		last := &recs[len(recs)-1]
-		d.doubt = end{last.Pos, last.MAC}
 		return inDoubt{d.fail(fmt.Errorf("append to the log: %w", err))}
 	}
 	d.next = pos
@@ -194,6 +194,12 @@ func (d *Disk) freeze() {
 // apply puts one operation into the write buffer; d.mu is held. plain is a
 // part's plaintext.
 func (d *Disk) apply(op logrec.Op, plain []byte, rec *datanode.Record) error {
+	if op.Type == logrec.TypeDone { // it is the layer's that has its operation
+		l := d.active()
+		l.through, l.mac, l.diskBytes = rec.Pos, rec.MAC, d.bytes
+		l.bytes += int64(len(rec.Data))
+		return d.done.read(rec.Data, rec.Pos)
+	}
 	alone := op.Type == logrec.TypeResize || op.Type == logrec.TypeRollback
 	if alone || d.active().full() || d.active().charge >= d.pool.Space.layerChargeMax() {
 		d.freeze()

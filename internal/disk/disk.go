@@ -54,10 +54,8 @@ type Disk struct {
 	held     chan struct{} // not nil: nothing is appended until it is closed (HoldAll)
 	ops      *logrec.Chain
 	next     id.Pos
-	doubt    end // the last of an append of which nobody knows whether it was done
 
-	// resumed says that the append of Config.Resume was done; it is set by Open.
-	resumed bool
+	done ledger
 
 	queueMu sync.Mutex
 	queue   []*commit

@@ -115,7 +115,7 @@ func (p *pass) patch(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // as with a result
 	next := d.state
 	var err error
-	if next.result, next.resultMAC, err = d.appendGroup(ctx, logrec.TypePatch, [][]byte{logrec.AppendPatches(nil, patches)}); err != nil {
+	if next.result, next.resultMAC, err = d.appendGroup(ctx, []datanode.Record{{Type: uint8(logrec.TypePatch), Data: logrec.AppendPatches(nil, patches)}}); err != nil {
 		return err
 	}
 	if err := d.applyPatches(patches, next); err != nil {

@@ -20,7 +20,7 @@ func Open(ctx context.Context, p *Pool, cfg Config) (*Disk, error) {
 	d := &Disk{
 		pool: p, cfg: cfg, size: cfg.Chunk, objects: p.Objects.Owner(cfg.ID, cfg.Epoch),
 		changed: make(chan struct{}), unsettled: make(map[id.Snapshot]struct{}), markedAt: make(map[id.Snapshot]id.Pos),
-		unsaved: make(map[id.Segment]bool), memo: p.RAM.NewMemo(), ahead: newAhead(p),
+		unsaved: make(map[id.Segment]bool), memo: p.RAM.NewMemo(), ahead: newAhead(p), done: newLedger(),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.openLog(ctx); err != nil {
@@ -63,6 +63,11 @@ func (d *Disk) attach(ctx context.Context) error {
 		return err
 	case a != nil:
 		d.m, d.state, d.checkpoint, d.stats.fromCheckpoint = a.m, a.state, a.checkpoint, true
+		if d.done.owner(a.epoch, a.state.through); a.done != nil {
+			if err := d.done.read(a.done, 0); err != nil {
+				return errors.Join(fmt.Errorf("checkpoint record: %w: %w", ErrCorrupt, err), d.closeMap())
+			}
+		}
 		d.warm = a.warm
 		return nil
 	case d.cfg.Under != nil:
@@ -89,6 +94,8 @@ type attached struct {
 	checkpoint checkpointState
 	cloneOf    id.Snapshot
 	warm       []uint64
+	epoch      id.Epoch // of its owner
+	done       []byte   // CheckpointRecord.Done
 }
 
 // attachNewest opens the map at the newest checkpoint, nil if there is none.
@@ -109,7 +116,7 @@ func (d *Disk) attachNewest(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the checkpoint: %w", err)
 	}
-	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf, unmarshalWarm(rec.Warm)}, nil
+	return &attached{m, s, checkpointState{revision, append(objects, rec.Manifest), s.result, rec.Manifest, rec.ManifestBytes}, rec.CloneOf, unmarshalWarm(rec.Warm), rec.Epoch, rec.Done}, nil
 }
 
 // readCheckpoint returns the record of the newest checkpoint, its revision and
@@ -152,7 +159,6 @@ func (d *Disk) replay(ctx context.Context, fence *datanode.FenceReply) error {
 	if err := check.end(d.next - 1); err != nil {
 		return err
 	}
-	d.resumed = check.resumed
 	return d.endRollback(ctx)
 }
 
@@ -227,7 +233,11 @@ func (d *Disk) replayOps(ctx context.Context, check *resumption) error {
 		d.next = r.Pos + 1
 		d.stats.opsReplayed++
 		check.see(r.Pos, r.MAC)
+		d.done.owner(r.Epoch, r.Pos)
 		typ := logrec.Type(r.Type)
+		if typ == logrec.TypeDone {
+			return d.apply(logrec.Op{Type: typ}, nil, r)
+		}
 		if typ.Optional() {
 			return nil
 		}

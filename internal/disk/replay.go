@@ -39,6 +39,8 @@ func (r *resultReplay) record(rec *datanode.Record) error {
 		return r.result(rec)
 	case t == logrec.TypePatch:
 		return r.patch(rec)
+	case t == logrec.TypeDone:
+		return r.d.done.read(rec.Data, 0)
 	case !t.Optional():
 		return fmt.Errorf("result of type %d: %w", t, logrec.ErrUnsupported)
 	}
@@ -65,6 +67,7 @@ func (r *resultReplay) result(rec *datanode.Record) error {
 	if err := r.d.applyResult(r.group, next); err != nil {
 		return err
 	}
+	r.d.done.owner(rec.Epoch, next.through)
 	r.d.state, r.last, r.group = next, next, nil
 	return nil
 }

@@ -89,19 +89,24 @@ func (d *Disk) applyResult(r *logrec.Result, next state) error {
 	return nil
 }
 
-// appendResult appends a result and makes it stable, as appendGroup does.
+// appendResult appends a result, before it what is still to be known of operations that
+// leave the log with it, and makes both stable, as appendGroup does.
 func (d *Disk) appendResult(ctx context.Context, res *logrec.Result) (pos id.Pos, mac logrec.MAC, err error) {
-	var parts [][]byte
-	for _, part := range res.Cut() {
-		parts = append(parts, part.Append(nil))
+	var recs []datanode.Record
+	if done := d.done.carry(res.Through); done != nil {
+		recs = append(recs, datanode.Record{Type: uint8(logrec.TypeDone), Data: done})
 	}
-	return d.appendGroup(ctx, logrec.TypeResult, parts)
+	for _, part := range res.Cut() {
+		recs = append(recs, datanode.Record{Type: uint8(logrec.TypeResult), Data: part.Append(nil)})
+	}
+	return d.appendGroup(ctx, recs)
 }
 
-// appendGroup appends records to the results and makes them stable. It returns
+// appendGroup appends records, of which it makes position and MAC, to the results and
+// makes them stable. It returns
 // the last one's position and MAC. If only some of them could be appended the
 // disk fails: a new owner discards them. destageMu is held.
-func (d *Disk) appendGroup(ctx context.Context, t logrec.Type, parts [][]byte) (pos id.Pos, mac logrec.MAC, err error) {
+func (d *Disk) appendGroup(ctx context.Context, group []datanode.Record) (pos id.Pos, mac logrec.MAC, err error) {
 	pos = d.state.result
 	var recs []datanode.Record
 	bytes, appended := 0, false
@@ -115,16 +120,17 @@ func (d *Disk) appendGroup(ctx context.Context, t logrec.Type, parts [][]byte) (
 		return err
 	}
 	head := d.results.Head()
-	for _, data := range parts {
-		if bytes+len(data) > datanode.AppendBytesMax {
+	for _, r := range group {
+		if bytes+len(r.Data) > datanode.AppendBytesMax {
 			if err = flush(); err != nil {
 				break
 			}
 		}
 		pos++
-		mac = d.results.Next(d.cfg.Epoch, pos, t, data)
-		recs = append(recs, datanode.Record{Pos: pos, Type: uint8(t), MAC: mac, Data: data})
-		bytes += len(data)
+		mac = d.results.Next(d.cfg.Epoch, pos, logrec.Type(r.Type), r.Data)
+		r.Pos, r.MAC = pos, mac
+		recs = append(recs, r)
+		bytes += len(r.Data)
 	}
 	if err == nil {
 		err = flush()

@@ -9,18 +9,21 @@ import (
 )
 
 // Interrupted is the error of a WriteAt, Zero or Trim of which something is in the
-// log, or may be. Who opens the disk again, with the Tail of this one as
-// Config.Resume, can go on where it ended, so that nothing is done twice: between
-// the two times others may have read it, and written to the same place.
+// log, or may be. Who has the disk next says how much is (Carried), so that the call can go
+// on from there and nothing is done twice: between the two times others may have
+// read it, and written to the same place.
 type Interrupted struct {
 	// Logged is how many of the call's bytes are in the log and in the write buffer,
 	// from its beginning. If all are, what is wanting is a Flush, if that was asked
 	// for, and the reply.
 	Logged int64
-	// Doubt is how many more are in the log if the next owner says Resumed. If it does
-	// not they may be all the same, where another host has had the disk since.
+	// Doubt is how many more may be in the log.
 	Doubt int64
-	Err   error
+	// Epoch is the owner's; LoggedAt and DoubtAt are the positions of the last record of
+	// each, for Carried.
+	Epoch             id.Epoch
+	LoggedAt, DoubtAt id.Pos
+	Err               error
 }
 
 func (e *Interrupted) Error() string { return e.Err.Error() }
@@ -28,17 +31,28 @@ func (e *Interrupted) Error() string { return e.Err.Error() }
 // Unwrap returns why.
 func (e *Interrupted) Unwrap() error { return e.Err }
 
-// interrupted returns err, of a call of which logged bytes are in the log, and
-// tried more are in doubt if err is in doubt.
-func interrupted(logged, tried int64, err error) error {
+// progress is how many bytes of a call are in the log, and where the last record of them is.
+type progress struct {
+	bytes int64
+	at    id.Pos
+}
+
+func (p *progress) logged(n int64, pos id.Pos) {
+	p.bytes += n
+	p.at = pos
+}
+
+// interrupted returns err, of a call of which p is logged, and if err is in doubt tried
+// more bytes may be, with their last record at pos.
+func (d *Disk) interrupted(p progress, tried int64, pos id.Pos, err error) error {
 	var doubt inDoubt
 	switch is := errors.As(err, &doubt); {
-	case err == nil || logged == 0 && !is:
+	case err == nil || p.bytes == 0 && !is:
 		return err
 	case !is:
-		tried = 0
+		tried, pos = 0, 0
 	}
-	return &Interrupted{logged, tried, err}
+	return &Interrupted{p.bytes, tried, d.cfg.Epoch, p.at, pos, err}
 }
 
 // inDoubt marks the error of an append that may have been done.
@@ -55,32 +69,22 @@ type end struct {
 
 // Tail is what an owner knows of the end of its disk's operations.
 type Tail struct {
-	epoch id.Epoch
 	// known is the last that is in the log for certain; all that was acknowledged or
-	// read is up to it. doubt, if its pos is not 0, is the last of an append that may
-	// have followed.
-	known, doubt end
+	// read is up to it.
+	known end
 }
 
 // Tail returns what the disk knew when it stopped serving: it must be closed.
 func (d *Disk) Tail() *Tail {
 	d.appendMu.Lock()
 	defer d.appendMu.Unlock()
-	return &Tail{d.cfg.Epoch, end{d.next - 1, d.ops.Head()}, d.doubt}
+	return &Tail{end{d.next - 1, d.ops.Head()}}
 }
-
-// Epoch is the owner's.
-func (t *Tail) Epoch() id.Epoch { return t.epoch }
-
-// Resumed reports whether the append that was in doubt at the end of Config.Resume is
-// found in the log, or last in the results. Only what another host has done since can
-// hide it.
-func (d *Disk) Resumed() bool { return d.resumed }
 
 // resumption compares a log with what the last owner knew of its end.
 type resumption struct {
-	tail           *Tail // nil: nothing is known
-	known, resumed bool
+	tail  *Tail // nil: nothing is known
+	known bool
 }
 
 // begin returns a resumption for a log that is replayed from behind through on:
@@ -99,9 +103,7 @@ func (r *resumption) see(pos id.Pos, mac logrec.MAC) {
 	if r.tail == nil {
 		return
 	}
-	at := end{pos, mac}
-	r.known = r.known || at == r.tail.known
-	r.resumed = r.resumed || r.tail.doubt.pos != 0 && at == r.tail.doubt
+	r.known = r.known || end{pos, mac} == r.tail.known
 }
 
 // end returns an error if the log, which ends at last, lacks something that an earlier

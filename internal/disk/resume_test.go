@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"plinth/datanode"
+	"plinth/internal/id"
 )
 
 // mute is a node that does not answer an append or a sync.
@@ -54,6 +55,14 @@ func TestResume(t *testing.T) {
 		h.ok(h.round(d))
 		h.fill(d, c, 20)
 
+		carried := func(d *Disk, part *Interrupted, doubt bool) {
+			t.Helper()
+			for pos, want := range map[id.Pos]bool{part.LoggedAt: true, part.DoubtAt: doubt} {
+				if got, err := d.Carried(part.Epoch, pos); err != nil || got != want {
+					t.Fatalf("position %d of epoch %d is in the log: %v, %v; want %v", pos, part.Epoch, got, err, want)
+				}
+			}
+		}
 		node.appends.Store(2)
 		all := bytes.Repeat([]byte{7}, houseDiskBytes)
 		err := d.WriteAt(t.Context(), all, 0, false)
@@ -61,7 +70,8 @@ func TestResume(t *testing.T) {
 		if !errors.As(err, &part) || part.Logged != 2<<20 || part.Doubt != 2<<20 || !errors.Is(err, datanode.ErrOutcome) || !errors.Is(err, ErrFailed) {
 			t.Fatalf("a write whose second append gets no answer: %#v", err)
 		}
-		if err := d.WriteAt(t.Context(), all[:4096], 0, false); errors.As(err, &part) && part.Doubt != 0 || !errors.Is(err, ErrFailed) {
+		var later *Interrupted
+		if err := d.WriteAt(t.Context(), all[:4096], 0, false); errors.As(err, &later) && later.Doubt != 0 || !errors.Is(err, ErrFailed) {
 			t.Fatalf("a later write: %#v", err)
 		}
 		h.ok(d.Close())
@@ -77,9 +87,7 @@ func TestResume(t *testing.T) {
 		for range 2 {
 			d, err = h.resume(h.session(), 1, tail)
 			h.ok(err)
-			if d.Resumed() != done {
-				t.Fatalf("resumed %v, done %v", d.Resumed(), done)
-			}
+			carried(d, part, done)
 			h.same(d, c)
 			h.ok(h.round(d))
 			h.ok(d.Checkpoint(t.Context()))
@@ -87,7 +95,7 @@ func TestResume(t *testing.T) {
 		}
 
 		lost := *tail
-		lost.known.pos = tail.doubt.pos + 2
+		lost.known.pos = part.DoubtAt + 2
 		_, err = h.resume(h.session(), 1, &lost)
 		h.fails("the log lacks what was acknowledged", err, ErrCorrupt)
 		d = h.open(h.session(), 1)
@@ -106,8 +114,10 @@ func TestResume(t *testing.T) {
 		h.ok(d.Close())
 		d, err = h.resume(h.session(), 1, tail)
 		h.ok(err)
-		if h.same(d, c); d.Resumed() {
-			t.Error("what another host has destaged is taken for the append that was in doubt")
+		h.same(d, c)
+		carried(d, part, done)
+		if _, err := d.Carried(d.Epoch()+1, 1); !errors.Is(err, ErrClosed) {
+			t.Errorf("an owner is asked for a later one: %v", err)
 		}
 	}
 }
@@ -131,11 +141,5 @@ func TestResumeUnsynced(t *testing.T) {
 		if !errors.As(err, &part) || part.Logged != 5000 || part.Doubt != 0 || !errors.Is(err, datanode.ErrUnreachable) {
 			t.Errorf("%s: %#v", name, err)
 		}
-	}
-	h.ok(d.Close())
-	d, err := h.resume(h.session(), 1, d.Tail())
-	h.ok(err)
-	if d.Resumed() {
-		t.Error("resumed what was never in doubt")
 	}
 }

@@ -30,19 +30,30 @@ const (
 // power. p is not kept. It may wait for destaging to make room. Errors:
 // ErrNoSpace (a prefix may be written), ErrOutOfRange, ErrClosed, ErrFailed.
 func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	return d.writeAt(ctx, nil, p, off, fua)
+}
+
+func (d *Disk) writeAt(ctx context.Context, tag *id.Tag, p []byte, off int64, fua bool) error {
 	if err := d.enter(off, int64(len(p))); err != nil {
 		return err
 	}
 	defer d.leave()
-	logged := int64(0)
+	var part progress
+	done, err := d.isDone(tag, off, int64(len(p)))
+	if err != nil {
+		return err
+	}
+	p, off = p[done:], off+done
 	for len(p) > 0 {
 		n := min(len(p), d.pool.portionBytes()-int(off%int64(d.size)))
-		if err := d.write(ctx, p[:n], off); err != nil {
-			return interrupted(logged, int64(n), err)
+		last, err := d.write(ctx, tag, p[:n], off)
+		if err != nil {
+			return d.interrupted(part, int64(n), last, err)
 		}
-		p, off, logged = p[n:], off+int64(n), logged+int64(n)
+		p, off = p[n:], off+int64(n)
+		part.logged(int64(n), last)
 	}
-	return interrupted(logged, 0, d.settle(ctx, fua))
+	return d.interrupted(part, 0, 0, d.settle(ctx, fua))
 }
 
 // portionBytes returns how much of a call is appended at a time.
@@ -57,11 +68,20 @@ func (p *Pool) portionBytes() int {
 // Zero makes n bytes at off read as zeros; whole chunks give their space back.
 // Durability and errors are WriteAt's.
 func (d *Disk) Zero(ctx context.Context, off, n int64, fua bool) error {
+	return d.zero(ctx, nil, off, n, fua)
+}
+
+func (d *Disk) zero(ctx context.Context, tag *id.Tag, off, n int64, fua bool) error {
 	if err := d.enter(off, n); err != nil {
 		return err
 	}
 	defer d.leave()
-	if n > 0 {
+	var part progress
+	done, err := d.isDone(tag, off, n)
+	if err != nil {
+		return err
+	}
+	if done < n {
 		size := int64(d.size)
 		edges := int64(0)
 		if off%size != 0 {
@@ -71,33 +91,48 @@ func (d *Disk) Zero(ctx context.Context, off, n int64, fua bool) error {
 			edges++
 		}
 		op := logrec.Op{Type: logrec.TypeZero, Off: off, Len: n}
-		if err := d.submit(ctx, edges*d.chunkCharge(), pending{op: op, data: logrec.AppendRange(nil, off, n)}); err != nil {
-			return interrupted(0, n, err)
+		rec := []pending{{op: op, data: logrec.AppendRange(nil, off, n)}}
+		last, err := d.submit(ctx, edges*d.chunkCharge(), tagged(rec, tag, off+n))
+		if err != nil {
+			return d.interrupted(part, n, last, err)
 		}
+		part.logged(n, last)
 	}
-	return interrupted(n, 0, d.settle(ctx, fua))
+	return d.interrupted(part, 0, 0, d.settle(ctx, fua))
 }
 
 // Trim gives up n bytes at off: those chunks that lie wholly in the range read
 // as zeros from now on, the rest is unchanged. Durability and errors are
 // WriteAt's, without ErrNoSpace.
 func (d *Disk) Trim(ctx context.Context, off, n int64, fua bool) error {
+	return d.trim(ctx, nil, off, n, fua)
+}
+
+func (d *Disk) trim(ctx context.Context, tag *id.Tag, off, n int64, fua bool) error {
 	if err := d.enter(off, n); err != nil {
 		return err
 	}
 	defer d.leave()
-	size, all := int64(d.size), n
-	end := off + n
+	part := progress{bytes: n} // of a trim of no whole chunk
+	done, err := d.isDone(tag, off, n)
+	if err != nil {
+		return err
+	}
+	size, all := int64(d.size), off+n
+	end := all
 	if end < d.Size() { // the end of the disk ends its last chunk too
 		end = end / size * size
 	}
-	if off = (off + size - 1) / size * size; off < end {
+	if off = (off + size - 1) / size * size; off < end && done < n {
 		op := logrec.Op{Type: logrec.TypeTrim, Off: off, Len: end - off}
-		if err := d.submit(ctx, 0, pending{op: op, data: logrec.AppendRange(nil, off, end-off)}); err != nil {
-			return interrupted(0, all, err)
+		rec := []pending{{op: op, data: logrec.AppendRange(nil, off, end-off)}}
+		last, err := d.submit(ctx, 0, tagged(rec, tag, all))
+		if err != nil {
+			return d.interrupted(progress{}, n, last, err)
 		}
+		part.at = last
 	}
-	return interrupted(all, 0, d.settle(ctx, fua))
+	return d.interrupted(part, 0, 0, d.settle(ctx, fua))
 }
 
 // Resize makes the disk larger, durably. A size below the present one is
@@ -111,7 +146,7 @@ func (d *Disk) Resize(ctx context.Context, bytes int64) error {
 		return ErrOutOfRange
 	}
 	op := logrec.Op{Type: logrec.TypeResize, Len: bytes}
-	if err := d.submit(ctx, 0, pending{op: op, data: logrec.AppendResize(nil, bytes)}); err != nil {
+	if _, err := d.submit(ctx, 0, []pending{{op: op, data: logrec.AppendResize(nil, bytes)}}); err != nil {
 		return err
 	}
 	return d.settle(ctx, true)
@@ -120,8 +155,9 @@ func (d *Disk) Resize(ctx context.Context, bytes int64) error {
 // chunkCharge is the most that one chunk may take in a segment.
 func (d *Disk) chunkCharge() int64 { return int64(chunk.SealedCap(int(d.size))) + slotChargeBytes }
 
-// write logs one portion.
-func (d *Disk) write(ctx context.Context, p []byte, off int64) error {
+// write logs one portion. It returns the position of its last record, 0 where it has
+// none.
+func (d *Disk) write(ctx context.Context, tag *id.Tag, p []byte, off int64) (id.Pos, error) {
 	var charge int64
 	rest := p
 	for pc := range d.size.Split(off, int64(len(p))) {
@@ -131,17 +167,18 @@ func (d *Disk) write(ctx context.Context, p []byte, off int64) error {
 		rest = rest[pc.Len:]
 	}
 	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
-		return err
+		return 0, err
 	}
 	c := commit{charge: charge}
 	var err error
 	if c.recs, err = d.encode(p, off); err == nil {
+		c.recs = tagged(c.recs, tag, off+int64(len(p)))
 		err = d.enqueue(ctx, &c)
 	}
 	if err != nil {
 		d.pool.Space.Release(d.ctx, c.charge)
 	}
-	return err
+	return c.last, err
 }
 
 // enqueue commits, unless the caller has gone: a client that lost its connection
@@ -154,17 +191,17 @@ func (d *Disk) enqueue(ctx context.Context, c *commit) error {
 	return d.commit(c)
 }
 
-// submit admits and commits one record.
-func (d *Disk) submit(ctx context.Context, charge int64, rec pending) error {
+// submit admits and commits one operation. It returns what write does.
+func (d *Disk) submit(ctx context.Context, charge int64, recs []pending) (id.Pos, error) {
 	if err := d.pool.Space.Acquire(ctx, charge); err != nil {
-		return err
+		return 0, err
 	}
-	c := commit{recs: []pending{rec}, charge: charge}
+	c := commit{recs: recs, charge: charge}
 	err := d.enqueue(ctx, &c)
 	if err != nil {
 		d.pool.Space.Release(d.ctx, c.charge)
 	}
-	return err
+	return c.last, err
 }
 
 // encode makes the records of a write: runs of whole chunks sealed, runs of zero

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,7 +25,7 @@ type Place struct {
 	// While, if set, ends when the disk is known to have left the place: a peer that
 	// hangs says nothing.
 	While context.Context
-	// Of is what Find knows a place in this process by: for Options.Gone and Resume.
+	// Of is what Find knows a place in this process by: for Options.Gone and Begun.
 	Of any
 }
 
@@ -49,10 +48,9 @@ type Options struct {
 	// Gone reports an error of a place in this process that says that the disk has left
 	// it; nbd.ErrShutdown always does. Default: nil, no other.
 	Gone func(of any, err error) bool
-	// Resume returns how many bytes of a change that ended with err at a place in
-	// this process, left, are certainly done, from its beginning, where the change
-	// goes on at the place now; of a peer that is nil. Default: nil, none.
-	Resume func(left, now any, err error) int64
+	// Begun returns what a place in this process, left, may have done of a change that
+	// ended with err there, from its beginning. Default: nil, nothing.
+	Begun func(left any, err error) []Piece
 	// Wrote is called before the first change at a place, and told if that is a peer,
 	// Unreached when one could not be reached for some time: this process may want the
 	// disk. Both return at once. Default: nil.
@@ -70,7 +68,8 @@ type Options struct {
 // and nbd.FastZeroer. [New] makes one, Close ends it.
 type Device struct {
 	opts    Options
-	session string
+	session [sessionBytes]byte
+	numbers numbers
 
 	// now is the target in use; nil: the next call finds one.
 	now atomic.Pointer[target]
@@ -93,9 +92,8 @@ func New(o Options) *Device {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	var session [sessionBytes]byte
-	_, _ = rand.Read(session[:]) // crypto/rand: never an error
-	d := &Device{opts: o, session: hex.EncodeToString(session[:]), finding: make(chan struct{}, 1)}
+	d := &Device{opts: o, numbers: newNumbers(), finding: make(chan struct{}, 1)}
+	_, _ = rand.Read(d.session[:]) // crypto/rand: never an error
 	d.bytes.Store(o.Bytes)
 	return d
 }
@@ -133,29 +131,6 @@ func (d *Device) do(ctx context.Context, f func(nbd.Device) error) error {
 	return d.doAt(ctx, func(t *target) error { return f(t.device) })
 }
 
-// change is do for a call that changes n bytes. f goes on behind the first done of
-// them.
-func (d *Device) change(ctx context.Context, n int64, f func(at nbd.Device, done int64) error) error {
-	done := int64(0)
-	var left any // where the last attempt ended with err
-	var err error
-	return d.doAt(ctx, func(t *target) error {
-		if err != nil && left != nil && d.opts.Resume != nil {
-			done += d.opts.Resume(left, t.of, err)
-		}
-		if d.opts.Wrote != nil && !t.wrote.Load() && t.wrote.CompareAndSwap(false, true) {
-			d.opts.Wrote(t.remote != nil)
-		}
-		if left = t.of; done == n && n > 0 { // only the answer was wanting
-			err = t.device.Flush(ctx)
-			left = nil // and it says nothing of the change
-		} else {
-			err = f(t.device, done)
-		}
-		return err
-	})
-}
-
 func (d *Device) doAt(ctx context.Context, f func(*target) error) error {
 	for pause := time.Duration(0); ; pause = min(max(2*pause, pauseMin), pauseMax) {
 		t, err := d.enter(ctx)
@@ -163,7 +138,8 @@ func (d *Device) doAt(ctx context.Context, f func(*target) error) error {
 			return err
 		}
 		err = f(t)
-		gone := err != nil && t.gone(err, d.opts.Gone)
+		var unsettled *unsettledError
+		gone := err != nil && (t.gone(err, d.opts.Gone) || errors.As(err, &unsettled))
 		if err != nil && ctx.Err() != nil && t.remote != nil {
 			gone = true // what was given up must not be carried out after what comes next
 		}

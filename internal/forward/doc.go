@@ -9,10 +9,9 @@
 // # What a client sees
 //
 // A request whose place is gone is sent again to the next one, until its context
-// ends. So a move, or the death of a host, is a pause and not an error. A request
-// may be carried out twice then; between the two a client that shares the disk may
-// see its effect come, and another write over it, and come again. The block
-// layer's clients do the same when they reconnect.
+// ends. So a move, or the death of a host, is a pause and not an error. A change is
+// carried out once all the same (invariant 4), or else a client that shares the disk
+// might see its effect come, and another write over it, and come again.
 //
 // # Invariants
 //
@@ -28,6 +27,17 @@
 //     follow a disk that has left and come back.
 //  3. Nothing is sent to, or taken from, a peer that has not proved that it has the
 //     pool's root key (TLS): what is forwarded is plaintext.
+//  4. A change is done once, between hosts of version 2. The first time that it goes to a
+//     peer it gets a number (id.Tag), in the cookies of its requests; the disk's log has
+//     that, so that the disk knows at any owner how far it is done (Once). Of what a place
+//     in this process has begun, the next place says whether the log has it
+//     (Once.Carried). ResendTimeMax bounds for how long disks have to know.
+//
+// # Versions
+//
+// A host's certificate says which versions of this protocol it speaks, and each end refuses one
+// that has none in common with it; the client names the highest common one with the
+// export: 2/SESSION/EXPORT. A host of version 1 knows no numbers, and gets none.
 //
 // # The proof
 //

@@ -2,18 +2,44 @@ package forward
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
+	"plinth/internal/id"
 	"plinth/nbd"
+	"plinth/nbd/client"
 )
 
-// A session's export names are SESSION/EXPORT.
+// A session's export names are SESSION/EXPORT in version 1 and 2/SESSION/EXPORT in version 2,
+// which also has 2/log-EPOCH-POS/EXPORT: its description says whether the disk's log has
+// what was appended there.
 const (
 	sessionBytes = 16
 	separator    = "/"
+
+	questionFormat = "log-%x-%x"
+	isInLog        = "in the log"
+	isNotInLog     = "not in the log"
 )
+
+func exportName(version uint16, session, export string) string {
+	if version < numbersVersion {
+		return session + separator + export
+	}
+	return strconv.Itoa(int(version)) + separator + session + separator + export
+}
+
+func question(epoch id.Epoch, pos id.Pos) string { return fmt.Sprintf(questionFormat, epoch, pos) }
+
+func answered(s string) (bool, error) {
+	if s != isInLog && s != isNotInLog {
+		return false, fmt.Errorf("the disk's owner does not say whether its log has what was appended: %.100q", s)
+	}
+	return s == isInLog, nil
+}
 
 // Disks are those that this process serves now.
 type Disks interface {
@@ -42,7 +68,7 @@ func (x *Exports) List(context.Context) ([]nbd.ExportInfo, error) { return nil, 
 
 // Describe implements nbd.Exports.
 func (x *Exports) Describe(ctx context.Context, name string) (nbd.ExportInfo, error) {
-	_, export, err := split(name)
+	version, session, export, err := split(name)
 	if err != nil {
 		return nbd.ExportInfo{}, err
 	}
@@ -51,15 +77,41 @@ func (x *Exports) Describe(ctx context.Context, name string) (nbd.ExportInfo, er
 		return nbd.ExportInfo{}, err
 	}
 	defer release()
-	return e.Info(), nil
+	info := e.Info()
+	if version >= numbersVersion {
+		err = answer(&info, session, e.Device)
+	}
+	return info, err
+}
+
+// answer answers a question, if that is one.
+func answer(info *nbd.ExportInfo, session string, d nbd.Device) error {
+	var epoch id.Epoch
+	var pos id.Pos
+	if _, err := fmt.Sscanf(session, questionFormat, &epoch, &pos); err != nil || question(epoch, pos) != session {
+		return nil
+	}
+	once, ok := d.(Once)
+	if !ok {
+		return fmt.Errorf("%w: %s has no log", nbd.ErrUnknownExport, info.Name)
+	}
+	done, err := once.Carried(epoch, pos)
+	if info.Description = isNotInLog; done {
+		info.Description = isInLog
+	}
+	return err
 }
 
 // Open implements nbd.Exports. It returns when nothing that came by the session's
 // older connections will be carried out any more.
 func (x *Exports) Open(ctx context.Context, name string) (nbd.Export, func(), error) {
-	number, export, err := split(name)
+	version, number, export, err := split(name)
 	if err != nil {
 		return nbd.Export{}, nil, err
+	}
+	var key [sessionBytes]byte
+	if n, err := hex.Decode(key[:], []byte(number)); err != nil || n != sessionBytes {
+		return nbd.Export{}, nil, fmt.Errorf("%w: %.100q is no session", nbd.ErrUnknownExport, number)
 	}
 	s := x.enter(number)
 	turn, err := s.take(ctx)
@@ -72,16 +124,32 @@ func (x *Exports) Open(ctx context.Context, name string) (nbd.Export, func(), er
 		x.leave(number, s)
 		return nbd.Export{}, nil, err
 	}
-	e.Device = &held{e.Device, gone, s, turn}
+	h := held{e.Device, gone, s, turn}
+	if once, ok := e.Device.(Once); ok && version >= numbersVersion {
+		e.Device = &numberedHeld{h, key, once}
+	} else {
+		e.Device = &h
+	}
 	return e, func() { release(); x.leave(number, s) }, nil
 }
 
-func split(name string) (session, export string, err error) {
+// split takes a name apart. session is one's number, in hexadecimal, or in version 2 a
+// question.
+func split(name string) (version uint16, session, export string, err error) {
+	version = 1
 	session, export, ok := strings.Cut(name, separator)
-	if !ok || len(session) != 2*sessionBytes || strings.Trim(session, "0123456789abcdef") != "" || export == "" {
-		return "", "", fmt.Errorf("%w: peers name SESSION/DISK, not %.100q", nbd.ErrUnknownExport, name)
+	if v, err := strconv.ParseUint(session, 10, 16); ok && err == nil && len(session) < 2*sessionBytes {
+		if version = uint16(v); version != numbersVersion {
+			return 0, "", "", fmt.Errorf("%w: a peer speaks version %d of the protocol between hosts, this host %v: upgrade plinth on the one of the lower versions",
+				nbd.ErrUnknownExport, version, Speaks)
+		}
+		session, export, ok = strings.Cut(export, separator)
 	}
-	return session, export, nil
+	number := len(session) == 2*sessionBytes && strings.Trim(session, "0123456789abcdef") == ""
+	if !ok || export == "" || !number && (version == 1 || !strings.HasPrefix(session, "log-")) {
+		return 0, "", "", fmt.Errorf("%w: peers name SESSION/DISK, not %.100q", nbd.ErrUnknownExport, name)
+	}
+	return version, session, export, nil
 }
 
 func (x *Exports) enter(number string) *session {
@@ -174,6 +242,20 @@ type held struct {
 	gone    func(error) bool
 	session *session
 	turn    int64
+}
+
+// numberedHeld is held for a session whose changes have numbers: an nbd.Numberer.
+type numberedHeld struct {
+	held
+	number [sessionBytes]byte
+	once   Once
+}
+
+// Numbered implements nbd.Numberer.
+func (h *numberedHeld) Numbered(cookie uint64) nbd.Device {
+	one := h.held
+	one.Device = h.once.Once(id.Tag{Session: h.number, Number: client.NumberOf(cookie)})
+	return &one
 }
 
 func (h *held) do(f func() error) error {

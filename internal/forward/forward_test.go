@@ -38,7 +38,8 @@ func to(address string) func(context.Context) (Place, error) {
 
 // load has writers each count in a block of their own, and compare what they read
 // after every write, while harm is done 60 times, each time after some writes.
-func load(t *testing.T, d *Device, harm func()) {
+// Each write is done once.
+func load(t *testing.T, d *Device, disk *shared, harm func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -77,15 +78,21 @@ func load(t *testing.T, d *Device, harm func()) {
 	}
 	over.Store(true)
 	writers.Wait()
+	d.Close()
+	if disk.mu.Lock(); disk.applied != int(writes.Load()) && !t.Failed() {
+		t.Errorf("of %d writes came %d", writes.Load(), disk.applied)
+	}
+	disk.mu.Unlock()
 }
 
 // Connections are cut, and what they have brought is carried out late: never after
 // what the client sent later.
 func TestNoOldCopyComesLate(t *testing.T) {
 	pool := newPool(t)
-	r := newRelay(t, serve(t, host{"a", newShared("a", true)}, config(t, pool, "a")))
+	disk := newShared("a", true)
+	r := newRelay(t, serve(t, host{"a", disk}, config(t, pool, "a")))
 	d := view(t, Options{Find: to(r.address), TLS: config(t, pool, "b")})
-	load(t, d, r.cut)
+	load(t, d, disk, r.cut)
 }
 
 // The disk moves between two peers and this host under load.
@@ -111,7 +118,7 @@ func TestMoves(t *testing.T) {
 		}
 		return Place{Local: local, Release: func() { released.Add(1) }, While: while}, nil
 	}})
-	load(t, d, func() { disk.move([]string{"a", "b", "c"}[rand.IntN(3)]) })
+	load(t, d, disk, func() { disk.move([]string{"a", "b", "c"}[rand.IntN(3)]) })
 	d.Close()
 	if opened.Load() == 0 || opened.Load() != released.Load() {
 		t.Errorf("the disk was here %d times and released %d times", opened.Load(), released.Load())
@@ -280,8 +287,9 @@ func TestErrors(t *testing.T) {
 // was done to its end is not done again, and is flushed.
 func TestResume(t *testing.T) {
 	pool := newPool(t)
-	disk := memory.New(diskBytes)
-	peer := serve(t, one{disk}, config(t, pool, "a"))
+	shared := newShared("a", false)
+	disk := shared.Device
+	peer := serve(t, host{"a", shared}, config(t, pool, "a"))
 	for _, done := range []int64{0, 3, 6} {
 		if err := disk.WriteAt(t.Context(), []byte("......"), 0, false); err != nil {
 			t.Fatal(err)
@@ -292,11 +300,11 @@ func TestResume(t *testing.T) {
 				return Place{Local: interrupting{disk}, Of: "first"}, nil
 			}
 			return Place{Addr: peer, Export: "vm"}, nil
-		}, Resume: func(of, now any, err error) int64 {
-			if of != "first" || now != nil || !isGone(err) {
-				t.Errorf("resume what ended at %v with %v at %v", of, err, now)
+		}, Begun: func(of any, err error) []Piece {
+			if of != "first" || !isGone(err) {
+				t.Errorf("asked for what ended at %v with %v", of, err)
 			}
-			return done
+			return []Piece{{Bytes: done, Pos: 1}, {Bytes: 6 - done, Pos: 2}}
 		}, Wrote: func(peer bool) {
 			if peer != (found.Load() == 2) {
 				t.Errorf("the first change at place %d, of a peer: %v", found.Load(), peer)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"plinth/internal/id"
 	"plinth/internal/keyring"
 	"plinth/nbd"
 	"plinth/nbd/memory"
@@ -38,7 +39,7 @@ func newPool(t *testing.T) *keyring.Pool {
 
 func config(t *testing.T, pool *keyring.Pool, host string) *tls.Config {
 	t.Helper()
-	c, err := TLS(pool, host)
+	c, err := TLS(pool, host, Speaks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +56,15 @@ type shared struct {
 	mu    sync.RWMutex
 	owner string
 	life  int // counts moves
-	while context.Context
-	leave context.CancelFunc
+	// What was done for each slot of a session, and how many changes were.
+	done    map[id.Tag]uint64
+	applied int
+	while   context.Context
+	leave   context.CancelFunc
 }
 
 func newShared(owner string, slow bool) *shared {
-	s := &shared{Device: memory.New(diskBytes), slow: slow}
+	s := &shared{Device: memory.New(diskBytes), slow: slow, done: map[id.Tag]uint64{}}
 	s.move(owner)
 	return s
 }
@@ -106,8 +110,8 @@ func (d tenure) do(f func() error) error {
 		}
 		time.Sleep(late)
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.shared.life != d.life {
 		return errGone
 	}
@@ -123,7 +127,33 @@ func (d tenure) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 func (d tenure) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
-	return d.do(func() error { return d.Device.WriteAt(context.WithoutCancel(ctx), p, off, fua) })
+	return d.do(func() error {
+		d.applied++
+		return d.Device.WriteAt(context.WithoutCancel(ctx), p, off, fua)
+	})
+}
+
+// Once implements Once.
+func (d tenure) Once(tag id.Tag) nbd.Device { return onceTenure{d, tag} }
+
+// Carried implements Once.
+func (d tenure) Carried(_ id.Epoch, pos id.Pos) (bool, error) { return pos == 1, nil }
+
+type onceTenure struct {
+	tenure
+	tag id.Tag
+}
+
+func (d onceTenure) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	slot := id.Tag{Session: d.tag.Session, Number: d.tag.Number % id.TagSlots}
+	return d.do(func() error {
+		if d.done[slot] >= d.tag.Number {
+			return nil
+		}
+		d.done[slot] = d.tag.Number
+		d.applied++
+		return d.Device.WriteAt(context.WithoutCancel(ctx), p, off, fua)
+	})
 }
 
 // host serves the disk to peers while it is there.

@@ -2,6 +2,8 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -22,9 +24,12 @@ type target struct {
 	reads  nbd.TryReader // nil: not at this place
 	writes nbd.TryWriter
 	remote *client.Client // nil: in this process
-	of     any            // Place.Of
-	wrote  atomic.Bool    // Options.Wrote was called
-	close  func()
+
+	export  string      // as a peer knows it
+	version uint16      // that the peer and this host use
+	of      any         // Place.Of
+	wrote   atomic.Bool // Options.Wrote was called
+	close   func()
 	// watched ends the watch of Place.While.
 	watched atomic.Pointer[func() bool]
 	// users are calls under way, and one more while it is the Device's.
@@ -81,20 +86,64 @@ func (d *Device) open(ctx context.Context, p Place) (*target, error) {
 		t.writes, _ = p.Local.(nbd.TryWriter)
 		return t, nil
 	}
+	conn, o, err := d.dial(ctx, p.Addr, &t.version)
+	if err != nil {
+		return nil, err
+	}
+	o.Form, o.Export = client.Extended, func() string {
+		return exportName(t.version, hex.EncodeToString(d.session[:]), p.Export)
+	}
+	c, err := client.NewClient(ctx, conn, p.Export, o)
+	if err != nil {
+		return nil, fmt.Errorf("reach the disk's owner: %w", err)
+	}
+	t.name, t.device, t.remote, t.export = p.Addr, c, c, p.Export
+	t.close = func() { _ = c.Close() }
+	return t, nil
+}
+
+// dial connects to a peer. version is set in the TLS handshake.
+func (d *Device) dial(ctx context.Context, addr string, version *uint16) (net.Conn, client.Options, error) {
+	own, err := spoken(d.opts.TLS.Certificates[0].Leaf)
+	if err != nil {
+		return nil, client.Options{}, err
+	}
+	config := d.opts.TLS.Clone()
+	config.VerifyConnection = func(s tls.ConnectionState) (err error) {
+		*version, err = own.agree(s)
+		return err
+	}
 	dialer := net.Dialer{Timeout: connectTime, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: deadAfter / 4, Interval: deadAfter / 4, Count: 3,
 	}, Control: boundSilence}
-	conn, err := dialer.DialContext(ctx, "tcp", p.Addr)
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("reach the disk's owner: %w", err)
+		return nil, client.Options{}, fmt.Errorf("reach the disk's owner: %w", err)
 	}
-	c, err := client.NewClient(ctx, conn, d.session+separator+p.Export, client.Options{Form: client.Extended, TLS: d.opts.TLS})
+	return conn, client.Options{TLS: config}, nil
+}
+
+// carried reports whether bytes of a change that a place in this process has begun are
+// done, and whether t knows that.
+func (d *Device) carried(ctx context.Context, t *target, p Piece) (done, known bool, err error) {
+	if once, ok := t.device.(Once); ok {
+		done, err = once.Carried(p.Epoch, p.Pos)
+		return done, true, err
+	}
+	if t.remote == nil || t.version < numbersVersion {
+		return p.Sure, false, nil
+	}
+	var version uint16
+	conn, o, err := d.dial(ctx, t.name, &version)
 	if err != nil {
-		return nil, fmt.Errorf("reach the disk's owner: %w", err)
+		return false, false, err
 	}
-	t.name, t.device, t.remote = p.Addr, c, c
-	t.close = func() { _ = c.Close() }
-	return t, nil
+	info, err := client.DescribeConn(ctx, conn, exportName(numbersVersion, question(p.Epoch, p.Pos), t.export), o)
+	if err != nil {
+		return false, false, fmt.Errorf("ask the disk's owner: %w", err)
+	}
+	done, err = answered(info.Description)
+	return done, true, err
 }
 
 const (

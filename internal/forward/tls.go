@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
+	"net/url"
 	"time"
 
 	"plinth/internal/keyring"
@@ -17,8 +18,8 @@ import (
 const peerName = "peer.plinth"
 
 // TLS returns what both ends of a connection between hosts of a pool use. host is
-// the name of this one, for its peers' logs.
-func TLS(pool *keyring.Pool, host string) (*tls.Config, error) {
+// the name of this one, for its peers' logs; speaks is [Speaks], or less.
+func TLS(pool *keyring.Pool, host string, speaks Versions) (*tls.Config, error) {
 	signer := pool.PeerKey()
 	authority := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -43,6 +44,7 @@ func TLS(pool *keyring.Pool, host string) (*tls.Config, error) {
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: host}, DNSNames: []string{peerName},
+		URIs:      []*url.URL{speaks.uri()},
 		NotBefore: authority.NotBefore, NotAfter: authority.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
@@ -50,11 +52,18 @@ func TLS(pool *keyring.Pool, host string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a certificate for peers: %w", err)
 	}
+	if leaf, err = x509.ParseCertificate(der); err != nil {
+		return nil, fmt.Errorf("make a certificate for peers: %w", err)
+	}
 	trust := x509.NewCertPool()
 	trust.AddCert(authority)
 	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}},
-		RootCAs:      trust, ClientCAs: trust, ServerName: peerName,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private, Leaf: leaf}},
+		VerifyConnection: func(s tls.ConnectionState) error {
+			_, err := speaks.agree(s)
+			return err
+		},
+		RootCAs: trust, ClientCAs: trust, ServerName: peerName,
 		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
 	}, nil
 }

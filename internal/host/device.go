@@ -5,6 +5,7 @@ import (
 
 	"plinth/internal/disk"
 	"plinth/internal/gate"
+	"plinth/internal/id"
 	"plinth/nbd"
 )
 
@@ -66,6 +67,36 @@ func (d device) Flush(ctx context.Context) error {
 		return err
 	}
 	return d.Disk.Flush(ctx)
+}
+
+// Once implements forward.Once.
+func (d device) Once(tag id.Tag) nbd.Device { return once{d, d.Disk.Once(tag)} }
+
+// once is a device for one change.
+type once struct {
+	device
+	change disk.Once
+}
+
+func (o once) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Write, Bytes: int64(len(p))}); err != nil {
+		return err
+	}
+	return o.change.WriteAt(ctx, p, off, fua)
+}
+
+func (o once) Trim(ctx context.Context, off, n int64, fua bool) error {
+	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
+		return err
+	}
+	return o.change.Trim(ctx, off, n, fua)
+}
+
+func (o once) Zero(ctx context.Context, off, n int64, _, fua bool) error {
+	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
+		return err
+	}
+	return o.change.Zero(ctx, off, n, fua)
 }
 
 // Extents implements nbd.Extenter.

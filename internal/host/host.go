@@ -109,8 +109,8 @@ type Host struct {
 	stays  map[id.Disk]presence  // of those that look for a disk, or use it
 	free   map[id.Disk]time.Time // disks that no host has, since when
 	births map[id.Disk]*birth
-	// taken are the disks of Options.Resume that have been opened, and whether the
-	// appends in doubt were done.
+	// taken are the disks that have been opened: Options.Resume says nothing of them any
+	// more.
 	taken map[id.Disk]bool
 	// snapBytes is the size of all snapshots' rows in the registry.
 	snapBytes int64

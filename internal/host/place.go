@@ -17,10 +17,9 @@ import (
 
 // Place is where a disk is served: by this host, with an Export, or by a peer.
 type Place struct {
-	// Export is the disk, or a snapshot of it, as this host has it open under an epoch.
-	// Release is called once when nobody uses it any more.
+	// Export is the disk, or a snapshot of it, as this host has it open. Release is
+	// called once when nobody uses it any more.
 	Export  nbd.Export
-	Epoch   id.Epoch
 	Release func()
 	// Peer is the host that serves it elsewhere, Addr where it serves peers.
 	Peer, Addr string
@@ -92,7 +91,7 @@ func (h *Host) Here(ctx context.Context, d id.Disk, suffix string) (*Place, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Place{Export: Exports{h}.export(e), Epoch: e.claimed, Release: func() { h.leave(e) }, While: stay}, nil
+	return &Place{Export: Exports{h}.export(e), Release: func() { h.leave(e) }, While: stay}, nil
 }
 
 func (h *Host) snapshotHere(ctx context.Context, d id.Disk, suffix string, stay context.Context) (*Place, error) {

@@ -13,7 +13,7 @@ func (h *Host) Tails() map[id.Disk]*disk.Tail {
 	tails := make(map[id.Disk]*disk.Tail)
 	h.mu.Lock()
 	for d, tail := range h.opts.Resume {
-		if _, taken := h.taken[d]; !taken {
+		if !h.taken[d] {
 			tails[d] = tail
 		}
 	}
@@ -30,7 +30,7 @@ func (h *Host) Tails() map[id.Disk]*disk.Tail {
 func (h *Host) resumeOf(d id.Disk) *disk.Tail {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, taken := h.taken[d]; taken {
+	if h.taken[d] {
 		return nil
 	}
 	return h.opts.Resume[d]
@@ -40,22 +40,7 @@ func (h *Host) resumeOf(d id.Disk) *disk.Tail {
 func (h *Host) resumed(d *disk.Disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, taken := h.taken[d.ID()]; !taken && h.opts.Resume[d.ID()] != nil {
-		h.taken[d.ID()] = d.Resumed()
-	}
-}
-
-// Resumed reports whether a disk of Options.Resume has been opened: then what an owner
-// before knew to be in the log is in it, and the append that was in doubt at the end
-// of its epoch doubt, 0 for none, was done.
-func (h *Host) Resumed(d id.Disk) (opened bool, doubt id.Epoch) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	done, opened := h.taken[d]
-	if done {
-		doubt = h.opts.Resume[d].Epoch()
-	}
-	return opened, doubt
+	h.taken[d.ID()] = true
 }
 
 // CPUWanted returns what CPU time the agent was given, by SetCPU or its options.

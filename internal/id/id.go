@@ -53,6 +53,20 @@ type Spindle uint16
 // Layout numbers a stripe layout: a list of k+m spindles.
 type Layout uint16
 
+// Tag names a change that a host forwards to the disk's owner, so that sending it again
+// does not do it again. A session has at most [TagSlots] under way, each in a slot of its
+// own, Number % TagSlots; the next one in the slot has a higher number, and says that
+// nobody waits for the one before any more.
+type Tag struct {
+	Session [16]byte // drawn by who sends it
+	Number  uint64   // below 1 << TagNumberBits
+}
+
+const (
+	TagSlots      = 128
+	TagNumberBits = 48
+)
+
 // Slot is a chunk's number in its segment, in the order in which they lie.
 type Slot uint16
 

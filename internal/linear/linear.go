@@ -24,10 +24,6 @@ const checkTimeMax = 5 * time.Minute
 // History is what happened to a number of sectors that are zeros at first. Its
 // methods may be called concurrently. [New] makes one.
 type History struct {
-	// Twice says that a write may take effect twice before it returns, as where a host
-	// sends again what its owner has not answered (docs/design/hosts.md).
-	Twice bool
-
 	ticks  atomic.Int64 // orders calls and returns
 	values atomic.Uint64
 
@@ -188,9 +184,6 @@ func (h *History) ended(ops []porcupine.Operation) []porcupine.Operation {
 			}
 		}
 		out = append(out, op)
-		if h.Twice && op.Input.(register).write {
-			out = append(out, op)
-		}
 	}
 	return out
 }

@@ -73,33 +73,3 @@ func TestCheck(t *testing.T) {
 		t.Errorf("a torn sector: %v", err)
 	}
 }
-
-// A write that may be done twice may come again over another one, until it returns.
-func TestTwice(t *testing.T) {
-	for _, c := range []struct {
-		twice, after, good bool
-	}{{false, false, false}, {true, false, true}, {true, true, false}} {
-		h := New(1)
-		h.Twice = c.twice
-		var value uint64
-		if err := h.Write(0, 1, func(p []byte) error {
-			value = binary.LittleEndian.Uint64(p)
-			read(t, h, 0, value)
-			read(t, h, 0, write(t, h, 0, nil))
-			if !c.after {
-				read(t, h, 0, value)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if c.after {
-			read(t, h, 0, value)
-			read(t, h, 0, write(t, h, 0, nil))
-			read(t, h, 0, value)
-		}
-		if err := h.Check(); (err == nil) != c.good {
-			t.Errorf("%+v: %v", c, err)
-		}
-	}
-}

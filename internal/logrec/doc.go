@@ -3,7 +3,8 @@
 // A disk's log has two streams. The operations stream holds every acknowledged
 // operation in order: write, part, zero, trim, and the marks snapshot, resize and
 // rollback. The results stream holds what destaging did, [Result], and what
-// reclaim moved, [Patch]. Data nodes store records whole; only hosts read them.
+// reclaim moved, [Patch]. Either may have records that say what was done for
+// changes that hosts forward, [Done]. Data nodes store records whole; only hosts read them.
 //
 // # Format
 //
@@ -27,6 +28,9 @@
 //	17 patch    u8 version = 1 ‖ u8 zero ‖ u16 zero ‖ u32 patches
 //	            ‖ patches: u64 LBA ‖ u64 generation ‖ u64 old segment ‖ u16 old slot
 //	            ‖ u64 new segment ‖ u16 new slot ‖ u32 new location
+//	128 done    u8 version = 1 ‖ 3 zero ‖ u32 changes ‖ u32 owners
+//	            ‖ changes: 16 session ‖ u64 number ‖ u64 end
+//	            ‖ owners: u64 epoch ‖ u64 position
 //
 // A zero or trimmed chunk is an update whose fingerprint, segment, slot and
 // location are all zero bytes.

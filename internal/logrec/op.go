@@ -32,6 +32,7 @@ const (
 	TypePatch    Type = 17
 
 	typeOptional Type = 128 // this and above may be skipped
+	TypeDone     Type = 128 // of either stream
 )
 
 // Optional reports whether a reader that does not know the type may skip it.

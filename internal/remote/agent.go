@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -61,6 +62,8 @@ type Options struct {
 	// Host are the agent's tunables; Name, Dir, Peer, Logger and Resume are filled in.
 	Host   host.Options
 	Logger *slog.Logger // slog.Default if nil
+
+	speaks forward.Versions // with other hosts; zero: forward.Speaks
 }
 
 // Registry is one that stands beside the data nodes. The agent closes it.
@@ -131,6 +134,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts.Logger = slog.Default()
 	}
 	opts.Node.Logger = opts.Logger
+	opts.speaks = cmp.Or(opts.speaks, forward.Speaks)
 	if opts.Keys.File == "" {
 		opts.Keys.File = filepath.Join(opts.Dir, "root.key")
 	}
@@ -148,7 +152,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	defer cancel()
 	s, err := a.begin(ctx, dial, nil)
 	if err == nil {
-		if a.tls, err = forward.TLS(s.host.Keys(), opts.Name); err != nil {
+		if a.tls, err = forward.TLS(s.host.Keys(), opts.Name, opts.speaks); err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}

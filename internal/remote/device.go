@@ -97,7 +97,7 @@ func (x Exports) export(f *host.Found) (nbd.Export, *device) {
 	d := &device{agent: x.Agent, number: f.Disk, suffix: f.Suffix}
 	d.life, d.cancel = context.WithCancel(x.Agent.life)
 	o := forward.Options{
-		Find: d.find, Bytes: f.Bytes, TLS: x.Agent.tls, Gone: gone, Resume: d.resume, Left: d.left, Logger: x.Agent.log,
+		Find: d.find, Bytes: f.Bytes, TLS: x.Agent.tls, Gone: gone, Begun: begun, Left: d.left, Logger: x.Agent.log,
 	}
 	if f.Suffix == "" {
 		o.Wrote, o.Unreached = d.writes, d.want
@@ -151,10 +151,7 @@ func (d *device) left() {
 }
 
 // here is a disk that this process serves, in one session: a forward.Place's Of.
-type here struct {
-	session *session
-	epoch   id.Epoch
-}
+type here struct{ session *session }
 
 // find returns the disk's place.
 func (d *device) find(ctx context.Context) (forward.Place, error) {
@@ -170,7 +167,7 @@ func (d *device) find(ctx context.Context) (forward.Place, error) {
 		case err == nil && p.Addr != "":
 			return forward.Place{Addr: p.Addr, Export: peerName(d.number, d.suffix), While: p.While}, nil
 		case err == nil:
-			return forward.Place{Local: p.Export.Device, Release: p.Release, While: p.While, Of: here{s, p.Epoch}}, nil
+			return forward.Place{Local: p.Export.Device, Release: p.Release, While: p.While, Of: here{s}}, nil
 		case s.broken() || ctx.Err() == nil && errors.Is(err, host.ErrClosed):
 			if err := d.agent.await(ctx, s); err != nil {
 				return forward.Place{}, err
@@ -187,35 +184,21 @@ func (d *device) find(ctx context.Context) (forward.Place, error) {
 // left it: with the session, its lease, or to another host.
 func gone(of any, err error) bool { return of.(here).session.broken() || host.Left(err) }
 
-// resume is forward.Options.Resume. Where the session goes on, so does the data node,
-// and has in its log what it said; whoever serves the disk now has replayed it. After
-// the session's end the next one of this agent knows.
-func (d *device) resume(left, now any, err error) int64 {
+// begun is forward.Options.Begun. Where the session goes on, so does the data node, and
+// has in its log what it said.
+func begun(left any, err error) []forward.Piece {
 	var part *disk.Interrupted
 	if !errors.As(err, &part) {
-		return 0
+		return nil
 	}
-	was := left.(here)
-	if !was.session.broken() {
-		return part.Logged
+	return []forward.Piece{
+		{Bytes: part.Logged, Epoch: part.Epoch, Pos: part.LoggedAt, Sure: !left.(here).session.broken()},
+		{Bytes: part.Doubt, Epoch: part.Epoch, Pos: part.DoubtAt},
 	}
-	at, ok := now.(here)
-	if !ok { // a peer does not know what the log had
-		return 0
-	}
-	for s := was.session; s != at.session; {
-		if s = s.next; s == nil {
-			return 0
-		}
-		switch opened, doubt := s.host.Resumed(d.number); {
-		case opened && doubt == was.epoch:
-			return part.Logged + part.Doubt
-		case opened:
-			return part.Logged
-		}
-	}
-	return 0
 }
+
+// Disks remember what was done for longer than it is sent again.
+const _ = uint(disk.DoneTime - forward.ResendTimeMax - time.Minute)
 
 // writes has this host ask for the disk if a client's first write in a session goes to
 // a peer, and with no later one: or else clients at two hosts that both write would toss

@@ -22,8 +22,8 @@
 //
 //   - A call of an NBD client fails only with an error of a place that the disk has
 //     not left, or with the end of its context. Otherwise it is done again at the next
-//     place. Where that is this agent's next session, or the old session goes on, it
-//     goes on from where it was in the log (disk.Interrupted), and so is done once.
+//     place, from where it was in the log (disk.Interrupted), and so is done once; but for
+//     other hosts of version 1 (package forward).
 //   - What was acknowledged, or read, in a session is in the next one, or the disk
 //     does not open there (disk.Tail).
 //   - I6: replies leave while the host's lease lasts by this machine's clock.

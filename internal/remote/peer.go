@@ -143,6 +143,6 @@ func (p peers) Open(ctx context.Context, name string) (nbd.Export, func(error) b
 	}
 	e := at.Export
 	e.Name = name
-	of := here{session: s}
+	of := here{s}
 	return e, func(err error) bool { return gone(of, err) }, at.Release, nil
 }

@@ -37,7 +37,26 @@ type far struct {
 type link struct {
 	mu    sync.Mutex
 	cut   bool
+	deaf  bool // nothing comes back
 	conns []net.Conn
+}
+
+// heard is a connection of a link.
+type heard struct {
+	net.Conn
+	link *link
+}
+
+func (h heard) Read(p []byte) (int, error) {
+	for {
+		n, err := h.Conn.Read(p)
+		h.link.mu.Lock()
+		deaf := h.link.deaf
+		h.link.mu.Unlock()
+		if err != nil || !deaf {
+			return n, err
+		}
+	}
 }
 
 func newFar(t *testing.T) *far {
@@ -83,10 +102,17 @@ func (l *link) dial(ctx context.Context, network, address string) (net.Conn, err
 		return nil, errors.New("the network is cut")
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
-	if err == nil {
-		l.conns = append(l.conns, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	l.conns = append(l.conns, c)
+	return heard{c, l}, nil
+}
+
+func (l *link) setDeaf(deaf bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deaf = deaf
 }
 
 func (l *link) setCut(cut bool) {

@@ -245,7 +245,6 @@ func TestLinearizable(t *testing.T) {
 	}
 	for run := range *linearHistories {
 		h := linear.New(linearSectors)
-		h.Twice = true
 		var left atomic.Int64
 		left.Store(linearOps)
 		over, end := context.WithCancel(t.Context())
