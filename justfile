@@ -96,6 +96,12 @@ linear RUNS="1000":
 linear-hosts RUNS="10":
     go test -count=1 -timeout 0 -run '^TestLinearizable$' -v ./cmd/plinth/interop -linear-histories {{RUNS}}
 
+# the program of an earlier commit as data node or host beside the present one
+older COMMIT DIR="/tmp/plinth-older":
+    git worktree add --detach {{DIR}} {{COMMIT}}
+    cd {{DIR}} && go build -o {{DIR}}/older ./cmd/plinth
+    go test -count=1 -run '^TestOlderProgram$' -v ./cmd/plinth/interop -older {{DIR}}/older; status=$?; git worktree remove --force {{DIR}}; exit $status
+
 # snapshots of two hosts' disks at one instant, under takeovers, lost answers and late transactions, in simulated time: 1,000 take half a minute
 groups ROUNDS="1000":
     go test -count=1 -timeout 0 -run '^TestSimGroups$' -v ./internal/host -group-rounds {{ROUNDS}}

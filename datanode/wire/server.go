@@ -217,7 +217,7 @@ func (s *Server) admit(t *tls.Conn, h *hello, w *welcome, deadline time.Time) (*
 	version, ok := s.opts.versions.common(h.versions)
 	switch {
 	case !ok:
-		return nil, peer, datanode.Errorf(datanode.ErrVersion, "node speaks versions %d to %d, client %s %d to %d",
+		return nil, peer, datanode.Errorf(datanode.ErrVersion, "node speaks versions %d to %d, client %s %d to %d: upgrade plinth on the one of the lower versions",
 			s.opts.versions.low, s.opts.versions.high, peer, h.versions.low, h.versions.high)
 	case h.pool != [16]byte{} && h.pool != s.pool:
 		return nil, peer, datanode.Errorf(datanode.ErrWrongCluster, "node is of pool %x, not of pool %x", s.pool, h.pool)
