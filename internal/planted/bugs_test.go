@@ -162,6 +162,21 @@ var bugs = []bug{
 		[]string{powerLoss},
 	},
 	{
+		"a result forgets forwarded changes", "internal/disk/result.go",
+		"done := d.done.carry(res.Through); done != nil {", "done := d.done.carry(res.Through); done != nil && false {",
+		[]string{"internal/disk TestSimOnce"},
+	},
+	{
+		"a checkpoint forgets forwarded changes", "internal/disk/checkpoint.go",
+		"Done: d.done.carry(s.through),", "Done: nil,",
+		[]string{"internal/disk TestSimOnce"},
+	},
+	{
+		"an owner does not note where the one before ended", "internal/disk/open.go",
+		"		d.done.owner(r.Epoch, r.Pos)\n", "",
+		[]string{"internal/disk TestResume"},
+	},
+	{
 		"a segment is published that was not written", "internal/disk/destage.go",
 		"			return fmt.Errorf(\"write segment: %w\", err)", "			r.pool.Logger.Warn(\"write segment\", \"err\", err)",
 		[]string{"internal/disk .", histories},
