@@ -53,14 +53,14 @@ var rules = []rule{
 	{
 		From:    []string{"internal/owner"},
 		To:      []string{""},
-		Allow:   []string{"internal/owner", "datanode", "internal/id"},
+		Allow:   []string{"internal/owner", "internal/sim", "datanode", "internal/id"},
 		Through: true,
 		Reason:  "who owns a disk is decided from events: the machine does no I/O, so that a simulation can drive it",
 	},
 	{
 		From:    []string{"internal/logset"},
 		To:      []string{""},
-		Allow:   []string{"internal/logset", "datanode", "internal/id"},
+		Allow:   []string{"internal/logset", "internal/sim", "datanode", "internal/id"},
 		Through: true,
 		Reason:  "who has a log is decided from events: the machine does no I/O, so that a simulation can drive it",
 	},

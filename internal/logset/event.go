@@ -109,7 +109,7 @@ func (e Changed) apply(m *Machine, _ time.Duration) {
 	m.opts = e.Options.WithDefaults()
 	m.opts.Nodes = slices.Clone(m.opts.Nodes)
 	for _, n := range before.Nodes {
-		known := m.nodes[n]
+		known := m.node(n)
 		if !slices.Contains(m.opts.Nodes, n) && (m.phase != serving || known.follows || known.call != 0 || m.mayBe(n)) {
 			m.opts.Nodes = append(m.opts.Nodes, n)
 		}
@@ -117,11 +117,13 @@ func (e Changed) apply(m *Machine, _ time.Duration) {
 	if m.phase != serving && m.phase != over { // who was not fenced with the others is not waited for
 		m.opts.First, m.opts.Registry = before.First, before.Registry
 	}
-	for _, n := range m.opts.Nodes {
-		if m.nodes[n] == nil {
-			m.nodes[n] = &node{number: n}
+	nodes := make([]*node, len(m.opts.Nodes))
+	for i, n := range m.opts.Nodes {
+		if nodes[i] = m.node(n); nodes[i] == nil {
+			nodes[i] = &node{number: n}
 		}
 	}
+	m.nodes = nodes
 }
 
 func (e Fenced) apply(m *Machine, now time.Duration) {
@@ -184,7 +186,7 @@ func (e Equalized) apply(m *Machine, now time.Duration) {
 	default:
 		n.follows = true
 		for _, o := range m.ops {
-			delete(o.waiting, n.number) // it has what was begun before
+			o.done(n.number) // it has what was begun before
 		}
 	}
 }
@@ -211,13 +213,13 @@ func (e Committed) apply(m *Machine, now time.Duration) {
 }
 
 func (e Answered) apply(m *Machine, now time.Duration) {
-	o, n := m.ops[e.Op], m.nodes[e.Node]
-	if o == nil || n == nil || !o.waiting[e.Node] || !o.sent[e.Node] {
+	o, n := m.ops[e.Op], m.node(e.Node)
+	if o == nil || n == nil || !slices.Contains(o.waiting, wait{e.Node, true}) {
 		return
 	}
 	switch e.Outcome {
 	case Done:
-		delete(o.waiting, e.Node)
+		o.done(e.Node)
 	case Overtaken:
 		m.end(datanode.ErrFenced)
 	default:

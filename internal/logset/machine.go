@@ -52,7 +52,7 @@ const (
 type Machine struct {
 	opts  Options
 	phase phase
-	nodes map[id.Node]*node
+	nodes []*node // as opts.Nodes
 	from  Sources // of the takeover
 	row   row
 	ops   map[uint64]*op
@@ -83,16 +83,32 @@ type node struct {
 
 // op is an append, a sync or a trim that is not acknowledged.
 type op struct {
-	waiting map[id.Node]bool // for these
-	sent    map[id.Node]bool // to these
+	waiting []wait
+}
+
+// wait is for a node's answer: one that it was sent to, or one that has to follow first.
+type wait struct {
+	node id.Node
+	sent bool
+}
+
+// begin waits for a node, once.
+func (o *op) begin(n id.Node, sent bool) {
+	if !slices.ContainsFunc(o.waiting, func(w wait) bool { return w.node == n }) {
+		o.waiting = append(o.waiting, wait{n, sent})
+	}
+}
+
+func (o *op) done(n id.Node) {
+	o.waiting = slices.DeleteFunc(o.waiting, func(w wait) bool { return w.node == n })
 }
 
 // New makes the machine of an owner that has claimed its epoch. Step begins the
 // takeover.
 func New(opts Options) *Machine {
-	m := &Machine{opts: opts.WithDefaults(), nodes: make(map[id.Node]*node), ops: make(map[uint64]*op)}
+	m := &Machine{opts: opts.WithDefaults(), ops: make(map[uint64]*op)}
 	for _, n := range opts.Nodes {
-		m.nodes[n] = &node{number: n}
+		m.nodes = append(m.nodes, &node{number: n})
 	}
 	return m
 }
@@ -115,15 +131,14 @@ func (m *Machine) Begin(number uint64) []id.Node {
 	if m.phase != serving {
 		return nil
 	}
-	o := &op{waiting: make(map[id.Node]bool), sent: make(map[id.Node]bool)}
+	o, to := &op{}, m.following()
+	for _, n := range to {
+		o.begin(n, true)
+	}
 	for _, r := range []Row{m.row.known, m.sending(), m.row.doubts} {
 		for _, member := range r {
-			o.waiting[member.Node] = true
+			o.begin(member.Node, false)
 		}
-	}
-	to := m.following()
-	for _, n := range to {
-		o.waiting[n], o.sent[n] = true, true
 	}
 	m.ops[number] = o
 	return to
@@ -162,9 +177,24 @@ func (m *Machine) do(a Action) uint64 {
 	return a.Call
 }
 
+// node returns a node, nil if it is none of the pool's.
+func (m *Machine) node(number id.Node) *node {
+	for _, n := range m.nodes {
+		if n.number == number {
+			return n
+		}
+	}
+	return nil
+}
+
+func (m *Machine) follows(number id.Node) bool {
+	n := m.node(number)
+	return n != nil && n.follows
+}
+
 // answers returns the node if call is what is under way of it, and ends that.
 func (m *Machine) answers(number id.Node, call uint64) *node {
-	n := m.nodes[number]
+	n := m.node(number)
 	if n == nil || call == 0 || n.call != call {
 		return nil
 	}
@@ -179,8 +209,8 @@ func (m *Machine) out(n *node, now time.Duration) {
 	if m.phase != serving {
 		return // without a source there is no takeover
 	}
-	for _, number := range m.opts.Nodes {
-		if o := m.nodes[number]; o.call != 0 && slices.Contains(o.from, n.number) {
+	for _, o := range m.nodes {
+		if o.call != 0 && slices.Contains(o.from, n.number) {
 			m.out(o, now)
 		}
 	}
@@ -193,14 +223,14 @@ func (m *Machine) end(err error) {
 
 // busy tells whether a call to a node is under way.
 func (m *Machine) busy() bool {
-	return slices.ContainsFunc(m.opts.Nodes, func(n id.Node) bool { return m.nodes[n].call != 0 })
+	return slices.ContainsFunc(m.nodes, func(n *node) bool { return n.call != 0 })
 }
 
 func (m *Machine) following() []id.Node {
 	var all []id.Node
-	for _, n := range m.opts.Nodes {
-		if m.nodes[n].follows {
-			all = append(all, n)
+	for _, n := range m.nodes {
+		if n.follows {
+			all = append(all, n.number)
 		}
 	}
 	return all
@@ -247,9 +277,8 @@ func (m *Machine) takeOver() {
 	}
 	m.phase = making
 	some := 0
-	for i, number := range m.opts.Nodes {
-		n := m.nodes[number]
-		if n.answer == nil || i >= m.opts.Replicas && !row.Has(number) && some >= m.opts.MinInSync {
+	for i, n := range m.nodes {
+		if n.answer == nil || i >= m.opts.Replicas && !row.Has(n.number) && some >= m.opts.MinInSync {
 			continue
 		}
 		some++
@@ -269,8 +298,8 @@ func (m *Machine) equalize(n *node, from Sources) {
 // advance does what the phase asks for when nothing is under way.
 func (m *Machine) advance(now time.Duration) {
 	if m.phase == fencing && m.calls == 0 {
-		for _, n := range m.opts.Nodes {
-			m.nodes[n].call = m.do(Action{Do: Fence, Node: n})
+		for _, n := range m.nodes {
+			n.call = m.do(Action{Do: Fence, Node: n.number})
 		}
 	}
 	if m.phase == reading && m.row.call == 0 && now >= m.row.due {
@@ -298,7 +327,7 @@ func (m *Machine) advance(now time.Duration) {
 // made goes on when all nodes that could be made equal are.
 func (m *Machine) made() {
 	for _, from := range m.from {
-		if !m.nodes[from].follows { // another epoch begins with what the others have by now
+		if !m.node(from).follows { // another epoch begins with what the others have by now
 			m.end(fmt.Errorf("%w: node %d, which has most of the log, was lost", ErrNoReplica, from))
 			return
 		}
@@ -310,11 +339,28 @@ func (m *Machine) made() {
 	m.phase = settling
 }
 
+// asDesired reports whether the row is of those that follow. It is asked at each step,
+// and so it makes none.
+func (m *Machine) asDesired() bool {
+	follow := 0
+	for _, n := range m.nodes {
+		if !n.follows {
+			continue
+		}
+		if follow++; !slices.Contains(m.row.known, Member{n.number, n.answer.boot}) {
+			return false
+		}
+	}
+	return follow == len(m.row.known)
+}
+
 // desired is the row of those that follow.
 func (m *Machine) desired() Row {
 	var r Row
-	for _, n := range m.following() {
-		r = append(r, Member{n, m.nodes[n].answer.boot})
+	for _, n := range m.nodes {
+		if n.follows {
+			r = append(r, Member{n.number, n.answer.boot})
+		}
 	}
 	slices.SortFunc(r, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
 	return r
@@ -333,14 +379,14 @@ func (m *Machine) settle(now time.Duration) {
 		}
 		return
 	}
-	desired := m.desired()
-	if slices.Equal(desired, r.known) && len(r.doubts) == 0 {
+	if m.asDesired() && len(r.doubts) == 0 {
 		if m.phase == settling {
 			m.phase = serving
 			m.acts = append(m.acts, Action{Do: Serve, From: m.from})
 		}
 		return
 	}
+	desired := m.desired()
 	if len(desired) < m.opts.MinInSync {
 		return
 	}
@@ -350,18 +396,17 @@ func (m *Machine) settle(now time.Duration) {
 
 // athome reports whether all nodes of the disk's home follow.
 func (m *Machine) athome() bool {
-	return !slices.ContainsFunc(m.opts.Nodes[:m.opts.Replicas], func(n id.Node) bool { return !m.nodes[n].follows })
+	return !slices.ContainsFunc(m.nodes[:m.opts.Replicas], func(n *node) bool { return !n.follows })
 }
 
 // spare lets go of the nodes that are not needed any more: those of the home have all, and
 // the registry's row says so. One that is being made equal may need them.
 func (m *Machine) spare() {
 	r := &m.row
-	if r.call != 0 || r.unsure || len(r.doubts) > 0 || !m.athome() || m.busy() || !slices.Equal(m.desired(), r.known) {
+	if r.call != 0 || r.unsure || len(r.doubts) > 0 || !m.athome() || m.busy() || !m.asDesired() {
 		return
 	}
-	for _, number := range m.opts.Nodes[m.opts.Replicas:] {
-		n := m.nodes[number]
+	for _, n := range m.nodes[m.opts.Replicas:] {
 		n.follows, n.answer = false, nil
 	}
 }
@@ -370,9 +415,8 @@ func (m *Machine) spare() {
 func (m *Machine) wanted() []*node {
 	var all []*node
 	few, athome := len(m.following()) < m.opts.MinInSync, m.athome()
-	for i, number := range m.opts.Nodes {
-		n := m.nodes[number]
-		if !n.follows && n.call == 0 && (i < m.opts.Replicas || few || m.row.known.Has(number) && !athome) {
+	for i, n := range m.nodes {
+		if !n.follows && n.call == 0 && (i < m.opts.Replicas || few || m.row.known.Has(n.number) && !athome) {
 			all = append(all, n)
 		}
 	}
@@ -394,8 +438,8 @@ func (m *Machine) ack() {
 	var done []uint64
 	for number, o := range m.ops {
 		waits := false
-		for n := range o.waiting {
-			waits = waits || m.mayBe(n) || m.nodes[n].follows
+		for _, w := range o.waiting {
+			waits = waits || m.mayBe(w.node) || m.follows(w.node)
 		}
 		if !waits {
 			done = append(done, number)

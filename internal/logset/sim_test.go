@@ -1,7 +1,6 @@
 package logset
 
 import (
-	"container/heap"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/sim"
 )
 
 var (
@@ -52,13 +52,10 @@ func (f flaw) String() string {
 // world is data nodes, a registry, a network and owners of one disk, in simulated
 // time.
 type world struct {
-	rng    *rand.Rand
-	flaw   flaw
-	now    time.Duration
-	queue  events
-	queued uint64
-	calm   bool
-	wrong  error
+	*sim.Queue
+	flaw  flaw
+	calm  bool
+	wrong error
 	// One in so many messages is late, lost or twice there, to nodes and to the registry.
 	late, lost, lostRegistry int
 
@@ -91,42 +88,13 @@ type rec struct {
 	mac   uint64
 }
 
-type event struct {
-	at    time.Duration
-	order uint64
-	do    func()
-}
-
-type events []event
-
-func (q events) Len() int { return len(q) }
-func (q events) Less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
-}
-func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *events) Push(e any)   { *q = append(*q, e.(event)) }
-func (q *events) Pop() any {
-	last := (*q)[len(*q)-1]
-	*q = (*q)[:len(*q)-1]
-	return last
-}
-
-func (w *world) after(d time.Duration, do func()) {
-	w.queued++
-	heap.Push(&w.queue, event{w.now + d, w.queued, do})
-}
-
-func (w *world) span(from, to time.Duration) time.Duration {
-	return from + time.Duration(w.rng.Int64N(int64(to-from)))
-}
-
-func (w *world) chance(n int) bool { return !w.calm && w.rng.IntN(n) == 0 }
+func (w *world) chance(n int) bool { return !w.calm && w.Rand.IntN(n) == 0 }
 
 func (w *world) delay() time.Duration {
 	if w.chance(w.late) {
-		return w.span(0, 6*time.Second)
+		return w.Span(0, 6*time.Second)
 	}
-	return w.span(200*time.Microsecond, 20*time.Millisecond)
+	return w.Span(200*time.Microsecond, 20*time.Millisecond)
 }
 
 // state describes the world, for who looks for what went wrong.
@@ -141,22 +109,22 @@ func (w *world) state() string {
 
 func (w *world) fail(format string, args ...any) {
 	if w.wrong == nil {
-		w.wrong = fmt.Errorf("at %v: %s\n%s", w.now, fmt.Sprintf(format, args...), w.state())
+		w.wrong = fmt.Errorf("at %v: %s\n%s", w.Now, fmt.Sprintf(format, args...), w.state())
 	}
 }
 
 func newWorld(seed uint64, f flaw) *world {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 0)), flaw: f}
-	w.inNode = w.rng.IntN(2) == 0
-	w.late, w.lost, w.lostRegistry = 8<<w.rng.IntN(4), 32<<w.rng.IntN(4), 8<<w.rng.IntN(4)
-	for i := range 3 + w.rng.IntN(2) {
+	w := &world{Queue: sim.NewQueue(seed), flaw: f}
+	w.inNode = w.Rand.IntN(2) == 0
+	w.late, w.lost, w.lostRegistry = 8<<w.Rand.IntN(4), 32<<w.Rand.IntN(4), 8<<w.Rand.IntN(4)
+	for i := range 3 + w.Rand.IntN(2) {
 		w.nodes = append(w.nodes, newSimNode(w, id.Node(i)))
 		w.order = append(w.order, id.Node(i))
 	}
 	for i := range simOwners {
 		o := &simOwner{w: w, number: i, cut: make(map[*simNode]time.Duration)}
 		w.owners = append(w.owners, o)
-		w.after(w.span(0, time.Second), o.work)
+		w.After(w.Span(0, time.Second), o.work)
 	}
 	w.owners[0].claim()
 	w.trouble()
@@ -168,15 +136,15 @@ func (w *world) trouble() {
 	if w.calm {
 		return
 	}
-	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	o := w.owners[w.rng.IntN(len(w.owners))]
-	switch k := w.rng.IntN(100); {
+	n := w.nodes[w.Rand.IntN(len(w.nodes))]
+	o := w.owners[w.Rand.IntN(len(w.owners))]
+	switch k := w.Rand.IntN(100); {
 	case k < 12:
 		o.claim()
 	case k < 16:
-		n.cut = w.now + w.span(0, 10*time.Second)
+		n.cut = w.Now + w.Span(0, 10*time.Second)
 	case k < 24:
-		o.cut[n] = w.now + w.span(0, 10*time.Second)
+		o.cut[n] = w.Now + w.Span(0, 10*time.Second)
 	case k < 27:
 		n.reboot()
 	case k < 28: // power is lost in the whole rack
@@ -189,18 +157,18 @@ func (w *world) trouble() {
 	case k < 36:
 		w.prefer()
 	case k < 39:
-		o.registryCut = w.now + w.span(0, 8*time.Second)
+		o.registryCut = w.Now + w.Span(0, 8*time.Second)
 	}
-	w.after(w.span(0, 600*time.Millisecond), w.trouble)
+	w.After(w.Span(0, 600*time.Millisecond), w.trouble)
 }
 
 // prefer changes the nodes' order, as where one comes or is to go.
 func (w *world) prefer() {
-	w.rng.Shuffle(len(w.order), func(i, j int) { w.order[i], w.order[j] = w.order[j], w.order[i] })
+	w.Rand.Shuffle(len(w.order), func(i, j int) { w.order[i], w.order[j] = w.order[j], w.order[i] })
 	w.moves++
 	for _, o := range w.owners {
 		life := o.life
-		w.after(w.span(0, 3*time.Second), func() {
+		w.After(w.Span(0, 3*time.Second), func() {
 			if o.life == life && o.machine != nil {
 				o.step(Changed{o.options()})
 			}
@@ -226,10 +194,7 @@ func (w *world) check() {
 }
 
 func (w *world) run(until time.Duration) {
-	for w.wrong == nil && w.now < until && len(w.queue) > 0 {
-		e := heap.Pop(&w.queue).(event)
-		w.now = e.at
-		e.do()
+	for w.wrong == nil && w.Now < until && w.Step() {
 		w.check()
 	}
 }
@@ -247,7 +212,7 @@ func simulate(seed uint64, f flaw) *world {
 		o.life++
 		o.machine = nil
 	}
-	w.after(5*time.Second, w.owners[0].claim)
+	w.After(5*time.Second, w.owners[0].claim)
 	w.run(simSpan + simCalm)
 	if w.wrong == nil {
 		w.settled()

@@ -21,7 +21,7 @@ type simCopy struct {
 }
 
 func (o *simOwner) equalize(a Action) {
-	c := &simCopy{o: o, a: a, end: a.Ends.End, boot: o.machine.nodes[a.Node].answer.boot, epoch: o.epoch}
+	c := &simCopy{o: o, a: a, end: a.Ends.End, boot: o.machine.node(a.Node).answer.boot, epoch: o.epoch}
 	c.compare(0)
 }
 
@@ -42,7 +42,7 @@ func (c *simCopy) release(held bool, err error) {
 
 // from calls the source of a stream, to the node.
 func (c *simCopy) from(s int, do func(*simNode) error, then func(error)) {
-	source := c.o.machine.nodes[c.a.From[s]]
+	source := c.o.machine.node(c.a.From[s])
 	if source.answer == nil {
 		then(errLate)
 		return
@@ -141,7 +141,7 @@ func (c *simCopy) reset() {
 	}
 	if w := c.o.w; w.chance(2) { // a copy of it is held back by the network
 		n, boot := w.nodes[c.a.Node], c.boot
-		w.after(w.span(0, 8*time.Second), func() {
+		w.After(w.Span(0, 8*time.Second), func() {
 			if n.allow(boot, c.epoch) == nil {
 				_ = n.reset(c.a.Ends.Turn, first)
 			}

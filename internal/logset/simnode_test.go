@@ -73,7 +73,7 @@ func (n *simNode) reboot() {
 		old, now := n.disk.log[s], &n.log[s]
 		// A log without the reset, or with some of what came after.
 		if now.first == old.first && len(now.recs) > len(old.recs) && slices.Equal(now.recs[:len(old.recs)], old.recs) {
-			now.recs = now.recs[:len(old.recs)+n.w.rng.IntN(len(now.recs)-len(old.recs)+1)]
+			now.recs = now.recs[:len(old.recs)+n.w.Rand.IntN(len(now.recs)-len(old.recs)+1)]
 		} else {
 			now.first, now.recs = old.first, slices.Clone(old.recs)
 		}

@@ -49,7 +49,7 @@ type simOp struct {
 func (o *simOwner) claim() {
 	w := o.w
 	o.life++
-	if w.now < o.registryCut {
+	if w.Now < o.registryCut {
 		o.machine = nil
 		return
 	}
@@ -82,14 +82,14 @@ func (o *simOwner) step(e Event) {
 		}
 		o.w.lostPower = o.w.lostPower || lost
 	}
-	for _, a := range m.Step(o.w.now, e) {
+	for _, a := range m.Step(o.w.Now, e) {
 		if o.life == life {
 			o.carry(a)
 		}
 	}
-	if at, ok := m.Wake(); ok && o.life == life && (o.wakes <= o.w.now || at < o.wakes) {
-		o.wakes = max(at, o.w.now+time.Microsecond)
-		o.w.after(o.wakes-o.w.now, func() {
+	if at, ok := m.Wake(); ok && o.life == life && (o.wakes <= o.w.Now || at < o.wakes) {
+		o.wakes = max(at, o.w.Now+time.Microsecond)
+		o.w.After(o.wakes-o.w.Now, func() {
 			if o.life == life {
 				o.step(nil)
 			}
@@ -107,22 +107,22 @@ func (o *simOwner) call(number id.Node, do func(*simNode) error, then func(error
 			then(err)
 		}
 	}
-	w.after(simTimeout, func() { answer(errLate) })
-	lost := func() bool { return w.now < n.cut || w.now < o.cut[n] || w.chance(w.lost) }
+	w.After(simTimeout, func() { answer(errLate) })
+	lost := func() bool { return w.Now < n.cut || w.Now < o.cut[n] || w.chance(w.lost) }
 	if lost() {
-		if w.rng.IntN(2) == 0 {
+		if w.Rand.IntN(2) == 0 {
 			return
 		}
-		w.after(w.span(0, 8*time.Second), func() { _ = do(n) }) // held back by the network
+		w.After(w.Span(0, 8*time.Second), func() { _ = do(n) }) // held back by the network
 		return
 	}
-	w.after(w.delay(), func() {
+	w.After(w.delay(), func() {
 		err := do(n)
 		if w.chance(w.lost) {
-			w.after(w.delay(), func() { _ = do(n) })
+			w.After(w.delay(), func() { _ = do(n) })
 		}
 		if !lost() {
-			w.after(w.delay(), func() { answer(err) })
+			w.After(w.delay(), func() { answer(err) })
 		}
 	})
 }
@@ -153,7 +153,7 @@ func (o *simOwner) carry(a Action) {
 		}, func(err error) { o.step(Fenced{a.Call, a.Node, outcomeOf(err), boot, ends}) })
 	case Read, Commit:
 		if a.Do == Commit && w.flaw == earlyCommit {
-			w.after(w.delay(), func() { o.step(Committed{a.Call, Done, a.At + 1}) })
+			w.After(w.delay(), func() { o.step(Committed{a.Call, Done, a.At + 1}) })
 		}
 		o.ask(a)
 	case Equalize:
@@ -167,7 +167,7 @@ func (o *simOwner) carry(a Action) {
 		o.life++
 		if !errors.Is(a.Err, datanode.ErrFenced) {
 			life := o.life
-			w.after(w.span(0, time.Second), func() {
+			w.After(w.Span(0, time.Second), func() {
 				if o.life == life {
 					o.claim()
 				}
@@ -188,22 +188,22 @@ func (o *simOwner) ask(a Action) {
 	}
 	early := RowRead{a.Call, Done, o.early.row, o.early.at}
 	late := w.delay()
-	lost := w.now < o.registryCut || w.chance(w.lostRegistry)
+	lost := w.Now < o.registryCut || w.chance(w.lostRegistry)
 	if lost {
-		late += w.span(0, 8*time.Second)
+		late += w.Span(0, 8*time.Second)
 	}
-	if !lost || w.rng.IntN(2) == 0 {
-		w.after(late, func() {
+	if !lost || w.Rand.IntN(2) == 0 {
+		w.After(late, func() {
 			e := w.registry(epoch, a)
 			if w.flaw == readsTooSoon && a.Do == Read && early.At != 0 && o.life == life && o.machine != nil && o.machine.phase == reading {
 				e = early
 			}
 			if !lost && !w.chance(w.lostRegistry) {
-				w.after(w.delay(), func() { answer(e) })
+				w.After(w.delay(), func() { answer(e) })
 			}
 		})
 	}
-	w.after(simTimeout, func() {
+	w.After(simTimeout, func() {
 		if a.Do == Read {
 			answer(RowRead{a.Call, Failed, nil, 0})
 		} else {
@@ -215,7 +215,7 @@ func (o *simOwner) ask(a Action) {
 // registry reads or changes the row.
 func (w *world) registry(epoch id.Epoch, a Action) Event {
 	if a.Do == Read {
-		if w.flaw == forgetsWriter && w.rng.IntN(4) == 0 && w.before != nil {
+		if w.flaw == forgetsWriter && w.Rand.IntN(4) == 0 && w.before != nil {
 			return RowRead{a.Call, Done, slices.Clone(w.before), w.revision}
 		}
 		return RowRead{a.Call, Done, slices.Clone(w.row), w.revision}
@@ -237,7 +237,7 @@ func (w *world) registry(epoch id.Epoch, a Action) Event {
 func (o *simOwner) serve(a Action) {
 	w := o.w
 	for _, n := range a.From {
-		if w.flaw != hiddenBoot && w.nodes[n].boot != o.machine.nodes[n].answer.boot || w.nodes[n].epoch > o.epoch && w.flaw != noFence {
+		if w.flaw != hiddenBoot && w.nodes[n].boot != o.machine.node(n).answer.boot || w.nodes[n].epoch > o.epoch && w.flaw != noFence {
 			o.carry(Action{Do: End, Err: errLate}) // it cannot be read
 			return
 		}
@@ -283,15 +283,15 @@ func (o *simOwner) serve(a Action) {
 // work appends and flushes for as long as the log is served.
 func (o *simOwner) work() {
 	w := o.w
-	w.after(w.span(0, 60*time.Millisecond), o.work)
+	w.After(w.Span(0, 60*time.Millisecond), o.work)
 	if o.machine == nil || o.machine.phase != serving || o.holding > 0 {
 		return
 	}
-	s := datanode.Stream(w.rng.IntN(datanode.Streams))
+	s := datanode.Stream(w.Rand.IntN(datanode.Streams))
 	switch {
-	case w.rng.IntN(4) == 0:
+	case w.Rand.IntN(4) == 0:
 		o.begin(&simOp{flush: true, through: [datanode.Streams]int{len(w.acked[0]), len(w.acked[1])}})
-	case w.rng.IntN(20) == 0:
+	case w.Rand.IntN(20) == 0:
 		// Only what is flushed is given up.
 		if through := id.Pos(w.flushed[s]); through > 0 && w.newest == o.epoch {
 			for _, n := range o.machine.Following() {
@@ -306,7 +306,7 @@ func (o *simOwner) work() {
 		}
 	case !o.busy[s]:
 		o.busy[s] = true
-		r := rec{o.epoch, o.head[s].mac*1000003 + uint64(o.epoch)<<32 + w.rng.Uint64N(1<<30) + 1}
+		r := rec{o.epoch, o.head[s].mac*1000003 + uint64(o.epoch)<<32 + w.Rand.Uint64N(1<<30) + 1}
 		o.begin(&simOp{stream: s, pos: o.next[s], rec: r})
 		o.next[s]++
 		o.head[s] = r
@@ -324,7 +324,7 @@ func (o *simOwner) begin(op *simOp) {
 		o.flight++
 	}
 	for _, n := range to {
-		boot := o.machine.nodes[n].answer.boot
+		boot := o.machine.node(n).answer.boot
 		o.call(n, func(n *simNode) error {
 			if o.w.flaw == hiddenBoot {
 				boot = n.boot

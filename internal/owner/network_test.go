@@ -27,7 +27,7 @@ func (h *simHost) carry(a Action) {
 		for _, other := range w.hosts {
 			if other.name == a.Host && !w.lost(h) && !w.lost(other) {
 				w.handovers++
-				w.after(w.delay(), func() { other.step(Unwant{a.Disk}) })
+				w.After(w.delay(), func() { other.step(Unwant{a.Disk}) })
 			}
 		}
 		return
@@ -39,32 +39,32 @@ func (h *simHost) carry(a Action) {
 			h.step(e)
 		}
 	}
-	w.after(simTimeout, func() { answer(a.result(Failed, w, 0)) })
+	w.After(simTimeout, func() { answer(a.result(Failed, w, 0)) })
 	there := w.delay()
 	if w.lost(h) {
-		if w.rng.IntN(2) == 0 {
+		if w.Rand.IntN(2) == 0 {
 			return
 		}
-		there += max(h.cut-w.now, 0) // it was only held back
+		there += max(h.cut-w.Now, 0) // it was only held back
 	}
-	w.after(there, func() {
+	w.After(there, func() {
 		e := w.handle(h, a)
 		if !w.lost(h) {
-			w.after(w.delay(), func() { answer(e) })
+			w.After(w.delay(), func() { answer(e) })
 		}
 	})
 }
 
 // lost tells whether a message of the host is lost.
 func (w *world) lost(h *simHost) bool {
-	return w.now < h.cut || !w.calm && w.rng.IntN(50) == 0
+	return w.Now < h.cut || !w.calm && w.Rand.IntN(50) == 0
 }
 
 func (w *world) delay() time.Duration {
-	if !w.calm && w.rng.IntN(40) == 0 {
-		return w.span(0, 15*time.Second)
+	if !w.calm && w.Rand.IntN(40) == 0 {
+		return w.Span(0, 15*time.Second)
 	}
-	return w.span(200*time.Microsecond, 20*time.Millisecond)
+	return w.Span(200*time.Microsecond, 20*time.Millisecond)
 }
 
 // result is the event that answers an action.
@@ -95,7 +95,7 @@ func (w *world) handle(h *simHost, a Action) Event {
 	o := Done
 	switch a.Do {
 	case Grant:
-		lease := datanode.LeaseID(w.rng.Uint64()>>1 + 1)
+		lease := datanode.LeaseID(w.Rand.Uint64()>>1 + 1)
 		w.lasts(lease)
 		return a.result(Done, w, lease)
 	case KeepAlive:
@@ -136,9 +136,9 @@ func (w *world) handle(h *simHost, a Action) Event {
 // lasts makes a lease last its time, by the registry's clock.
 func (w *world) lasts(lease datanode.LeaseID) {
 	span := float64(simTTL) * (1 + 1.0/datanode.LeaseMarginDivisor - w.early) / w.rate
-	end := w.now + time.Duration(span)
+	end := w.Now + time.Duration(span)
 	w.leases[lease] = end
-	w.after(end-w.now, func() {
+	w.After(end-w.Now, func() {
 		if w.leases[lease] != end {
 			return
 		}
@@ -158,7 +158,7 @@ func (w *world) disown(d id.Disk) {
 	delete(w.owners, d)
 	for _, h := range w.hosts {
 		if !w.lost(h) {
-			w.after(w.delay(), func() { h.step(Vanished{d}) })
+			w.After(w.delay(), func() { h.step(Vanished{d}) })
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package owner
 
 import (
-	"container/heap"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +9,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/sim"
 )
 
 var (
@@ -30,14 +30,11 @@ const (
 
 // world is a registry, data nodes, a network and hosts, in simulated time.
 type world struct {
-	rng    *rand.Rand
-	now    time.Duration // real
-	queue  events
-	queued uint64
-	calm   bool    // no faults
-	quiet  bool    // no moves
-	early  float64 // part of its time by which the registry ends leases too soon; 0 as it should be
-	rate   float64 // of the registry's clock
+	*sim.Queue         // its time is real
+	calm       bool    // no faults
+	quiet      bool    // no moves
+	early      float64 // part of its time by which the registry ends leases too soon; 0 as it should be
+	rate       float64 // of the registry's clock
 
 	revision uint64
 	owners   map[id.Disk]ownerKey
@@ -76,40 +73,11 @@ type simHost struct {
 	wakes   time.Duration   // real; the next that is queued
 }
 
-type event struct {
-	at    time.Duration
-	order uint64
-	do    func()
-}
-
-type events []event
-
-func (q events) Len() int { return len(q) }
-func (q events) Less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
-}
-func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *events) Push(e any)   { *q = append(*q, e.(event)) }
-func (q *events) Pop() any {
-	last := (*q)[len(*q)-1]
-	*q = (*q)[:len(*q)-1]
-	return last
-}
-
-func (w *world) after(d time.Duration, do func()) {
-	w.queued++
-	heap.Push(&w.queue, event{w.now + d, w.queued, do})
-}
-
-func (w *world) drift() float64 { return 1 + simDrift*(2*w.rng.Float64()-1) }
-
-func (w *world) span(from, to time.Duration) time.Duration {
-	return from + time.Duration(w.rng.Int64N(int64(to-from)))
-}
+func (w *world) drift() float64 { return 1 + simDrift*(2*w.Rand.Float64()-1) }
 
 func newWorld(seed uint64, early float64) *world {
 	w := &world{
-		rng: rand.New(rand.NewPCG(seed, 0)), early: early,
+		Queue: sim.NewQueue(seed), early: early,
 		owners: make(map[id.Disk]ownerKey), epochs: make(map[id.Disk]epochKey), leases: make(map[datanode.LeaseID]time.Duration),
 		fenced: make(map[id.Disk]id.Epoch), served: make(map[id.Disk]id.Epoch), content: make(map[id.Disk]int),
 	}
@@ -118,7 +86,7 @@ func newWorld(seed uint64, early float64) *world {
 		w.epochs[d+1] = epochKey{0, 0}
 	}
 	for i := range simHosts {
-		h := &simHost{w: w, name: fmt.Sprint("h", i), rate: w.drift(), offset: w.span(0, time.Hour)}
+		h := &simHost{w: w, name: fmt.Sprint("h", i), rate: w.drift(), offset: w.Span(0, time.Hour)}
 		w.hosts = append(w.hosts, h)
 		h.start()
 	}
@@ -128,7 +96,7 @@ func newWorld(seed uint64, early float64) *world {
 
 // clock is the host's.
 func (h *simHost) clock() time.Duration {
-	return h.offset + time.Duration(float64(h.w.now)*h.rate)
+	return h.offset + time.Duration(float64(h.w.Now)*h.rate)
 }
 
 // start begins a life without memory.
@@ -143,11 +111,11 @@ func (h *simHost) step(e Event) {
 	for _, a := range h.machine.Step(h.clock(), e) {
 		h.carry(a)
 	}
-	wake := h.w.now + max(time.Duration(float64(h.machine.Wake()-h.clock())/h.rate), 0) + time.Microsecond
-	if h.wakes <= h.w.now || wake < h.wakes {
+	wake := h.w.Now + max(time.Duration(float64(h.machine.Wake()-h.clock())/h.rate), 0) + time.Microsecond
+	if h.wakes <= h.w.Now || wake < h.wakes {
 		h.wakes = wake
 		life := h.life
-		h.w.after(wake-h.w.now, func() {
+		h.w.After(wake-h.w.Now, func() {
 			if h.life == life {
 				h.step(nil)
 			}
@@ -158,12 +126,12 @@ func (h *simHost) step(e Event) {
 // trouble moves disks, cuts hosts off, kills them, reads and writes.
 func (w *world) trouble() {
 	if w.quiet {
-		w.after(time.Minute, w.trouble)
+		w.After(time.Minute, w.trouble)
 		return
 	}
-	h := w.hosts[w.rng.IntN(len(w.hosts))]
-	d := id.Disk(1 + w.rng.IntN(simDisks))
-	switch n := w.rng.IntN(100); {
+	h := w.hosts[w.Rand.IntN(len(w.hosts))]
+	d := id.Disk(1 + w.Rand.IntN(simDisks))
+	switch n := w.Rand.IntN(100); {
 	case n < 7:
 		h.step(Want{d})
 	case n < 10:
@@ -172,11 +140,11 @@ func (w *world) trouble() {
 		h.step(Unwant{d})
 	case w.calm:
 	case n < 15:
-		h.cut = w.now + w.span(0, 25*time.Second)
+		h.cut = w.Now + w.Span(0, 25*time.Second)
 	case n < 17:
 		h.start()
 	}
-	w.after(w.span(0, 200*time.Millisecond), w.trouble)
+	w.After(w.Span(0, 200*time.Millisecond), w.trouble)
 }
 
 // check tests what must hold at every instant. What may be replied only becomes
@@ -207,16 +175,14 @@ func (w *world) check() {
 
 func (w *world) fail(format string, args ...any) {
 	if w.wrong == nil {
-		w.wrong = fmt.Errorf("at %v: %s", w.now, fmt.Sprintf(format, args...))
+		w.wrong = fmt.Errorf("at %v: %s", w.Now, fmt.Sprintf(format, args...))
 	}
 }
 
 // run goes on until a time, or until something is wrong.
 func (w *world) run(until time.Duration) {
-	for w.wrong == nil && w.now < until {
-		e := heap.Pop(&w.queue).(event)
-		w.now = e.at
-		e.do()
+	for w.wrong == nil && w.Now < until {
+		w.Step()
 		w.check()
 	}
 }
