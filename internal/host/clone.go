@@ -19,6 +19,8 @@ type cloneState struct {
 	base CloneBase
 	held *disk.Disk // whose lists are held for it; nil: that disk is not open
 	made time.Time  // zero: in an earlier life
+	// revision is its record's, as it was learned; 0: nobody knows.
+	revision uint64
 	// grown is closed when the clone reads its base no more; nil: it never did.
 	grown chan struct{}
 }
@@ -131,7 +133,7 @@ func (h *Host) addClone(ctx context.Context, e *export, s *snapshot, name string
 	h.dropClone(rec.ID)
 	// One that may be there counts as one that is: its parent, if it is removed in
 	// this life, is not given up.
-	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began}
+	h.clones[rec.ID] = &cloneState{base: *rec.Base, held: e.disk, made: began, revision: rec.revision}
 	return rec, lease, ok, err
 }
 

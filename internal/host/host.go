@@ -283,7 +283,7 @@ func (h *Host) openDisks(ctx context.Context) error {
 	}
 	for _, rec := range recs {
 		if rec.Base != nil {
-			h.clones[rec.ID] = &cloneState{base: *rec.Base}
+			h.clones[rec.ID] = &cloneState{base: *rec.Base, revision: rec.revision}
 		}
 		if rec.Removing {
 			if h.opts.Sole { // or else whoever removes it may live

@@ -80,7 +80,7 @@ func (h *Host) openedRows(ctx context.Context, e *export) error {
 	e.rec, e.now = *rec, *rec
 	e.door.SetLimits(rec.limits())
 	if rec.Base != nil {
-		h.learnBase(rec.ID, *rec.Base)
+		h.learnBase(rec)
 	} else {
 		h.forgetBase(rec.ID)
 	}
@@ -96,7 +96,7 @@ func (h *Host) openedRows(ctx context.Context, e *export) error {
 		if b == nil || b.Disk != e.rec.ID {
 			continue
 		}
-		h.learnBase(recs[i].ID, *b)
+		h.learnBase(&recs[i])
 		_, revision, err := h.catalog.get(ctx, disk.CheckpointKey(recs[i].ID))
 		if err != nil {
 			return err
@@ -204,15 +204,15 @@ func (h *Host) holdBases(e *export) {
 	}
 }
 
-// learnBase notes a clone that another host's registry row names.
-func (h *Host) learnBase(clone id.Disk, base CloneBase) {
+// learnBase notes a clone that the registry's record is of.
+func (h *Host) learnBase(rec *DiskRecord) {
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.clones[clone] == nil {
-		h.clones[clone] = &cloneState{base: base}
-		if e := h.byID[base.Disk]; e != nil {
+	if h.clones[rec.ID] == nil {
+		h.clones[rec.ID] = &cloneState{base: *rec.Base, revision: rec.revision}
+		if e := h.byID[rec.Base.Disk]; e != nil {
 			h.holdBases(e)
 		}
 	}

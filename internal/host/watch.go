@@ -109,8 +109,9 @@ func (h *Host) seeOwner(e *datanode.RegistryEvent) {
 	h.noteOwner(d, row, e.Revision)
 }
 
-// seeDisks takes all records of disks, of one instant.
-func (h *Host) seeDisks(all []datanode.RegistryEntry, _ uint64) {
+// seeDisks takes all records of disks, of one instant. What was made here since is not
+// among them: that is not gone, and a clone's base goes on to hold what it needs.
+func (h *Host) seeDisks(all []datanode.RegistryEntry, at uint64) {
 	known := make(map[string]bool, len(all))
 	for i := range all {
 		known[all[i].Key] = true
@@ -118,11 +119,15 @@ func (h *Host) seeDisks(all []datanode.RegistryEntry, _ uint64) {
 	}
 	h.mu.Lock()
 	gone := make(map[string]bool)
-	for d := range h.byID {
-		gone[diskKey(d)] = true
+	for d, e := range h.byID {
+		if e.now.revision <= at {
+			gone[diskKey(d)] = true
+		}
 	}
-	for d := range h.clones {
-		gone[diskKey(d)] = true
+	for d, c := range h.clones {
+		if c.revision != 0 && c.revision <= at {
+			gone[diskKey(d)] = true
+		}
 	}
 	h.mu.Unlock()
 	for key := range gone {
@@ -147,13 +152,12 @@ func (h *Host) seeDisk(e *datanode.RegistryEvent) {
 		}
 		rec.revision = e.Revision
 	}
-	if rec != nil && rec.Base != nil {
-		h.learnBase(d, *rec.Base)
-	}
 	if h.has(d) {
 		return
 	}
-	if rec == nil || rec.Base == nil {
+	if rec != nil && rec.Base != nil {
+		h.learnBase(rec)
+	} else {
 		h.forgetBase(d)
 	}
 	if rec == nil || rec.Removing {
