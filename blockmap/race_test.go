@@ -3,4 +3,4 @@
 package blockmap
 
 // modelOps is the length of a model run.
-const modelOps = 300
+const modelOps = 180

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"plinth/datanode/shelf"
+	"plinth/internal/api"
+	"plinth/internal/id"
 )
 
 func spindleCommand() *cli.Command {
@@ -22,7 +25,34 @@ func spindleCommand() *cli.Command {
 				&cli.StringFlag{Name: "dir", Usage: "directory of a plinth datanode", DefaultText: "DATA/datanode"},
 			}, verboseFlags()...),
 			Action: replaceSpindle,
+		}, {
+			Name: "drain", ArgsUsage: "N", Usage: "move what a spindle has to others, so that it can be replaced without a loss of redundancy",
+			Flags: apiFlags(), Action: changeSpindle((*api.Client).DrainSpindle, "what spindle %d has is moved to others: plinth status says how far that is, and plinth spindle use %d calls it off\n"),
+		}, {
+			Name: "use", ArgsUsage: "N", Usage: "have a spindle used again that is being drained",
+			Flags: apiFlags(), Action: changeSpindle((*api.Client).UseSpindle, "spindle %d is used again: plinth spindle drain %d has it emptied\n"),
 		}},
+	}
+}
+
+// changeSpindle calls the API with a spindle's number.
+func changeSpindle(change func(*api.Client, context.Context, id.Spindle) error, done string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args, err := arguments(c, "N")
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseUint(args[0], 10, 16)
+		if err != nil {
+			return fmt.Errorf("spindle %q: not a number as plinth status shows it", args[0])
+		}
+		return call(c, func(client *api.Client) error {
+			if err := change(client, c.Context, id.Spindle(n)); err != nil {
+				return err
+			}
+			fmt.Printf(done, n, n)
+			return nil
+		})
 	}
 }
 

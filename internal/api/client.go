@@ -17,6 +17,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/host"
+	"plinth/internal/id"
 )
 
 // replyBytesMax bounds an answer that is read as a whole.
@@ -160,6 +161,16 @@ func (c *Client) AddNode(ctx context.Context, name string, addresses []string) e
 // DrainNode has what a data node has moved to the others.
 func (c *Client) DrainNode(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", "/nodes/"+url.PathEscape(name)+"/drain", nil, nil)
+}
+
+// DrainSpindle has what a spindle has moved to others.
+func (c *Client) DrainSpindle(ctx context.Context, n id.Spindle) error {
+	return c.call(ctx, "POST", fmt.Sprintf("/spindles/%d/drain", n), nil, nil)
+}
+
+// UseSpindle has a spindle used again that is being drained.
+func (c *Client) UseSpindle(ctx context.Context, n id.Spindle) error {
+	return c.call(ctx, "DELETE", fmt.Sprintf("/spindles/%d/drain", n), nil, nil)
 }
 
 // RemoveNode takes a data node out that was drained.

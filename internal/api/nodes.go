@@ -1,7 +1,11 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
+	"strconv"
+
+	"plinth/internal/id"
 )
 
 func (s *Server) listNodes(w http.ResponseWriter, r *http.Request) error {
@@ -34,6 +38,25 @@ func (s *Server) drainNode(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	err := s.host().RemoveNode(r.Context(), r.PathValue("name"), r.URL.Query()["address"])
 	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+func (s *Server) drainSpindle(w http.ResponseWriter, r *http.Request) error {
+	return s.setDraining(w, r, true)
+}
+
+func (s *Server) useSpindle(w http.ResponseWriter, r *http.Request) error {
+	return s.setDraining(w, r, false)
+}
+
+func (s *Server) setDraining(w http.ResponseWriter, r *http.Request, on bool) error {
+	n, err := strconv.ParseUint(r.PathValue("spindle"), 10, 16)
+	if err != nil {
+		return fmt.Errorf("%w: spindle %q: a number from 0 to 65535 is wanted, as plinth status shows it", errBadRequest, r.PathValue("spindle"))
+	}
+	if err = s.host().DrainSpindle(r.Context(), id.Spindle(n), on); err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}
 	return err

@@ -53,6 +53,8 @@ func (s *Server) routes() []route {
 		{"POST", "/nodes", s.addNode},
 		{"DELETE", "/nodes/{name}", s.removeNode},
 		{"POST", "/nodes/{name}/drain", s.drainNode},
+		{"POST", "/spindles/{spindle}/drain", s.drainSpindle},
+		{"DELETE", "/spindles/{spindle}/drain", s.useSpindle},
 		{"GET", "/cpu", s.showCPU},
 		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},

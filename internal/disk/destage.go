@@ -303,6 +303,11 @@ func (d *Disk) lookup(ctx context.Context, fps []id.Fingerprint) ([]datanode.Hit
 	if len(reply.Hits) != len(fps) {
 		return nil, fmt.Errorf("look up: %d answers for %d fingerprints", len(reply.Hits), len(fps))
 	}
+	for i, h := range reply.Hits { // what leaves is stored anew, so that nothing new needs it
+		if h.Found && d.pool.Stripes.Leaves(h.Ref.Segment) {
+			reply.Hits[i] = datanode.Hit{}
+		}
+	}
 	if d.registered != nil {
 		for _, h := range reply.Hits {
 			if h.Found {

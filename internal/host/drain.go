@@ -23,7 +23,7 @@ const (
 	drainReservation = "/drain"
 )
 
-// drainPass has a pass store anew what lies on data nodes that are being drained. The
+// drainPass has a pass store anew what lies on data nodes and spindles that are being drained. The
 // reservation for it is to be given up after the pass.
 func (h *Host) drainPass(ctx context.Context, o *disk.PassOptions) (giveUp func(), err error) {
 	if !h.drains() {
@@ -52,14 +52,27 @@ func (h *Host) drainPass(ctx context.Context, o *disk.PassOptions) (giveUp func(
 	}, nil
 }
 
-// leaving returns the disks that have something on a data node that is being drained, nil if
+// leaving returns the disks that have something on a data node or a spindle that is being drained, nil if
 // it is not the time to look.
 func (h *Host) leaving(ctx context.Context) (map[id.Disk]bool, error) {
 	if !h.drains() || time.Now().UnixNano() < h.drainNext.Load() {
 		return nil, nil
 	}
 	began := time.Now()
-	out := make(map[id.Disk]bool)
+	out, err := h.lookLeaving(ctx)
+	if err == nil {
+		h.drainNext.Store(time.Now().Add(max(drainLookTime, drainLookShare*time.Since(began))).UnixNano())
+	}
+	return out, err
+}
+
+// lookLeaving goes through all segments for that, and counts what is left on spindles.
+func (h *Host) lookLeaving(ctx context.Context) (map[id.Disk]bool, error) {
+	began := time.Now()
+	out, left := make(map[id.Disk]bool), make(map[id.Spindle]leftOn)
+	for _, s := range h.pool.Stripes.Draining() {
+		left[s] = leftOn{}
+	}
 	for after := id.Segment(0); ; {
 		reply, err := h.node.Usage(ctx, &datanode.UsageRequest{After: after})
 		if err != nil {
@@ -68,6 +81,7 @@ func (h *Host) leaving(ctx context.Context) (map[id.Disk]bool, error) {
 		for i := range reply.Segments {
 			u := &reply.Segments[i]
 			if after = u.Segment; h.pool.Stripes.Leaves(u.Segment) {
+				h.countLeft(left, u)
 				for _, d := range u.Disks {
 					out[d.Disk] = true
 				}
@@ -77,6 +91,6 @@ func (h *Host) leaving(ctx context.Context) (map[id.Disk]bool, error) {
 			break
 		}
 	}
-	h.drainNext.Store(time.Now().Add(max(drainLookTime, drainLookShare*time.Since(began))).UnixNano())
+	h.drainLeft.Store(&drainLeft{began, left})
 	return out, nil
 }

@@ -86,6 +86,9 @@ type Host struct {
 	rehomed atomic.Int64
 	// drainNext is when to look for what is to be moved, Unix ns.
 	drainNext atomic.Int64
+	// draining are the spindles that are to be emptied, drainLeft what is left there.
+	draining  atomic.Pointer[drainingRow]
+	drainLeft atomic.Pointer[drainLeft]
 
 	// sweeping has room for one: who changes or verifies what is reclaimed.
 	sweeping chan struct{}
@@ -269,6 +272,10 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 	if h.flash != nil {
 		h.pool.Flash = h.flash
 	}
+	if err := h.loadDraining(ctx); err != nil {
+		return err
+	}
+	h.avoidDraining(st.Spindles)
 	// What changed before others saw this host is seen now, and what changes later they
 	// wait for it.
 	return h.learn(ctx)

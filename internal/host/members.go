@@ -231,5 +231,7 @@ func (h *Host) RemoveNode(ctx context.Context, name string, addresses []string) 
 // ErrNodes says that the pool's data nodes cannot be changed so; the text says why, and what to do.
 var ErrNodes = rack.ErrRefused
 
-// drains reports whether a data node is being drained.
-func (h *Host) drains() bool { return h.layouts().Any(stripe.Leaving) }
+// drains reports whether a data node or a spindle is being drained.
+func (h *Host) drains() bool {
+	return h.layouts().Any(stripe.Leaving) || len(h.pool.Stripes.Draining()) > 0
+}

@@ -10,6 +10,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/host"
+	"plinth/internal/id"
 	"plinth/internal/rack/racktest"
 )
 
@@ -220,4 +221,120 @@ func TestSimHostDrainNode(t *testing.T) {
 	c.has("one", content)
 	c.has("one@s", old)
 	s.Back(2)
+}
+
+// sound has hosts destage, pass and reclaim, and sees that verify finds nothing.
+func (s *shelves) sound(hosts ...*member) {
+	s.rack.Helper()
+	for range 2 {
+		for _, m := range hosts {
+			s.ok(m.Quiesce(s.rack.Context()))
+			s.ok(m.Sweep(s.rack.Context()))
+			_, err := m.Reclaim(s.rack.Context(), host.ReclaimOptions{Full: true})
+			s.ok(err)
+		}
+	}
+	for _, m := range hosts {
+		report, err := m.Verify(s.rack.Context(), host.VerifyOptions{})
+		s.ok(err)
+		if len(report.Findings) > 0 {
+			s.rack.Fatalf("host %s: verify: %+v", m.name, report.Findings)
+		}
+	}
+}
+
+// drainedSpindle waits until hosts have moved all that lies on a spindle, and nothing is left there.
+func (s *shelves) drainedSpindle(n id.Spindle, hosts ...*member) {
+	s.rack.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		for _, m := range hosts {
+			s.ok(m.Quiesce(s.rack.Context())) // with checkpoints, as the background has them
+			s.ok(m.Sweep(s.rack.Context()))
+		}
+		st, err := hosts[0].Status(s.rack.Context())
+		s.ok(err)
+		if d := st.Draining; len(d) == 1 && d[0].Spindle == n && d[0].Segments != nil && *d[0].Segments == 0 && st.Node.Spindles[n].Fragments == 0 {
+			if !slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.Contains(w, "is drained: its drive can be replaced") }) {
+				s.rack.Errorf("warnings are %q", st.Warnings)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			s.rack.Fatalf("spindle %d is not empty: %+v, %+v", n, st.Draining, st.Node.Spindles[n])
+		}
+	}
+}
+
+// TestSimDrainSpindle has a spindle emptied while two hosts run: what lies there is moved, also
+// maps, nothing new goes there, and it is used again when it is not drained any more, or is
+// another drive.
+func TestSimDrainSpindle(t *testing.T) {
+	const n = 5
+	ctx := t.Context()
+	s := openShelves(t)
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	b := s.on("b")
+	b.create("two", content)
+	copy(content[1<<20:], noise(2, 2<<20))
+	a.writeAt("one", content[1<<20:3<<20], 1<<20)
+	s.sound(a, b)
+	fragments := func() int64 {
+		t.Helper()
+		st, err := a.Status(ctx)
+		s.ok(err)
+		return st.Node.Spindles[n].Fragments
+	}
+	if fragments() == 0 {
+		t.Error("nothing lies on the spindle: the test shows nothing")
+	}
+	s.refused(a.DrainSpindle(ctx, 99, true), "there is no spindle 99")
+	s.refused(a.DrainSpindle(ctx, n, false), "is not being drained")
+	s.ok(a.DrainSpindle(ctx, n, true))
+	s.refused(b.DrainSpindle(ctx, n, true), "is being drained already")
+	s.ok(b.DrainSpindle(ctx, 4, true))
+	s.refused(a.DrainSpindle(ctx, 6, true), "does not carry stripes of 4+2") // one is left there
+	s.ok(a.DrainSpindle(ctx, 4, false))
+	s.drainedSpindle(n, a, b)
+	copy(content[4<<20:], noise(3, 2<<20))
+	for off := int64(4 << 20); off < 6<<20; off += 256 << 10 {
+		a.writeAt("one", content[off:off+256<<10], off)
+		s.ok(a.Quiesce(ctx))
+	}
+	if got := fragments(); got != 0 {
+		t.Errorf("%d new fragments lie on a spindle that is drained", got)
+	}
+	a.has("one", content)
+	a.has("one@s", old)
+	b.has("two", old)
+	s.sound(a, b)
+
+	s.ok(b.Close()) // it is drained for who comes later, too
+	b = s.on("b")
+	s.drainedSpindle(n, a, b)
+	s.ok(b.DrainSpindle(ctx, n, false))
+	for i := byte(0); fragments() == 0; i++ {
+		if i == 100 {
+			t.Fatal("a spindle that is not drained any more gets nothing")
+		}
+		copy(content[6<<20:], noise(10+i, 256<<10))
+		a.writeAt("one", content[6<<20:6<<20+256<<10], 6<<20)
+		s.ok(a.Quiesce(ctx))
+	}
+
+	s.ok(a.DrainSpindle(ctx, n, true))
+	s.drainedSpindle(n, a, b)
+	s.Stop(1)
+	s.Replace(1, n-4)
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		s.ok(a.Quiesce(ctx))
+		if st, err := a.Status(ctx); err == nil && len(st.Draining) == 0 && st.Node.Spindles[n].State == datanode.SpindleOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a new drive is drained as the one before was")
+		}
+	}
+	a.has("one", content)
+	s.sound(a, b)
 }

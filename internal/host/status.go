@@ -69,9 +69,11 @@ type Status struct {
 	Warnings []string          `json:"warnings,omitempty"`
 	Repairs  map[string]uint64 `json:"repairs"`
 	// SlowSpindles take far longer than the others: this host's reads go around them.
-	SlowSpindles []id.Spindle  `json:"slow_spindles,omitempty"`
-	Scrub        ScrubStatus   `json:"scrub"`
-	Rebuild      RebuildStatus `json:"rebuild"`
+	SlowSpindles []id.Spindle `json:"slow_spindles,omitempty"`
+	// Draining are spindles that are being emptied.
+	Draining []DrainingSpindle `json:"draining_spindles,omitempty"`
+	Scrub    ScrubStatus       `json:"scrub"`
+	Rebuild  RebuildStatus     `json:"rebuild"`
 	// RehomedBytes counts sealed chunks that this host has moved from data nodes that are
 	// drained.
 	RehomedBytes int64 `json:"rehomed_bytes"`
@@ -229,6 +231,11 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	for _, sp := range h.pool.Stripes.Slow() {
 		s.SlowSpindles = append(s.SlowSpindles, sp)
 		s.Warnings = append(s.Warnings, fmt.Sprintf("spindle %d takes far longer than the others: reads go around it", sp))
+	}
+	h.avoidDraining(node.Spindles)
+	s.Draining = h.drainingStatus(ctx)
+	for i := range s.Draining {
+		s.Warnings = append(s.Warnings, s.Draining[i].warning())
 	}
 	s.Warnings = append(append(s.Warnings, s.Rebuild.warnings()...), s.Scrub.warnings()...)
 	for _, d := range s.Disks {

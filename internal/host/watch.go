@@ -59,12 +59,27 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uin
 
 // watchOthers begins the watches of a host that is not sole.
 func (h *Host) watchOthers() {
-	h.work.Add(6)
+	h.work.Add(7)
 	go h.watch(groupPrefix, h.seeGroups, h.seeGroup)
 	go h.joinLoop()
 	go h.watch(ownerPrefix, h.seeOwners, h.seeOwner)
 	go h.watch(diskPrefix, h.seeDisks, h.seeDisk)
 	go h.watch(wantPrefix, h.seeWants, h.seeWant)
+	go h.watch(keyDraining, func(all []datanode.RegistryEntry, _ uint64) {
+		var value []byte
+		for i := range all {
+			if all[i].Key == keyDraining {
+				value = all[i].Value
+			}
+		}
+		h.seeDraining(value)
+		h.refreshHealth(h.life)
+	}, func(e *datanode.RegistryEvent) {
+		if e.Key == keyDraining {
+			h.seeDraining(e.Value)
+			h.refreshHealth(h.life)
+		}
+	})
 	go h.watch(keyLayouts, func([]datanode.RegistryEntry, uint64) { h.wakeMembers() }, func(*datanode.RegistryEvent) { h.wakeMembers() })
 }
 

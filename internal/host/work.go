@@ -98,6 +98,7 @@ func (h *Host) destageOnce(ctx context.Context) error {
 func (h *Host) refreshHealth(ctx context.Context) {
 	if st, err := h.node.Status(ctx); err == nil {
 		h.pool.Stripes.UpdateHealth(st.Spindles)
+		h.avoidDraining(st.Spindles)
 	}
 }
 

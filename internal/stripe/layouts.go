@@ -254,3 +254,10 @@ func UnmarshalLayouts(b []byte) (*Layouts, error) {
 	}
 	return l, nil
 }
+
+// Without reports whether there is a usual layout with none of some spindles.
+func (l *Layouts) Without(avoid []id.Spindle) bool {
+	return slices.ContainsFunc(l.of(Usual), func(n id.Layout) bool {
+		return !slices.ContainsFunc(l.Lists[n], func(s id.Spindle) bool { return slices.Contains(avoid, s) })
+	})
+}

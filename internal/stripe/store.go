@@ -2,6 +2,8 @@ package stripe
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -44,6 +46,9 @@ type Store struct {
 	suspectedAt   atomic.Int64 // Unix ns: when spindles were last made suspect
 	// paced is by spindle, nil for one that no layout has or had.
 	paced atomic.Pointer[[]*pace]
+
+	// draining are the spindles that are being emptied, nil for none.
+	draining atomic.Pointer[map[id.Spindle]bool]
 
 	mu     sync.Mutex
 	failed map[id.Spindle]bool // spindles that new segments avoid
@@ -117,24 +122,62 @@ func (s *Store) isFailed(spindle id.Spindle) bool {
 	return s.failed[spindle]
 }
 
-// Poor reports whether a segment lies where it should not stay, but for want of a better
-// place: a node's loss is its loss, or a node leaves.
-func (s *Store) Poor(seg id.Segment) bool {
-	switch s.now.Load().Kind(seg.Layout()) {
-	case Spare, OldSpare, Leaving:
-		return true
+// SetDraining says which spindles are being emptied: new segments avoid them. Those
+// without which there is no usual layout that works are left out.
+func (s *Store) SetDraining(spindles []id.Spindle) {
+	var draining *map[id.Spindle]bool
+	if len(spindles) > 0 {
+		all := make(map[id.Spindle]bool)
+		for _, sp := range spindles {
+			all[sp] = true
+		}
+		s.mu.Lock()
+		if _, ok := s.pickFrom(s.now.Load(), Usual, 0, all, nil); ok {
+			draining = &all
+		}
+		s.mu.Unlock()
 	}
-	return false
+	s.draining.Store(draining)
 }
 
-// Leaves reports whether a segment has fragments on a node that is being emptied.
-func (s *Store) Leaves(seg id.Segment) bool { return s.now.Load().Kind(seg.Layout()) == Leaving }
+// Draining returns the spindles that are being emptied, in order.
+func (s *Store) Draining() []id.Spindle {
+	d := s.draining.Load()
+	if d == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(*d))
+}
 
-// Usual reports whether there is a usual layout whose spindles all work.
+// Poor reports whether a segment lies where it should not stay, but for want of a better
+// place: a node's loss is its loss, or a node or a spindle is being emptied.
+func (s *Store) Poor(seg id.Segment) bool {
+	switch s.now.Load().Kind(seg.Layout()) {
+	case Spare, OldSpare:
+		return true
+	}
+	return s.Leaves(seg)
+}
+
+// Leaves reports whether a segment has fragments on a node or a spindle that is being emptied.
+func (s *Store) Leaves(seg id.Segment) bool {
+	l := s.now.Load()
+	if l.Kind(seg.Layout()) == Leaving {
+		return true
+	}
+	d := s.draining.Load()
+	return d != nil && l.Has(seg.Layout()) && slices.ContainsFunc(l.Lists[seg.Layout()], func(sp id.Spindle) bool { return (*d)[sp] })
+}
+
+// Usual reports whether there is a usual layout whose spindles all work and stay.
 func (s *Store) Usual() bool {
+	var avoid map[id.Spindle]bool
+	if d := s.draining.Load(); d != nil {
+		avoid = *d
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.pickFrom(s.now.Load(), Usual, 0, nil, nil)
+	_, ok := s.pickFrom(s.now.Load(), Usual, 0, avoid, nil)
 	return ok
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -114,15 +115,20 @@ func (s *Store) writeOnce(ctx context.Context, layouts *Layouts, seg *Segment, f
 }
 
 // pick returns the next usual layout without a failed spindle or one in avoid, and
-// without a slow one if there is such a layout. A spare one is taken only if there is no
-// other.
+// without a slow one, or one that is being emptied, if there is such a layout. A spare
+// one is taken only if there is no other.
 func (s *Store) pick(layouts *Layouts, avoid map[id.Spindle]bool, allowed func(id.Layout) bool) (id.Layout, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.next.Add(1) - 1
-	if slow := s.slow(); len(slow) > 0 {
-		wide := maps.Clone(avoid)
-		for _, sp := range slow {
+	slow, draining := s.slow(), s.Draining()
+	for _, soft := range [][]id.Spindle{slices.Concat(slow, draining), draining} {
+		if len(soft) == 0 {
+			continue
+		}
+		wide := make(map[id.Spindle]bool, len(avoid)+len(soft))
+		maps.Copy(wide, avoid)
+		for _, sp := range soft {
 			wide[sp] = true
 		}
 		if l, ok := s.pickFrom(layouts, Usual, start, wide, allowed); ok {
