@@ -131,7 +131,7 @@ func (f *far) options(t *testing.T, name string, l *link) Options {
 		Keys: host.RootSource{File: filepath.Join(f.dir, "root.key")}, Peer: PeerOptions{Listen: "127.0.0.1:0"},
 		Node: wire.ClientOptions{
 			TLS: f.ca.Config(t, "plinth://"+f.cluster+"/host/"+name), Cluster: f.cluster, Pool: f.pool, Dial: l.dial,
-			UnreachableAfter: 100 * time.Millisecond,
+			UnreachableAfter: 300 * time.Millisecond, // a busy machine stands still for 100
 		},
 		Host: host.Options{DestageInterval: 20 * time.Millisecond, RAMCacheBytes: -1, LeaseTTL: 5 * time.Second},
 	}
