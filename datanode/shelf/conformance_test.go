@@ -68,10 +68,6 @@ func TestConformance(t *testing.T) {
 	))
 }
 
-func TestSimConformanceInMemory(t *testing.T) {
-	datanodetest.Run(t, opener(func() vfs.FS { return vfs.NewMem() }, plain))
-}
-
 func TestSimConformanceOnDisk(t *testing.T) {
 	datanodetest.Run(t, opener(func() vfs.FS { return vfs.Default }, plain))
 }

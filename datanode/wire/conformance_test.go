@@ -59,10 +59,6 @@ func inMemory(*testing.T) (vfs.FS, string) { return vfs.NewMem(), "/data" }
 
 func onDisk(t *testing.T) (vfs.FS, string) { return vfs.Default, t.TempDir() }
 
-func TestSimConformance(t *testing.T) {
-	conform(t, inMemory, func(_ *testing.T, address string) (string, func()) { return address, func() {} })
-}
-
 // The suite passes while connections come and go, as long as the server lives.
 func TestSimConformanceThroughCuts(t *testing.T) { conformThroughCuts(t, inMemory) }
 

@@ -25,7 +25,10 @@ func conform(t *testing.T, nodes, spindles int, g stripe.Geometry, groups ...str
 	}, groups...)
 }
 
-func TestSimConformanceOfOne(t *testing.T) { conform(t, 1, 4, stripe.Geometry{K: 2, M: 1}) }
+// The rest of one member's is its own.
+func TestSimConformanceOfOne(t *testing.T) {
+	conform(t, 1, 4, stripe.Geometry{K: 2, M: 1}, "log", "fence", "bounds")
+}
 
 func TestSimConformanceOfThree(t *testing.T) {
 	conform(t, 3, 4, stripe.Geometry{K: 4, M: 2}, "log", "fence", "registry", "bounds")

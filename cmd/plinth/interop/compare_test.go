@@ -10,6 +10,7 @@ import (
 // TestCompare runs every cell of the comparison with other servers once, shortly:
 // what it prints is not judged.
 func TestCompare(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	plot := filepath.Join(dir, "plot.svg")
 	out, complaint, code := plinth(t, nil, "bench", "compare", "--dir", dir, "--rounds", "1", "--runtime", "100ms", "--sustained-runtime", "200ms",
@@ -45,6 +46,7 @@ func TestCompareProfile(t *testing.T) {
 
 // TestCompareScale runs the scaling of disks, depth and size once, shortly.
 func TestCompareScale(t *testing.T) {
+	t.Parallel()
 	out, complaint, code := plinth(t, nil, "bench", "compare", "--dir", tempDir(t), "--scale", "--runtime", "100ms", "--size", "64M")
 	if code != 0 {
 		t.Fatalf("status %d\n%s%s", code, out, complaint)

@@ -60,6 +60,7 @@ func allocate(t *testing.T, path string, bytes int64) {
 // Images of real file systems go in and out by both programs and both kinds of
 // socket, and are the same after a restart without the host's directory.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	data := filepath.Join(dir, "data")
 	s := start(t, data, small...)

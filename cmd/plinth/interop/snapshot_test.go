@@ -70,6 +70,7 @@ func (s *site) verify(t *testing.T) {
 // stay what they were: after more snapshots, after a crash, and after others are
 // removed.
 func TestSnapshotConvert(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	s := start(t, filepath.Join(dir, "data"), small...)
 	s.command(t, "disk", "create", "vm", fmt.Sprint(snapshotBytes))
