@@ -31,7 +31,7 @@ func statusOf(t *testing.T, h *site) (s host.Status) {
 // while one was away is moved, as hosts see it.
 func awaitWhole(t *testing.T, hosts ...*site) {
 	t.Helper()
-	for deadline := time.Now().Add(waitMax); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * waitMax); ; time.Sleep(50 * time.Millisecond) {
 		whole, moved := true, false
 		var said []string
 		for _, h := range hosts {
