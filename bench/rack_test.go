@@ -54,7 +54,7 @@ func TestSimRackModelParts(t *testing.T) {
 	const rho, takes, count = 0.8, time.Millisecond, 400_000
 	s, waited := servers(1), time.Duration(0)
 	for at, n := time.Duration(0), 0; n < count; n++ {
-		at += time.Duration(m.rng.ExpFloat64() * float64(takes) / rho)
+		at += time.Duration(m.Rand.ExpFloat64() * float64(takes) / rho)
 		waited += s.serve(at, takes) - takes - at
 	}
 	if got, want := float64(waited)/count/float64(takes), rho/(2*(1-rho)); math.Abs(got-want) > 0.1*want {
@@ -62,9 +62,9 @@ func TestSimRackModelParts(t *testing.T) {
 	}
 	// What waits for a batcher goes together, and no more than it takes.
 	var ends []time.Duration
-	b := batcher{m: m, most: 3, cost: func(n int, bytes int64) moment { return time.Second + time.Duration(bytes) }}
+	b := batcher{q: m.Queue, most: 3, cost: func(n int, bytes int64) moment { return time.Second + time.Duration(bytes) }}
 	for range 5 {
-		b.add(1, func() { ends = append(ends, m.now) })
+		b.add(1, func() { ends = append(ends, m.Now) })
 	}
 	m.run()
 	want := []time.Duration{1e9 + 1, 2e9 + 4, 2e9 + 4, 2e9 + 4, 3e9 + 5}

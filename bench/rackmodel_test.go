@@ -1,10 +1,9 @@
 package bench
 
 import (
-	"container/heap"
-	"math/rand/v2"
-	"slices"
 	"time"
+
+	"plinth/internal/sim"
 )
 
 // A model of a rack: hosts that write 4 KiB at random, new data all the time, over data
@@ -65,96 +64,6 @@ func rackDefault() rackConfig {
 // moment is virtual time.
 type moment = time.Duration
 
-type happening struct {
-	at  moment
-	seq uint64 // at equal times in the order in which they were planned
-	do  func()
-}
-
-type agenda []happening
-
-func (a agenda) Len() int { return len(a) }
-func (a agenda) Less(i, j int) bool {
-	return a[i].at < a[j].at || a[i].at == a[j].at && a[i].seq < a[j].seq
-}
-func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)   { *a = append(*a, x.(happening)) }
-func (a *agenda) Pop() any {
-	last := len(*a) - 1
-	x := (*a)[last]
-	(*a)[last] = happening{}
-	*a = (*a)[:last]
-	return x
-}
-
-// server does one thing after the other, or as many at once as it has places.
-type server struct {
-	free []moment
-	busy moment
-}
-
-func servers(n int) server { return server{free: make([]moment, n)} }
-
-// serve takes what arrives now and returns when it is done.
-func (s *server) serve(now, takes moment) moment {
-	i := 0
-	for k := range s.free {
-		if s.free[k] < s.free[i] {
-			i = k
-		}
-	}
-	s.free[i] = max(now, s.free[i]) + takes
-	s.busy += takes
-	return s.free[i]
-}
-
-func (s *server) used(over moment) float64 {
-	return float64(s.busy) / float64(over) / float64(len(s.free))
-}
-
-// batcher does all that waits at once: a spindle with its syncs, a log's sync, a registry.
-type batcher struct {
-	m       *rackModel
-	cost    func(n int, bytes int64) moment
-	most    int
-	waiting []batched
-	running bool
-	busy    moment
-}
-
-type batched struct {
-	bytes int64
-	done  func()
-}
-
-func (b *batcher) add(bytes int64, done func()) {
-	b.waiting = append(b.waiting, batched{bytes, done})
-	b.run()
-}
-
-func (b *batcher) run() {
-	if b.running || len(b.waiting) == 0 {
-		return
-	}
-	n := min(len(b.waiting), b.most)
-	batch := slices.Clone(b.waiting[:n])
-	b.waiting = slices.Delete(b.waiting, 0, n)
-	bytes := int64(0)
-	for _, w := range batch {
-		bytes += w.bytes
-	}
-	takes := b.cost(n, bytes)
-	b.busy += takes
-	b.running = true
-	b.m.after(takes, func() {
-		b.running = false
-		for _, w := range batch {
-			w.done()
-		}
-		b.run()
-	})
-}
-
 type modelNode struct {
 	in, cpu  server
 	device   server // of the log
@@ -187,11 +96,8 @@ type modelGroup struct {
 }
 
 type rackModel struct {
+	*sim.Queue
 	rackConfig
-	rng       *rand.Rand
-	now       moment
-	seq       uint64
-	todo      agenda
 	nodes     []*modelNode
 	hosts     []*modelHost
 	registry  batcher
@@ -201,22 +107,22 @@ type rackModel struct {
 }
 
 func newRackModel(c rackConfig) *rackModel {
-	m := &rackModel{rackConfig: c, rng: rand.New(rand.NewPCG(c.Seed, 1))}
-	m.registry = batcher{m: m, most: 1 << 10, cost: func(n int, _ int64) moment { return c.RegistryCommit + moment(n)*40*time.Microsecond }}
+	m := &rackModel{rackConfig: c, Queue: sim.NewQueue(c.Seed)}
+	m.registry = batcher{q: m.Queue, most: 1 << 10, cost: func(n int, _ int64) moment { return c.RegistryCommit + moment(n)*40*time.Microsecond }}
 	for range c.Nodes {
 		n := &modelNode{in: servers(1), cpu: servers(c.NodeCores), device: servers(1)}
-		n.syncs = batcher{m: m, most: 1 << 30, cost: func(int, int64) moment { return max(0, n.device.free[0]-m.now) + c.LogSync }}
+		n.syncs = batcher{q: m.Queue, most: 1 << 30, cost: func(int, int64) moment { return max(0, n.device.free[0]-m.Now) + c.LogSync }}
 		for range c.NodeSpindles {
-			n.spindles = append(n.spindles, batcher{m: m, most: 16, cost: func(_ int, bytes int64) moment { return 2*c.SpindleSeek + over(bytes, c.SpindleRate) }})
+			n.spindles = append(n.spindles, batcher{q: m.Queue, most: 16, cost: func(_ int, bytes int64) moment { return 2*c.SpindleSeek + over(bytes, c.SpindleRate) }})
 		}
 		m.nodes = append(m.nodes, n)
 	}
 	for range c.Hosts {
-		h := &modelHost{last: moment(m.rng.Int64N(int64(c.Interval)))}
+		h := &modelHost{last: moment(m.Rand.Int64N(int64(c.Interval)))}
 		m.hosts = append(m.hosts, h)
 		for range modelGroups {
 			g := &modelGroup{host: h, left: make([]bool, modelReplicas)}
-			for _, i := range m.rng.Perm(c.Nodes)[:modelReplicas] {
+			for _, i := range m.Rand.Perm(c.Nodes)[:modelReplicas] {
 				g.logs = append(g.logs, m.nodes[i])
 			}
 			h.groups = append(h.groups, g)
@@ -224,7 +130,7 @@ func newRackModel(c rackConfig) *rackModel {
 		}
 	}
 	if c.DeadNode > 0 {
-		m.after(c.DeadNode, func() { m.nodes[0].dead = true })
+		m.After(c.DeadNode, func() { m.nodes[0].dead = true })
 	}
 	return m
 }
@@ -233,31 +139,20 @@ func over(bytes int64, rate float64) moment {
 	return moment(float64(bytes) / rate * float64(time.Second))
 }
 
-func (m *rackModel) after(d moment, do func()) {
-	m.seq++
-	heap.Push(&m.todo, happening{m.now + d, m.seq, do})
-}
-
-func (m *rackModel) at(t moment, do func()) { m.after(t-m.now, do) }
+func (m *rackModel) at(t moment, do func()) { m.After(t-m.Now, do) }
 
 // run goes on until the end of the time.
 func (m *rackModel) run() {
-	for len(m.todo) > 0 {
-		next := heap.Pop(&m.todo).(happening)
-		if next.at > m.Time {
-			return
-		}
-		m.now = next.at
-		next.do()
+	for m.Now <= m.Time && m.Step() {
 	}
 }
 
 // arrive has a group's next append come, and the one after that.
 func (m *rackModel) arrive(g *modelGroup) {
 	each := float64(modelRecords) * modelGroups / m.WritesPerHost * float64(time.Second)
-	m.after(moment(m.rng.ExpFloat64()*each), func() {
+	m.After(moment(m.Rand.ExpFloat64()*each), func() {
 		if len(g.waiting) < 1<<14 { // or it has been too much for long
-			g.waiting = append(g.waiting, m.now)
+			g.waiting = append(g.waiting, m.Now)
 		}
 		m.send(g)
 		m.arrive(g)
@@ -292,7 +187,7 @@ func (m *rackModel) append(g *modelGroup, came moment) {
 func (m *rackModel) replicate(g *modelGroup, i int, n *modelNode, done func()) {
 	switch {
 	case g.left[i]:
-		m.after(0, done)
+		m.After(0, done)
 		return
 	case n.dead:
 		g.hung = append(g.hung, done)
@@ -304,8 +199,8 @@ func (m *rackModel) replicate(g *modelGroup, i int, n *modelNode, done func()) {
 	}
 	n.logBytes += modelRecords * modelRecord
 	n.logMost = max(n.logMost, n.logBytes)
-	m.after(m.Wire, func() {
-		t := n.in.serve(m.now, over(modelRecords*modelRecord, m.NodeNet))
+	m.After(m.Wire, func() {
+		t := n.in.serve(m.Now, over(modelRecords*modelRecord, m.NodeNet))
 		t = n.cpu.serve(t, modelRecords*m.AppendCPU)
 		written := n.device.serve(t, over(modelRecords*modelRecord, m.LogRate))
 		t = max(t, written-over(modelUnsynced, m.LogRate))
@@ -319,7 +214,7 @@ func (m *rackModel) leave(g *modelGroup) {
 		return
 	}
 	g.leaving = true
-	m.after(m.CallTime, func() {
+	m.After(m.CallTime, func() {
 		disks := (m.HostDisks + modelGroups - 1) / modelGroups
 		left := (disks + modelDiskTxn - 1) / modelDiskTxn
 		for range left {
@@ -341,8 +236,8 @@ func (m *rackModel) leave(g *modelGroup) {
 }
 
 func (m *rackModel) acknowledge(g *modelGroup, came moment) {
-	took := m.now - came
-	if m.now > m.Time/3 { // in its stride
+	took := m.Now - came
+	if m.Now > m.Time/3 { // in its stride
 		m.latencies = append(m.latencies, took)
 		m.longest = max(m.longest, took)
 		m.acked += modelRecords
@@ -355,10 +250,10 @@ func (m *rackModel) acknowledge(g *modelGroup, came moment) {
 // mayBegin begins a round when the last one was long enough ago, or half of the buffer is
 // full. What it takes is made stable first.
 func (m *rackModel) mayBegin(h *modelHost) {
-	if h.round || m.now-h.last < m.Interval && h.undone < m.HostBuffer/2 {
+	if h.round || m.Now-h.last < m.Interval && h.undone < m.HostBuffer/2 {
 		return
 	}
-	h.round, h.last = true, m.now
+	h.round, h.last = true, m.Now
 	took := make([]int, len(h.groups))
 	n, missing := 0, 1
 	stable := func() {
@@ -387,8 +282,8 @@ func (m *rackModel) lookUp(h *modelHost, took []int, n int) {
 			continue
 		}
 		missing++
-		m.after(m.Wire, func() {
-			t := node.in.serve(m.now, over(int64(n)*32, m.NodeNet))
+		m.After(m.Wire, func() {
+			t := node.in.serve(m.Now, over(int64(n)*32, m.NodeNet))
 			m.at(node.cpu.serve(t, moment(n)*m.LookupCPU)+m.Wire, func() {
 				if missing--; missing == 0 {
 					m.store(h, took, n)
@@ -421,15 +316,15 @@ func (m *rackModel) store(h *modelHost, took []int, left int) {
 func (m *rackModel) stripe(chunks int, done func()) {
 	bytes := int64(chunks) * modelSealed / modelK
 	missing := modelK + modelM
-	order := m.rng.Perm(len(m.nodes))
+	order := m.Rand.Perm(len(m.nodes))
 	for i := range missing {
 		node := m.nodes[order[i%len(order)]]
 		if node.dead {
 			node = m.nodes[order[(i+1)%len(order)]]
 		}
-		spindle := &node.spindles[m.rng.IntN(len(node.spindles))]
-		m.after(m.Wire, func() {
-			t := node.in.serve(m.now, over(bytes, m.NodeNet))
+		spindle := &node.spindles[m.Rand.IntN(len(node.spindles))]
+		m.After(m.Wire, func() {
+			t := node.in.serve(m.Now, over(bytes, m.NodeNet))
 			t = node.cpu.serve(t, moment(chunks)*m.StoreCPU/(modelK+modelM))
 			m.at(t, func() {
 				spindle.add(bytes, func() {

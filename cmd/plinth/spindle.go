@@ -42,12 +42,12 @@ func changeSpindle(change func(*api.Client, context.Context, id.Spindle) error, 
 		if err != nil {
 			return err
 		}
-		n, err := strconv.ParseUint(args[0], 10, 16)
+		n, err := parseSpindle(args[0])
 		if err != nil {
-			return fmt.Errorf("spindle %q: not a number as plinth status shows it", args[0])
+			return err
 		}
 		return call(c, func(client *api.Client) error {
-			if err := change(client, c.Context, id.Spindle(n)); err != nil {
+			if err := change(client, c.Context, n); err != nil {
 				return err
 			}
 			fmt.Printf(done, n, n)
@@ -56,14 +56,22 @@ func changeSpindle(change func(*api.Client, context.Context, id.Spindle) error, 
 	}
 }
 
+func parseSpindle(text string) (id.Spindle, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("spindle %q: not a number as plinth status shows it", text)
+	}
+	return id.Spindle(n), nil
+}
+
 func replaceSpindle(c *cli.Context) error {
 	args, err := arguments(c, "N")
 	if err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(args[0])
+	n, err := parseSpindle(args[0])
 	if err != nil {
-		return fmt.Errorf("spindle %q: not a number as plinth status shows it", args[0])
+		return err
 	}
 	dir := c.String("dir")
 	if dir == "" {
@@ -73,7 +81,7 @@ func replaceSpindle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := shelf.ReplaceSpindle(dir, n, shelf.Options{PoolID: pool, Logger: newLogger(c)}); err != nil {
+	if err := shelf.ReplaceSpindle(dir, int(n), shelf.Options{PoolID: pool, Logger: newLogger(c)}); err != nil {
 		return err
 	}
 	fmt.Printf("spindle %d is a new drive, and the one before is refused from now on; when plinth runs, status says how far its content is restored\n", n)

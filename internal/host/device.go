@@ -13,7 +13,15 @@ import (
 // door.
 type device struct {
 	*disk.Disk
-	door *gate.Door
+	door    *gate.Door
+	changes changer // Disk, or it for one change
+}
+
+// changer changes a disk.
+type changer interface {
+	WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
+	Trim(ctx context.Context, off, n int64, fua bool) error
+	Zero(ctx context.Context, off, n int64, fua bool) error
 }
 
 func (d device) ReadAt(ctx context.Context, p []byte, off int64) error {
@@ -45,21 +53,21 @@ func (d device) WriteAt(ctx context.Context, p []byte, off int64, fua bool) erro
 	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Write, Bytes: int64(len(p))}); err != nil {
 		return err
 	}
-	return d.Disk.WriteAt(ctx, p, off, fua)
+	return d.changes.WriteAt(ctx, p, off, fua)
 }
 
 func (d device) Trim(ctx context.Context, off, n int64, fua bool) error {
 	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
 		return err
 	}
-	return d.Disk.Trim(ctx, off, n, fua)
+	return d.changes.Trim(ctx, off, n, fua)
 }
 
 func (d device) Zero(ctx context.Context, off, n int64, _, fua bool) error {
 	if err := d.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
 		return err
 	}
-	return d.Disk.Zero(ctx, off, n, fua)
+	return d.changes.Zero(ctx, off, n, fua)
 }
 
 func (d device) Flush(ctx context.Context) error {
@@ -70,33 +78,9 @@ func (d device) Flush(ctx context.Context) error {
 }
 
 // Once implements forward.Once.
-func (d device) Once(tag id.Tag) nbd.Device { return once{d, d.Disk.Once(tag)} }
-
-// once is a device for one change.
-type once struct {
-	device
-	change disk.Once
-}
-
-func (o once) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
-	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Write, Bytes: int64(len(p))}); err != nil {
-		return err
-	}
-	return o.change.WriteAt(ctx, p, off, fua)
-}
-
-func (o once) Trim(ctx context.Context, off, n int64, fua bool) error {
-	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
-		return err
-	}
-	return o.change.Trim(ctx, off, n, fua)
-}
-
-func (o once) Zero(ctx context.Context, off, n int64, _, fua bool) error {
-	if err := o.door.Enter(ctx, gate.Op{Kind: gate.Clear}); err != nil {
-		return err
-	}
-	return o.change.Zero(ctx, off, n, fua)
+func (d device) Once(tag id.Tag) nbd.Device {
+	d.changes = d.Disk.Once(tag)
+	return d
 }
 
 // Extents implements nbd.Extenter.

@@ -109,7 +109,7 @@ func (h *Host) find(name string) (*export, error) {
 
 func (x Exports) export(e *export) nbd.Export {
 	return nbd.Export{
-		Name: x.Host.nameOf(e), Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk, e.door},
+		Name: x.Host.nameOf(e), Description: fmt.Sprintf("plinth disk %d of pool %v", e.rec.ID, x.Host.keys.ID()), Device: device{e.disk, e.door, e.disk},
 		MultiConn: true, PreferredBlockSize: e.rec.Chunk,
 	}
 }
