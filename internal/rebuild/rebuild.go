@@ -14,8 +14,10 @@ const (
 	// RowVersion is that of rows which this package reads.
 	RowVersion = 1
 	// retryTime is how long after a try those layouts of which something could not be
-	// restored are tried again, while a spindle is away.
-	retryTime = 10 * time.Minute
+	// restored are tried again, the first time: one who repairs what he reads may have been
+	// in the way. It doubles each time, up to retryTimeMax.
+	retryTime    = 5 * time.Second
+	retryTimeMax = 10 * time.Minute
 	// lostNamedMax bounds the segments that a pass names.
 	lostNamedMax = 64
 )
@@ -37,10 +39,12 @@ type Pass struct {
 	Spindles map[id.Spindle]uint64 `json:"spindles"`
 	Restored []id.Spindle          `json:"restored,omitempty"`
 	// Left are the layouts to be gone through, Failed those of which something could
-	// not be restored, at Tried, while the spindles Away did not serve.
+	// not be restored, at Tried, while the spindles Away did not serve. Tries counts how
+	// often those were tried again since something changed.
 	Left   Bits         `json:"left,omitempty"`
 	Failed Bits         `json:"failed,omitempty"`
 	Tried  time.Time    `json:"tried"`
+	Tries  int          `json:"tries,omitempty"`
 	Away   []id.Spindle `json:"away,omitempty"`
 	// Fragments and Bytes (of their data) were restored; FragmentsLeft and BytesLeft
 	// are to be, as they were last counted.
@@ -137,7 +141,7 @@ func (r *Row) Running() bool { return r.Pass != nil && r.Pass.Ended == nil }
 
 // add makes a spindle one that is restored.
 func (p *Pass) add(l *stripe.Layouts, s id.Spindle, incarnation uint64) {
-	p.Spindles[s] = incarnation
+	p.Spindles[s], p.Tries = incarnation, 0
 	p.Restored = slices.DeleteFunc(p.Restored, func(o id.Spindle) bool { return o == s })
 	for n, list := range l.Lists {
 		if slices.Contains(list, s) {
@@ -169,8 +173,11 @@ func (r *Row) retry(now time.Time, l *stripe.Layouts, serving Serving) bool {
 	}
 	p := r.Pass
 	back := slices.ContainsFunc(p.Away, func(s id.Spindle) bool { return serving[s] != 0 })
-	if _, _, ok := r.Next(l, serving); !back && (ok || now.Sub(p.Tried) < retryTime) {
+	if _, _, ok := r.Next(l, serving); !back && (ok || now.Sub(p.Tried) < p.retryTime()) {
 		return false
+	}
+	if p.Tries++; back {
+		p.Tries = 0
 	}
 	for n := range l.Lists {
 		if l := id.Layout(n); p.Failed.has(l) {
@@ -180,6 +187,14 @@ func (r *Row) retry(now time.Time, l *stripe.Layouts, serving Serving) bool {
 	}
 	p.Away = nil
 	return true
+}
+
+// retryTime returns how long to wait after the newest try.
+func (p *Pass) retryTime() time.Duration {
+	if wait := retryTime << max(0, min(p.Tries, 16)); wait < retryTimeMax {
+		return wait
+	}
+	return retryTimeMax
 }
 
 // Busy reports whether there is something to restore that serves.

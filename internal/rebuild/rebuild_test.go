@@ -337,8 +337,15 @@ func TestLost(t *testing.T) {
 	if !r.Running() || r.Pass.LostCount() == 0 || !slices.Equal(r.Waits(l, Serving{1: 1, 2: 2, 3: 1}), []id.Spindle{0}) {
 		t.Fatalf("while a spindle is away: %+v", r.Pass)
 	}
-	if now = now.Add(time.Minute); r.Look(now, l, Serving{1: 1, 2: 2, 3: 1}) {
-		t.Error("it is tried again at once")
+	for tries, wait := 0, retryTime; tries < 10; tries++ {
+		if now = now.Add(wait - 1); r.Look(now, l, Serving{1: 1, 2: 2, 3: 1}) {
+			t.Errorf("it is tried again before %v", wait)
+		}
+		if now = now.Add(1); !r.Look(now, l, Serving{1: 1, 2: 2, 3: 1}) {
+			t.Errorf("it is not tried again after %v", wait)
+		}
+		through(Serving{1: 1, 2: 2, 3: 1}, true)
+		wait = min(2*wait, retryTimeMax)
 	}
 	if !r.Look(now, l, Serving{0: 1, 1: 1, 2: 2, 3: 1}) || r.Pass.Left.count() == 0 {
 		t.Errorf("it is not tried again with the spindle: %+v", r.Pass)

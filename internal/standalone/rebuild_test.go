@@ -53,6 +53,11 @@ func away(t testing.TB, o Options, n int) {
 func rebuilt(t testing.TB, s *Site, spindles ...int) host.RebuildStatus {
 	t.Helper()
 	var r host.RebuildStatus
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v", r)
+		}
+	}()
 	await(t, "the end of the rebuild", func() bool {
 		r = status(t, s).Rebuild
 		return r.Ended != nil && len(r.Restored) == len(spindles)
