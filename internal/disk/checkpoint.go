@@ -57,6 +57,10 @@ type checkpointState struct {
 	manifestBytes int64
 }
 
+// OwesPass reports whether what checkpoints took that lay where it should not stay is to be
+// given up, which a pass does.
+func (d *Disk) OwesPass() bool { return d.replaced.Load() != d.replacedPassed.Load() }
+
 // liesPoorly reports whether an object lies where it should not stay: a node's loss is its
 // loss, or a node leaves.
 func (d *Disk) liesPoorly(o blockmap.Object) bool {
@@ -198,6 +202,9 @@ func (d *Disk) record(ctx context.Context) error {
 		default:
 			return d.outcome(err)
 		}
+	}
+	if d.anyPoorly(d.checkpoint.objects) {
+		d.replaced.Add(1)
 	}
 	d.checkpoint, d.recording = d.recording.next, nil
 	d.checkpoint.revision = revision

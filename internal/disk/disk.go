@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"plinth/blockmap"
 	"plinth/datanode"
@@ -46,6 +47,9 @@ type Disk struct {
 	checkpointMu sync.Mutex
 	checkpoint   checkpointState
 	recording    *recording // nil: the registry names just checkpoint
+	// replaced counts the checkpoints that lay poorly and were replaced, replacedPassed
+	// those before the newest whole pass began.
+	replaced, replacedPassed atomic.Int64
 
 	passMu sync.Mutex // one pass at a time
 

@@ -105,6 +105,9 @@ func (d *Disk) pass(ctx context.Context, o PassOptions) (*PassReport, error) {
 	if errors.Is(err, errHeld) {
 		err = nil
 	}
+	if err == nil && !p.report.Held {
+		d.replacedPassed.Store(p.replaced)
+	}
 	return &p.report, err
 }
 
@@ -124,6 +127,8 @@ type pass struct {
 	// the newest checkpoint stays whole; what died elsewhere makes room.
 	stuck  bool
 	report PassReport
+	// replaced counts the checkpoints that lay poorly and were replaced before.
+	replaced int64
 
 	leaving      []rehome // found, not yet stored anew
 	leavingBytes int64
@@ -147,7 +152,7 @@ func (d *Disk) beginPass(ctx context.Context) (p *pass, err error) {
 	if err := d.usable(); err != nil {
 		return nil, err
 	}
-	p = &pass{d: d, live: make(map[id.Segment]bitmap)}
+	p = &pass{d: d, live: make(map[id.Segment]bitmap), replaced: d.replaced.Load()}
 	if p.held, err = d.heldSegments(ctx); err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 	}
 	c.noteSince()
 	c.spare.Store(spare)
+	c.lookTook.Store(int64(time.Since(began)))
 	c.lookedAt.Store(began.UnixNano())
 	h.account(all)
 	return all, h.keep(ctx)
@@ -69,9 +70,9 @@ func (h *Host) poor() func(id.Segment) bool {
 	return func(s id.Segment) bool { return h.pool.Stripes.Poor(s) && !h.pool.Stripes.Leaves(s) }
 }
 
-// mustLook reports whether the segments are to be looked at: at the start, and again and
-// again for a while after a data node has come back: what was written without it, by any
-// host, is to lie better.
+// mustLook reports whether the segments are to be looked at: at the start, again and again
+// for a while after a data node has come back, as what was written without it, by any host,
+// is to lie better, and from then on until all does.
 func (h *Host) mustLook() bool {
 	looked := h.cleaner.lookedAt.Load()
 	if looked == 0 {
@@ -86,7 +87,8 @@ func (h *Host) mustLook() bool {
 		back = h.began
 	}
 	after := time.Unix(0, looked).Sub(back)
-	return after < 0 || after < returnedTime && time.Since(back) > 2*after
+	return after < 0 || after < returnedTime && time.Since(back) > 2*after ||
+		h.cleaner.spare.Load() > 0 && time.Since(time.Unix(0, looked)) >= max(spareLookTime, lookShare*time.Duration(h.cleaner.lookTook.Load()))
 }
 
 // noteSince notes since when each disk is waited for.

@@ -203,11 +203,12 @@ func (h *Host) passOrder(due []*export) []*export {
 }
 
 // owes reports whether a disk should pass although it has not changed: it is a
-// clone that relies on its base, or snapshots of it were removed.
+// clone that relies on its base, snapshots of it were removed, or a checkpoint of it that lay
+// where it should not stay was replaced.
 func (h *Host) owes(e *export) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.clones[e.rec.ID] != nil || e.removals != e.forgotten
+	return h.clones[e.rec.ID] != nil || e.removals != e.forgotten || e.disk != nil && e.disk.OwesPass()
 }
 
 // rested reports whether the disk's last pass, if there was one, is IdleTime ago.

@@ -12,10 +12,10 @@ import (
 
 const (
 	// drainLookTime is how often a host looks at least which of its disks have something
-	// on a data node that is being drained, and drainLookShare how much longer it takes
-	// between two looks than for one.
-	drainLookTime  = 3 * time.Second
-	drainLookShare = 20
+	// on a data node that is being drained, and lookShare how much longer it takes between
+	// two looks at all segments than for one.
+	drainLookTime = 3 * time.Second
+	lookShare     = 20
 	// drainRoomShare of what is free, 1/drainRoomShare, one pass may store anew before what
 	// it has moved is given back.
 	drainRoomShare = 4
@@ -61,7 +61,7 @@ func (h *Host) leaving(ctx context.Context) (map[id.Disk]bool, error) {
 	began := time.Now()
 	out, err := h.lookLeaving(ctx)
 	if err == nil {
-		h.drainNext.Store(time.Now().Add(max(drainLookTime, drainLookShare*time.Since(began))).UnixNano())
+		h.drainNext.Store(time.Now().Add(max(drainLookTime, lookShare*time.Since(began))).UnixNano())
 	}
 	return out, err
 }
