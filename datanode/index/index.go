@@ -20,7 +20,7 @@ import (
 
 // ErrInterrupted is returned by Open for an index whose rebuild did not end.
 // The caller rebuilds it.
-var ErrInterrupted = errors.New("the rebuild of the index was interrupted: run plinth recover")
+var ErrInterrupted = errors.New("the rebuild of the index was interrupted")
 
 // version 2 has dense slot tables, and rows of fingerprints in memory.
 const version = 2
@@ -113,8 +113,8 @@ func decodeSuper(b []byte) (super, error) {
 }
 
 // Open opens the index in dir, or creates one if Options say so. Errors:
-// kv.ErrAbsent, kv.ErrForeign, kv.ErrNewer, ErrInterrupted, those of the file
-// system.
+// kv.ErrAbsent, kv.ErrForeign, kv.ErrNewer, datanode.ErrCorrupt, ErrInterrupted, those of
+// the file system.
 func Open(fs vfs.FS, dir string, deps Deps, opts Options) (*Index, error) {
 	x, err := open(fs, dir, deps, opts)
 	if err != nil {
@@ -162,8 +162,11 @@ func (x *Index) load(create bool) error {
 		return err
 	}
 	if !found {
-		if !create || !x.empty() {
+		switch {
+		case !x.empty():
 			return fmt.Errorf("%w: no superblock", kv.ErrForeign)
+		case !create:
+			return ErrInterrupted
 		}
 		return x.putSuper(super{incarnation: newIncarnation(), complete: true})
 	}

@@ -2,7 +2,10 @@ package shelf
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -126,6 +129,134 @@ func TestLostIndexIsRecovered(t *testing.T) {
 			t.Errorf("lost %q: a complete index deleted %v", lost, deleted)
 		}
 		shut(t, s)
+	}
+}
+
+// A damaged index is made anew by itself, also where that is interrupted: nothing that the
+// registry or the spindles have is touched, and nothing is deleted before owners have spoken.
+func TestDamagedIndexIsMadeAnew(t *testing.T) {
+	for what, damage := range map[string]func(*crashfs.FS, string, string) error{
+		"tables are missing": func(fs *crashfs.FS, path, name string) error {
+			if strings.HasSuffix(name, ".sst") {
+				return fs.Remove(path)
+			}
+			return nil
+		},
+		"the marker of the manifest is missing": func(fs *crashfs.FS, path, name string) error {
+			if strings.HasPrefix(name, "marker.manifest") {
+				return fs.Remove(path)
+			}
+			return nil
+		},
+		"the manifest is of other bytes": func(fs *crashfs.FS, path, name string) error {
+			if strings.HasPrefix(name, "MANIFEST") {
+				f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+				if err != nil {
+					return err
+				}
+				_, err = f.WriteAt([]byte("these are others"), 3)
+				return errors.Join(err, f.Close())
+			}
+			return nil
+		},
+		"tables are cut short": func(fs *crashfs.FS, path, name string) error {
+			if strings.HasSuffix(name, ".sst") {
+				f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+				return errors.Join(err, f.Close())
+			}
+			return nil
+		},
+		"all is missing": func(fs *crashfs.FS, path, _ string) error { return fs.RemoveAll(path) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			disk := crashfs.New()
+			opts := small(disk)
+			s := fresh(t, "/data", opts)
+			fence(t, s)
+			h := store(t, s, 1, true)
+			commit(t, s, "disks/1", "first")
+			shut(t, s)
+			s = open(t, "/data", opts) // with a table
+			complete(t, s, true)
+			shut(t, s)
+			dir := "/data/" + indexName + "/" + fingerprintsName
+			names, err := disk.List(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				if err := damage(disk, dir+"/"+name, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			interrupted := 0
+			for budget := int64(0); ; budget += 600 {
+				disk = disk.Kill()
+				disk.Limit(budget)
+				if s = openUntil(t, disk, opts); s != nil {
+					break
+				}
+				interrupted++
+			}
+			disk.Limit(1 << 40)
+			if interrupted < 10 {
+				t.Errorf("it was interrupted %d times: the test shows little", interrupted)
+			}
+			if got := value(t, s, "disks/1"); got != "first" {
+				t.Errorf("the registry has %q", got)
+			}
+			complete(t, s, false)
+			if got := owned(t, s); len(got) != 1 || got[0] != h.Segment {
+				t.Errorf("disk 1 holds %v", got)
+			}
+			release := &datanode.SetListsRequest{Disk: 1, Epoch: 1, Seq: 5, Lists: []datanode.List{{Segment: h.Segment}}}
+			if _, err := s.SetLists(t.Context(), release); err != nil {
+				t.Fatal(err)
+			}
+			if deleted := reclaim(t, s); len(deleted) != 0 {
+				t.Errorf("an incomplete index deleted %v", deleted)
+			}
+			shut(t, s)
+		})
+	}
+}
+
+// openUntil opens a node, nil if its file system crashes before that ends.
+func openUntil(t *testing.T, disk *crashfs.FS, opts Options) *Shelf {
+	t.Helper()
+	type result struct {
+		s   *Shelf
+		err error
+	}
+	ofPebble := func(path string) bool { return strings.HasPrefix(path, "/data/"+indexName) }
+	fs, done := crashfs.Park(disk, ofPebble, ofPebble), make(chan result, 1)
+	opts.FS = fs
+	go func() {
+		s, err := Open(context.WithoutCancel(t.Context()), "/data", opts)
+		done <- result{s, err}
+	}()
+	select {
+	case r := <-done:
+		fs.Opened()
+		if r.err != nil && !disk.Crashed() {
+			t.Fatal(r.err)
+		}
+		if r.err == nil && disk.Crashed() {
+			_ = r.s.Close()
+			return nil
+		}
+		return r.s
+	case <-fs.Parked():
+		return nil
+	}
+}
+
+// complete tests whether the index says that it is, of one segment.
+func complete(t testing.TB, s *Shelf, want bool) {
+	t.Helper()
+	st, err := s.Status(t.Context())
+	if err != nil || st.Index.Complete != want || st.Index.Segments != 1 {
+		t.Errorf("index %+v, %v", st.Index, err)
 	}
 }
 

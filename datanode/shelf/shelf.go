@@ -18,6 +18,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/datanode/index"
+	"plinth/datanode/index/kv"
 	"plinth/datanode/spindle"
 	"plinth/datanode/writelog"
 	"plinth/internal/id"
@@ -186,12 +187,10 @@ func (s *Shelf) spindleOptions() spindle.Options {
 	}
 }
 
-// openIndex opens fingerprints and registry, and takes in the segments that
-// were written and not published before the node ended.
+// openIndex opens registry and fingerprints, and takes in the segments that were written
+// and not published before the node ended. An index that cannot be opened is made anew: all
+// that it should know is on the spindles and in the owners' maps.
 func (s *Shelf) openIndex(ctx context.Context) error {
-	if err := s.openFingerprints(false); err != nil {
-		return err
-	}
 	s.copies.floor = s.copies.newest().revision
 	if err := s.openRegistry(false); err != nil {
 		return err
@@ -205,6 +204,16 @@ func (s *Shelf) openIndex(ctx context.Context) error {
 			ErrNeedsRecover, s.place.path(indexName), revision, s.copies.floor)
 	}
 	if s.opts.Keeps, err = s.learnShare(ctx); err != nil {
+		return err
+	}
+	err = s.openFingerprints(false)
+	if errors.Is(err, kv.ErrAbsent) || errors.Is(err, datanode.ErrCorrupt) || errors.Is(err, index.ErrInterrupted) {
+		s.logger.Error("the index of fingerprints is damaged: it is made anew from the spindles, and finds and deletes nothing before every disk has stated what it needs", "err", err)
+		if err = s.rebuildIndex(ctx, s.walk); err == nil {
+			err = s.openFingerprints(false)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return s.adopt(ctx)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -56,7 +57,8 @@ type Store struct {
 	closed bool
 }
 
-// OpenStore opens the store in dir. Errors: ErrAbsent, those of the file system.
+// OpenStore opens the store in dir. Errors: ErrAbsent, also if files are missing that it
+// should have, datanode.ErrCorrupt, those of the file system.
 func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 	s := &Store{fs: fs, dir: dir, name: opts.Name, log: opts.Logger}
 	if s.log == nil {
@@ -71,8 +73,11 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 	o := s.options(patient, opts)
 	patient.listen(o.EventListener)
 	db, err := patient.open(dir, o)
-	if errors.Is(err, pebble.ErrDBDoesNotExist) || !opts.Create && errors.Is(err, iofs.ErrNotExist) {
+	if errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, pebble.ErrDBNotPristine) || !opts.Create && errors.Is(err, iofs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", ErrAbsent, err)
+	}
+	if err != nil && (pebble.IsCorruptionError(err) || strings.Contains(err.Error(), "object size mismatch")) { // of which Pebble has no kind
+		err = datanode.Errorf(datanode.ErrCorrupt, "%v", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s in %s: %w", opts.Name, dir, err)
@@ -242,16 +247,22 @@ func makeDir(fs vfs.FS, dir string) error {
 	return vfsx.SyncDir(fs, parent)
 }
 
-// Remove removes a store's directory, durably: files that came back later would
-// mix with those of a new store.
+// Remove removes what is in a store's directory, durably: files that came back later would
+// mix with those of a new store. The directory stays, or is made.
 func Remove(fs vfs.FS, dir string) error {
-	if err := makeDir(fs, fs.PathDir(dir)); err != nil {
+	if err := makeDir(fs, dir); err != nil {
 		return err
 	}
-	if err := fs.RemoveAll(dir); err != nil {
+	names, err := fs.List(dir)
+	if err != nil {
 		return err
 	}
-	return vfsx.SyncDir(fs, fs.PathDir(dir))
+	for _, name := range names {
+		if err := fs.RemoveAll(fs.PathJoin(dir, name)); err != nil {
+			return err
+		}
+	}
+	return vfsx.SyncDir(fs, dir)
 }
 
 // Above returns the smallest key above all keys with a prefix; nil, which stands
