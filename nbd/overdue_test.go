@@ -20,7 +20,7 @@ func TestDeviceIgnoresDeadline(t *testing.T) {
 	var holds atomic.Bool
 	holds.Store(true)
 	m := memory.New(mib)
-	h := serve(t, "unix", nbd.Options{RequestTimeout: 50 * time.Millisecond}, nbd.Export{Name: "disk", MultiConn: true, Device: &nbdtest.Probe{
+	h := serve(t, "unix", nbd.Options{RequestTimeout: 300 * time.Millisecond}, nbd.Export{Name: "disk", MultiConn: true, Device: &nbdtest.Probe{
 		Device: m, Before: func(_ context.Context, c nbdtest.Call) error {
 			if (c.Op == "write" || c.Op == "read") && c.Off == 0 && holds.Load() {
 				return g.wait(context.Background(), c)

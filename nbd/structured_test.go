@@ -303,7 +303,7 @@ func TestCacheAndFastZero(t *testing.T) {
 // A device that hears its context's end answers in time; the connection lives.
 func TestRequestTimeout(t *testing.T) {
 	g := newGate()
-	h := serve(t, "unix", nbd.Options{RequestTimeout: 50 * time.Millisecond}, probe(func(ctx context.Context, c nbdtest.Call) error {
+	h := serve(t, "unix", nbd.Options{RequestTimeout: 400 * time.Millisecond}, probe(func(ctx context.Context, c nbdtest.Call) error {
 		if c.Op == "trim" {
 			return g.wait(ctx, c)
 		}

@@ -69,6 +69,9 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("create %s in %s: %w", opts.Name, dir, err)
 		}
 	}
+	if err := settle(fs, dir); err != nil {
+		return nil, fmt.Errorf("open %s in %s: %w", opts.Name, dir, err)
+	}
 	patient := newPatientFS(fs)
 	o := s.options(patient, opts)
 	patient.listen(o.EventListener)
@@ -84,6 +87,33 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 	}
 	s.DB, s.opts = db, o
 	return s, nil
+}
+
+// settle makes the logs and manifests in dir stable as they can be read now, and their
+// names: a process that was killed may have left what is not, and Pebble builds on it. A
+// loss of power that took it away later would leave a log that ends too early before
+// another one, which Pebble refuses.
+func settle(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") && !strings.HasPrefix(name, "MANIFEST-") {
+			continue
+		}
+		f, err := fs.Open(fs.PathJoin(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return vfsx.SyncDir(fs, dir)
 }
 
 func (s *Store) options(fs vfs.FS, opts Options) *pebble.Options {
