@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -182,50 +183,49 @@ func (h *Host) waitsFor(ctx context.Context) string {
 // wakeMembers has the change that this host has made seen at once.
 func (h *Host) wakeMembers() { wake(h.changed) }
 
-// several returns the node if its nodes may change. Errors: ErrNodes.
-func (h *Host) several(ctx context.Context) (Members, map[string]uint64, error) {
+// changeTriesMax bounds how often a change of the nodes is tried that others come before.
+const changeTriesMax = 8
+
+// changeNodes makes a change of the data nodes, anew if another one came first: the warden
+// makes some of its own. Errors: ErrNodes.
+func (h *Host) changeNodes(ctx context.Context, change func(m Members, hosts map[string]uint64) error) error {
 	m, ok := h.node.(Members)
 	if !ok {
-		return nil, nil, fmt.Errorf("%w: the pool has one data node, in this process", ErrNodes)
+		return fmt.Errorf("%w: the pool has one data node, in this process", ErrNodes)
 	}
-	hosts, err := h.learntBy(ctx)
-	return m, hosts, err
+	defer h.wakeMembers()
+	for tries := 1; ; tries++ {
+		hosts, err := h.learntBy(ctx)
+		if err != nil {
+			return err
+		}
+		if err = change(m, hosts); !errors.Is(err, datanode.ErrConflict) || tries == changeTriesMax {
+			return err
+		}
+	}
 }
 
 // AddNode has a data node at addresses take part in the pool, or one that is being drained
 // again: then they may be left out. It returns when that is recorded; Nodes tells how far
 // it is. Errors: ErrNodes.
 func (h *Host) AddNode(ctx context.Context, name string, addresses []string) error {
-	m, hosts, err := h.several(ctx)
-	if err != nil {
-		return err
-	}
-	defer h.wakeMembers()
-	return m.AddNode(ctx, name, addresses, hosts)
+	return h.changeNodes(ctx, func(m Members, hosts map[string]uint64) error { return m.AddNode(ctx, name, addresses, hosts) })
 }
 
 // DrainNode has what a data node has moved to the others. It returns when that is recorded.
 // Errors: ErrNodes.
 func (h *Host) DrainNode(ctx context.Context, name string) error {
-	m, hosts, err := h.several(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := h.node.Status(ctx); err != nil { // what each has is as of the last one
-		return err
-	}
-	defer h.wakeMembers()
-	return m.DrainNode(ctx, name, hosts)
+	return h.changeNodes(ctx, func(m Members, hosts map[string]uint64) error {
+		if _, err := h.node.Status(ctx); err != nil { // what each has is as of the last one
+			return err
+		}
+		return m.DrainNode(ctx, name, hosts)
+	})
 }
 
 // RemoveNode takes a data node out that was drained. Errors: ErrNodes.
 func (h *Host) RemoveNode(ctx context.Context, name string, addresses []string) error {
-	m, hosts, err := h.several(ctx)
-	if err != nil {
-		return err
-	}
-	defer h.wakeMembers()
-	return m.RemoveNode(ctx, name, addresses, hosts)
+	return h.changeNodes(ctx, func(m Members, hosts map[string]uint64) error { return m.RemoveNode(ctx, name, addresses, hosts) })
 }
 
 // ErrNodes says that the pool's data nodes cannot be changed so; the text says why, and what to do.
