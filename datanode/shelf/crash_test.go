@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"plinth/datanode"
-	"plinth/datanode/index"
 	"plinth/internal/vfsx/crashfs"
 )
 
@@ -78,7 +77,7 @@ func live(t *testing.T, disk *crashfs.FS, opts Options, rng *rand.Rand, told *in
 		}
 	}
 	s, err := Open(ctx, "/data", opts)
-	if errors.Is(err, ErrNeedsRecover) || errors.Is(err, index.ErrInterrupted) {
+	if errors.Is(err, ErrNeedsRecover) {
 		if s, err = Recover(ctx, "/data", opts); err == nil {
 			all.recovered++
 		}

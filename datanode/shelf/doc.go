@@ -17,8 +17,9 @@
 //     registry that is older than a copy of it is not opened, nor copied.
 //  3. Segments are adopted before the node serves: no writer is at work that
 //     could publish the same.
-//  4. From the moment Recover touches an index until the new one is whole, Open
-//     refuses the node.
+//  4. From the moment Recover touches an index until the registry is restored, Open
+//     refuses the node. An index that is not whole Open makes anew, once it has a registry
+//     that holds against its copies.
 //
 // # Concurrency
 //

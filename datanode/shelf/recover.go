@@ -18,7 +18,7 @@ import (
 // rebuilt from the fragments' headers and stays incomplete, which means that it
 // finds no duplicates and deletes nothing, until every disk's owner has stated
 // its lists and CompleteIndex is called. Interrupted, it leaves a node that Open
-// refuses and Recover takes again. Errors: those of Open; datanode.ErrNotFound
+// refuses, or whose index Open makes anew; Recover takes it again. Errors: those of Open; datanode.ErrNotFound
 // if there is no copy of the registry.
 func Recover(ctx context.Context, dir string, opts Options) (*Shelf, error) {
 	s, err := enter(dir, opts)
