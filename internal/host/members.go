@@ -183,23 +183,37 @@ func (h *Host) waitsFor(ctx context.Context) string {
 // wakeMembers has the change that this host has made seen at once.
 func (h *Host) wakeMembers() { wake(h.changed) }
 
-// changeTriesMax bounds how often a change of the nodes is tried that others come before.
-const changeTriesMax = 8
+const (
+	// changeTriesMax bounds how often a change of the nodes is tried that others come before.
+	changeTriesMax = 8
+	// lateTime is how long a change waits for hosts that are behind.
+	lateTime = 5 * time.Second
+)
 
-// changeNodes makes a change of the data nodes, anew if another one came first: the warden
-// makes some of its own. Errors: ErrNodes.
+// changeNodes makes a change of the data nodes, anew if another one came first, as the warden
+// makes some of its own, or if a host has not learnt of that yet. Errors: ErrNodes.
 func (h *Host) changeNodes(ctx context.Context, change func(m Members, hosts map[string]uint64) error) error {
 	m, ok := h.node.(Members)
 	if !ok {
 		return fmt.Errorf("%w: the pool has one data node, in this process", ErrNodes)
 	}
 	defer h.wakeMembers()
-	for tries := 1; ; tries++ {
+	began := time.Now()
+	for tries := 1; ; {
 		hosts, err := h.learntBy(ctx)
 		if err != nil {
 			return err
 		}
-		if err = change(m, hosts); !errors.Is(err, datanode.ErrConflict) || tries == changeTriesMax {
+		switch err = change(m, hosts); {
+		case errors.Is(err, datanode.ErrConflict) && tries < changeTriesMax:
+			tries++
+		case errors.Is(err, rack.ErrLate) && time.Since(began) < lateTime:
+			select {
+			case <-time.After(changeTime):
+			case <-ctx.Done():
+				return err
+			}
+		default:
 			return err
 		}
 	}

@@ -13,6 +13,9 @@ import (
 // ErrRefused is wrapped by errors that say why an operator's change of nodes cannot be.
 var ErrRefused = errors.New("refused")
 
+// ErrLate is wrapped by errors for which a host that lives is behind: soon it is not.
+var ErrLate = errors.New("does not know yet")
+
 // Met is a data node that is no member yet.
 type Met struct {
 	Given
@@ -202,7 +205,7 @@ func (r *Rack) RemoveNode(ctx context.Context, name string, addresses []string, 
 	if n := (&Membership{Nodes: p.nodes}).Named(name); n != nil && n.State == NodeDraining {
 		for h, v := range hosts {
 			if v < p.layouts.Version {
-				return fmt.Errorf("%w: host %s does not know yet that data node %s is being drained", ErrRefused, h, name)
+				return fmt.Errorf("%w: host %s %w that data node %s is being drained", ErrRefused, h, ErrLate, name)
 			}
 		}
 		all, err := r.leaving(ctx, 0)
