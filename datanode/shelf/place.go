@@ -129,16 +129,7 @@ func (p place) clear(name string) error {
 	if !info.IsDir() {
 		return p.remove(name)
 	}
-	below, err := p.fs.List(p.path(name))
-	if err != nil {
-		return err
-	}
-	for _, b := range below {
-		if b != lostFound {
-			err = errors.Join(err, p.fs.RemoveAll(p.path(name, b)))
-		}
-	}
-	return errors.Join(err, vfsx.SyncDir(p.fs, p.path(name)))
+	return vfsx.ClearDir(p.fs, p.path(name), lostFound)
 }
 
 // empty returns ErrExists unless the directory is.

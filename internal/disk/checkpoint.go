@@ -75,11 +75,6 @@ func (d *Disk) anyPoorly(all []blockmap.Object) bool { return slices.ContainsFun
 func (d *Disk) CheckpointPoor() bool {
 	d.checkpointMu.Lock()
 	defer d.checkpointMu.Unlock()
-	return d.checkpointPoor()
-}
-
-// checkpointPoor is under checkpointMu.
-func (d *Disk) checkpointPoor() bool {
 	return d.anyPoorly(d.checkpoint.objects) && d.pool.Stripes.Usual()
 }
 
@@ -139,7 +134,8 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return nil // nothing was ever applied
 	}
 	s, err := unmarshalState(c.State)
-	better := d.checkpointPoor()
+	poor := d.anyPoorly(d.checkpoint.objects)
+	better := poor && d.pool.Stripes.Usual()
 	if err != nil || s.result == d.checkpoint.result && d.checkpoint.revision != 0 && !better {
 		return err
 	}
@@ -156,7 +152,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	failpoint.Reach(failpoint.Manifest)
-	d.recording = &recording{value, checkpointState{
+	d.recording = &recording{value, poor, checkpointState{
 		objects: append(c.Objects, manifest), result: s.result, manifest: manifest, manifestBytes: int64(len(c.Manifest)),
 	}}
 	if err := d.record(ctx); err != nil {
@@ -173,6 +169,7 @@ func (d *Disk) Checkpoint(ctx context.Context) error {
 // made before.
 type recording struct {
 	value []byte
+	poor  bool // the one before lies where it should not stay
 	next  checkpointState
 }
 
@@ -203,7 +200,7 @@ func (d *Disk) record(ctx context.Context) error {
 			return d.outcome(err)
 		}
 	}
-	if d.anyPoorly(d.checkpoint.objects) {
+	if d.recording.poor {
 		d.replaced.Add(1)
 	}
 	d.checkpoint, d.recording = d.recording.next, nil

@@ -28,9 +28,6 @@ const (
 	// returnedTime is how long after a data node has come back hosts may still write as if
 	// it had not.
 	returnedTime = 30 * time.Second
-	// spareLookTime is how often segments are looked at least while some lie so that a node's
-	// loss is a loss.
-	spareLookTime = 3 * time.Second
 )
 
 // cleaner is what reclaim keeps from cycle to cycle.
@@ -49,9 +46,9 @@ type cleaner struct {
 	cycles, moved, movedBytes atomic.Int64
 
 	// lookedAt is when this host looked at the segments, Unix ns; 0: not since the start.
-	// lookTook is how long it took, ns, spare how many lay in spare layouts then and were
-	// needed.
-	lookedAt, lookTook, spare atomic.Int64
+	// spare is how many lay in spare layouts then and were needed, lookNext when to look
+	// again if there are some.
+	lookedAt, lookNext, spare atomic.Int64
 
 	// The rest belongs to who has lockSweep.
 

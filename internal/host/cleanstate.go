@@ -55,7 +55,7 @@ func (h *Host) usage(ctx context.Context) ([]datanode.SegmentUse, error) {
 	}
 	c.noteSince()
 	c.spare.Store(spare)
-	c.lookTook.Store(int64(time.Since(began)))
+	c.lookNext.Store(nextLook(began))
 	c.lookedAt.Store(began.UnixNano())
 	h.account(all)
 	return all, h.keep(ctx)
@@ -88,7 +88,7 @@ func (h *Host) mustLook() bool {
 	}
 	after := time.Unix(0, looked).Sub(back)
 	return after < 0 || after < returnedTime && time.Since(back) > 2*after ||
-		h.cleaner.spare.Load() > 0 && time.Since(time.Unix(0, looked)) >= max(spareLookTime, lookShare*time.Duration(h.cleaner.lookTook.Load()))
+		h.cleaner.spare.Load() > 0 && time.Now().UnixNano() >= h.cleaner.lookNext.Load()
 }
 
 // noteSince notes since when each disk is waited for.

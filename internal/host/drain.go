@@ -11,11 +11,10 @@ import (
 )
 
 const (
-	// drainLookTime is how often a host looks at least which of its disks have something
-	// on a data node that is being drained, and lookShare how much longer it takes between
-	// two looks at all segments than for one.
-	drainLookTime = 3 * time.Second
-	lookShare     = 20
+	// lookTime is how often a host looks at most at all segments, and lookShare how much
+	// longer it takes between two looks than for one.
+	lookTime  = 3 * time.Second
+	lookShare = 20
 	// drainRoomShare of what is free, 1/drainRoomShare, one pass may store anew before what
 	// it has moved is given back.
 	drainRoomShare = 4
@@ -61,9 +60,14 @@ func (h *Host) leaving(ctx context.Context) (map[id.Disk]bool, error) {
 	began := time.Now()
 	out, err := h.lookLeaving(ctx)
 	if err == nil {
-		h.drainNext.Store(time.Now().Add(max(drainLookTime, lookShare*time.Since(began))).UnixNano())
+		h.drainNext.Store(nextLook(began))
 	}
 	return out, err
+}
+
+// nextLook returns when to look at all segments again, Unix ns, after a look that began then.
+func nextLook(began time.Time) int64 {
+	return time.Now().Add(max(lookTime, lookShare*time.Since(began))).UnixNano()
 }
 
 // lookLeaving goes through all segments for that, and counts what is left on spindles.

@@ -15,6 +15,7 @@ import (
 	iofs "io/fs"
 	"math"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -107,6 +108,21 @@ func MakeDir(fs vfs.FS, dir string, perm os.FileMode) error {
 		return err
 	}
 	return SyncDir(fs, parent)
+}
+
+// ClearDir removes what is in a directory but for some names, durably. It goes on after an
+// error.
+func ClearDir(fs vfs.FS, dir string, but ...string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.Contains(but, name) {
+			err = errors.Join(err, fs.RemoveAll(fs.PathJoin(dir, name)))
+		}
+	}
+	return errors.Join(err, SyncDir(fs, dir))
 }
 
 // SameFile reports whether two results of Stat are of one file, by device and

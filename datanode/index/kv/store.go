@@ -65,7 +65,7 @@ func OpenStore(fs vfs.FS, dir string, opts Options) (*Store, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if opts.Create {
-		if err := makeDir(fs, dir); err != nil {
+		if err := vfsx.MakeDir(fs, dir, 0o755); err != nil {
 			return nil, fmt.Errorf("create %s in %s: %w", opts.Name, dir, err)
 		}
 	}
@@ -262,37 +262,13 @@ func (l *logger) Fatalf(format string, args ...any) {
 	(*Store)(l).kill(fmt.Sprintf(format, args...))
 }
 
-// makeDir makes a directory, and those above it that are missing, whose names
-// are stable.
-func makeDir(fs vfs.FS, dir string) error {
-	parent := fs.PathDir(dir)
-	if _, err := fs.Stat(parent); errors.Is(err, iofs.ErrNotExist) && parent != dir {
-		if err := makeDir(fs, parent); err != nil {
-			return err
-		}
-	}
-	if err := fs.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return vfsx.SyncDir(fs, parent)
-}
-
 // Remove removes what is in a store's directory, durably: files that came back later would
 // mix with those of a new store. The directory stays, or is made.
 func Remove(fs vfs.FS, dir string) error {
-	if err := makeDir(fs, dir); err != nil {
+	if err := vfsx.MakeDir(fs, dir, 0o755); err != nil {
 		return err
 	}
-	names, err := fs.List(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := fs.RemoveAll(fs.PathJoin(dir, name)); err != nil {
-			return err
-		}
-	}
-	return vfsx.SyncDir(fs, dir)
+	return vfsx.ClearDir(fs, dir)
 }
 
 // Above returns the smallest key above all keys with a prefix; nil, which stands
