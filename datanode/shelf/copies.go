@@ -103,6 +103,9 @@ func (c *copies) put(dump []byte, revision uint64) error {
 		}
 		healthy = healthy[n:]
 	}
+	if written == 0 && len(failures) == 0 {
+		return fmt.Errorf("no spindle is in service to take a copy of the registry at revision %d", revision)
+	}
 	if written == 0 {
 		return fmt.Errorf("no spindle took a copy of the registry at revision %d: %w", revision, errors.Join(failures...))
 	}

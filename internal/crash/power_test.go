@@ -123,7 +123,7 @@ func (c *chain) run() {
 			return
 		}
 		if err := c.life(); err != nil {
-			c.t.Errorf("%s, life %d: %v\nlogged before:\n%s", c.name, life, err, &c.logged)
+			c.t.Errorf("logged before:\n%s\n%s, life %d: %v", &c.logged, c.name, life, err)
 			return
 		}
 	}

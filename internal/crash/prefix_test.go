@@ -120,7 +120,9 @@ func (h *history) settle(found [][]uint64, killed bool) error {
 		least[i] = s.stable
 	}
 	if killed {
-		least = h.acked()
+		for i, n := range h.acked() {
+			least[i] = max(least[i], n)
+		}
 	}
 	fits := make([][]bool, len(h.regions))
 	for i, s := range h.regions {
@@ -152,9 +154,15 @@ func (h *history) settle(found [][]uint64, killed bool) error {
 			}
 		}
 	}
+	h.clock++
 	for i, s := range h.regions {
 		s.effects = s.effects[:least[i]] // the others are lost for ever
-		if !killed {                     // what a loss of power left is stable
+		for k := range s.effects {
+			if s.effects[k].acked == 0 { // it was in the log, and what comes from now on is behind it
+				s.effects[k].acked = h.clock
+			}
+		}
+		if !killed { // what a loss of power left is stable
 			s.base, s.effects, s.stable = found[i], nil, 0
 		}
 		s.now = append([]uint64(nil), found[i]...)
@@ -215,6 +223,26 @@ func nextTrue(b []bool, from int) int {
 		}
 	}
 	return -1
+}
+
+// What a killed process left unacknowledged and in the log counts as what was
+// acknowledged from then on, also where later effects show nothing.
+func TestHistoryAfterKills(t *testing.T) {
+	h := newHistory(1, 2)
+	h.begin(0, []effect{{first: 0, n: 1, seq: 1}}) // the process dies before the answer
+	if err := h.settle([][]uint64{{1, 0}}, true); err != nil {
+		t.Fatal(err)
+	}
+	h.end(0, h.begin(0, []effect{{first: 1, n: 1, seq: 0}}), true) // a flushed zero over zero
+	if err := h.settle([][]uint64{{1, 0}}, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.settle([][]uint64{{0, 0}}, false); err == nil {
+		t.Error("a flush of what came later covers what the first kill left")
+	}
+	if err := h.settle([][]uint64{{1, 0}}, false); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestHistory(t *testing.T) {
