@@ -47,8 +47,9 @@ func (m *Map) Apply(b *Batch, state []byte) error {
 			return fmt.Errorf("apply: %w", err)
 		}
 	}
+	m.recent.begin()
 	err := m.take(s)
-	m.newest.changed(b)
+	m.recent.end(b, err != nil)
 	m.holes.changed(b)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)

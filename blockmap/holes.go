@@ -29,7 +29,7 @@ type holes struct {
 	known atomic.Pointer[regions]
 
 	mu      sync.Mutex // of who changes known
-	changes uint64     // of the map, as in newest
+	changes uint64     // of the map, as in recent
 }
 
 // regions is made when something is learnt.

@@ -21,8 +21,12 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 	if first >= LBAMax || uint64(len(out)) > uint64(LBAMax-first) {
 		return fmt.Errorf("%w: a look-up of %d entries from LBA %d", ErrInvalid, len(out), first)
 	}
+	changes, known := m.recent.get(first, out)
+	if known {
+		return nil
+	}
 	clear(out)
-	if len(out) == 0 || m.holes.show(first, len(out)) {
+	if m.holes.show(first, len(out)) {
 		return nil
 	}
 	look := m.lookup
@@ -32,6 +36,7 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 	if err := look(first, out); err != nil {
 		return fmt.Errorf("look up LBA %d: %w", first, err)
 	}
+	m.recent.learn(changes, first, out)
 	if out[0].Zero() {
 		m.learnHoles(first)
 	}
@@ -47,7 +52,7 @@ func (m *Map) lookup(first id.LBA, out []Entry) error {
 	return err
 }
 
-// lookupOne is lookup of one LBA. Where the row's generation is known, it gets it by
+// lookupOne is lookup of one LBA. Where there is one generation, it gets the row by
 // its key.
 func (m *Map) lookupOne(lba id.LBA, out []Entry) error {
 	if gen := m.only.Load(); gen != 0 {
@@ -57,21 +62,8 @@ func (m *Map) lookupOne(lba id.LBA, out []Entry) error {
 		// A newer generation came, and a sweep may have deleted the row that
 		// was looked for.
 		out[0] = Entry{}
-	} else if gen, ok := m.newest.get(lba); ok {
-		if err := m.get(makePointKey(lba, gen), &out[0]); err != nil || !out[0].Zero() {
-			return err
-		}
-		// So there came zeros, or a newer row and a sweep.
 	}
-	changes := m.newest.changes.Load()
-	c, err := m.cursor(lba, lba+1)
-	if err == nil {
-		err = c.fill(out)
-	}
-	if err == nil && !out[0].Zero() {
-		m.newest.learn(changes, lba, c.gen)
-	}
-	return err
+	return m.lookup(lba, out)
 }
 
 // get reads one row, which may be missing: half the cost of an iterator.
@@ -94,7 +86,6 @@ type cursor struct {
 	trims trims // cut to what may still come
 	first id.LBA
 	lba   id.LBA // of the entry
-	gen   id.Gen
 	entry Entry
 	err   error
 
@@ -186,7 +177,7 @@ func (c *cursor) next() bool {
 			c.err = fmt.Errorf("LBA %d: %w", lba, err)
 			return false
 		}
-		if c.gen = gen; !c.entry.Zero() {
+		if !c.entry.Zero() {
 			return true
 		}
 		valid = c.skip()

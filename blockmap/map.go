@@ -58,9 +58,9 @@ type Map struct {
 	// Apply that changes it returns: so a look-up that finds it the same before
 	// and after missed nothing.
 	only atomic.Uint64
-	// newest spares look-ups of one LBA the search where there are generations.
-	newest newest
-	// holes spares them the tables where nothing is.
+	// recent spares look-ups the tables where it knows what they would find.
+	recent *recent
+	// holes does so where nothing is.
 	holes holes
 
 	// shown makes rows and what is below of one instant. Apply and Sweep
@@ -131,6 +131,7 @@ func (m *Map) open(attached bool) error {
 		cache = NewCache(ownCacheBytes, ownCacheFiles)
 		m.cache = cache
 	}
+	m.recent = newRecent(cache.entries)
 	db, err := pebble.Open(m.dbDir, m.pebbleOptions(cache, attached))
 	if err != nil {
 		return err
