@@ -170,6 +170,41 @@ func TestReliefFails(t *testing.T) {
 	h.fails("cancelled", s.Acquire(ctx, 256<<20), context.Canceled)
 }
 
+// TestKeepMoreThanFree: what is to be kept and is not free keeps writes out, and Lacks
+// says how much more must be free for one.
+func TestKeepMoreThanFree(t *testing.T) {
+	h := newHouse(t, nil)
+	reserve := func(host string, bytes int64) {
+		h.ok(h.node.Reserve(t.Context(), &datanode.ReserveRequest{Host: host, Bytes: bytes}))
+	}
+	free := func() int64 {
+		st, err := h.node.Status(t.Context())
+		h.ok(err)
+		return st.FreeBytes
+	}
+	s := NewSpace(h.node, SpaceOptions{Host: "host", ChargedBytesMax: 1 << 20, K: 2, M: 1, Nudge: func() {}})
+	s.opts.Relieve = func(context.Context) error { return nil }
+	const other, kept = 1 << 20, 1 << 20
+	reserve("other", other)
+	s.Keep(t.Context(), kept) // the data node keeps some for each host that it knows
+	h.ok(s.Acquire(t.Context(), 4096))
+	left := free()
+	s.Keep(t.Context(), s.reserved+left+4096)
+	lacks := s.Lacks()
+	if lacks < left+4096 || lacks > left+1<<20 {
+		t.Errorf("%d bytes are lacking where 4096 more are to be kept than the %d that are free", lacks, left)
+	}
+	h.fails("more is kept than is free", s.Acquire(t.Context(), 4096), ErrNoSpace)
+	s.opts.Relieve = func(context.Context) error {
+		reserve("other", other-(lacks+64<<10-left)) // more than the write takes
+		return nil
+	}
+	h.ok(s.Acquire(t.Context(), 4096))
+	if got := s.Lacks(); got != 0 {
+		t.Errorf("%d bytes are lacking after an admission", got)
+	}
+}
+
 // A write whose caller went away while it waited is not done: the caller may have
 // sent it again, and another to the same place after that.
 func TestCancelledWrite(t *testing.T) {

@@ -99,6 +99,14 @@ func (s *Space) Kept() int64 {
 	return min(s.kept, max(s.reserved-(s.need(s.charged)-s.kept), 0))
 }
 
+// Lacks returns how much more is to be reserved than could be: nothing is admitted
+// until so much more is free.
+func (s *Space) Lacks() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.need(s.charged)-s.reserved, 0)
+}
+
 // Acquire charges n bytes, at worst after waiting for destaging to make room.
 // Errors: ErrNoSpace (with why relief failed, if it did), ErrClosed, and the
 // context's.

@@ -153,7 +153,7 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 	c.live.Store(reclaim.Live(segments, s.Geometry))
 	s.Low = h.low(st)
 	if s.Urgent {
-		s.Low = max(s.Low/2, k.start+1)
+		s.Low = max(s.Low/2, k.start+1) + h.pool.Space.Lacks() // and then a write is admitted
 	}
 	h.skip(s)
 	k.report.Waiting = 0

@@ -202,7 +202,7 @@ func (h *Host) relieveSpindles(ctx context.Context) error {
 	for _, s := range st.Spindles {
 		capacity += s.CapacityBytes
 	}
-	if st.FreeBytes >= max(h.low(st), min(reliefBytes, capacity/8)) {
+	if st.FreeBytes-h.pool.Space.Lacks() >= max(h.low(st), min(reliefBytes, capacity/8)) {
 		return nil
 	}
 	return h.collect(ctx)
