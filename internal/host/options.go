@@ -74,7 +74,7 @@ type Options struct {
 	Resume map[id.Disk]*disk.Tail
 	// CPU is how much of the machine the process may use. Default: all.
 	CPU gate.CPU
-	// CacheBytes is the maps' shared block cache. Default: 256 MiB.
+	// CacheBytes is the maps' shared cache of blocks and entries. Default: 256 MiB.
 	CacheBytes int64
 	// FlashPath is the flash cache's file, on FS, or its raw device. Default: none.
 	FlashPath string
