@@ -21,6 +21,9 @@ func (m *Map) LookupRange(first id.LBA, out []Entry) error {
 	if first >= LBAMax || uint64(len(out)) > uint64(LBAMax-first) {
 		return fmt.Errorf("%w: a look-up of %d entries from LBA %d", ErrInvalid, len(out), first)
 	}
+	if len(out) == 0 {
+		return nil
+	}
 	changes, known := m.recent.get(first, out)
 	if known {
 		return nil

@@ -149,19 +149,20 @@ func (r *recent) begin() { r.changes.Add(1) }
 // end corrects what a batch has changed, or, if it failed, may have.
 func (r *recent) end(b *Batch, failed bool) {
 	defer r.changes.Add(1)
+	if failed {
+		r.forget()
+		return
+	}
 	trimmed := id.LBA(0)
 	for _, t := range b.Trims {
 		trimmed += t.End - t.First
 	}
-	if failed || trimmed > dropsMax || b.Mark.Rollback != 0 {
+	if trimmed > dropsMax || b.Mark.Rollback != 0 {
 		r.forget()
 	} else {
 		for _, t := range b.Trims {
 			r.drop(t.First, t.End)
 		}
-	}
-	if failed {
-		return
 	}
 	for i := range b.Updates {
 		r.put(&b.Updates[i])

@@ -85,6 +85,9 @@ func TestRecent(t *testing.T) {
 	if known(m, 5) {
 		t.Error("an entry is got while a change is under way")
 	}
+	if err := m.LookupRange(0, nil); err != nil {
+		t.Errorf("a look-up of nothing: %v", err)
+	}
 	m.recent.end(&Batch{Updates: []Update{update(5, 51)}}, true)
 	look(m, 5, entryOf(1))
 	look(m, LBAMax-1, none)
