@@ -150,6 +150,9 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 		Maps:   c.maps(),
 		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool), Poor: h.poor(),
 	}
+	if several, ok := h.node.(datanode.Several); ok {
+		s.Keeper = several.Keeper
+	}
 	c.live.Store(reclaim.Live(segments, s.Geometry))
 	s.Low = h.low(st)
 	if s.Urgent {

@@ -99,7 +99,7 @@ func Decide(s *State) *Plan {
 
 func decide(s *State) *Plan {
 	resumed, poor, fresh, transit := s.candidates()
-	p := &picker{s: s, room: s.room(), transit: transit}
+	p := &picker{s: s, room: s.room(), transit: transit, heaps: make(map[id.Node]heap)}
 	for i := range resumed {
 		p.take(&resumed[i])
 	}
@@ -222,38 +222,68 @@ type picker struct {
 	wanted  int64
 	transit usage
 	taken   []Choice
-	stored  int64
-	moved   int64
+	heaps   map[id.Node]heap // of taken, by keepers
 }
 
-func (p *picker) gain() int64 { return p.stored - packed(p.s.Geometry, p.moved) }
+// heap is what is packed together.
+type heap struct{ stored, moved int64 }
+
+func (h heap) with(c *Choice) heap { return heap{h.stored + c.StoredBytes, h.moved + c.LiveBytes} }
+
+func (h heap) gain(g stripe.Geometry) int64 { return h.stored - packed(g, h.moved) }
+
+func (s *State) keeper(seg id.Segment) id.Node {
+	if s.Keeper == nil {
+		return 0
+	}
+	return s.Keeper(seg.Layout())
+}
+
+// sum returns what all heaps gain, what is moved, and what that takes.
+func (p *picker) sum() (gain, moved, targets int64) {
+	for _, h := range p.heaps {
+		gain += h.gain(p.s.Geometry)
+		moved += h.moved
+		targets += packed(p.s.Geometry, h.moved)
+	}
+	return gain, moved, targets
+}
+
+func (p *picker) gain() int64 {
+	gain, _, _ := p.sum()
+	return gain
+}
 
 // take adds a choice and reports whether there was room for it. A plan without
 // room for one segment is no plan: its sources would never come back.
 func (p *picker) take(c *Choice) bool {
+	keeper := p.s.keeper(c.Segment)
+	heap := p.heaps[keeper]
+	_, _, targets := p.sum()
+	targets += packed(p.s.Geometry, heap.with(c).moved) - packed(p.s.Geometry, heap.moved)
 	switch {
 	case p.transit.segments == datanode.TransitMax || p.transit.slots+c.slots > datanode.TransitSlotsMax && !c.Resume:
 		return false
-	case packed(p.s.Geometry, p.moved+c.LiveBytes) > p.room:
+	case targets > p.room:
 		return false
 	}
 	p.taken = append(p.taken, *c)
 	p.transit.add(c)
-	p.stored += c.StoredBytes
-	p.moved += c.LiveBytes
+	p.heaps[keeper] = heap.with(c)
 	return true
 }
 
-// plan ends the picking. Alone, segments of one cycle may gain nothing by being
-// packed together: then none is condemned, and what was condemned goes on.
+// plan ends the picking. Alone, segments of one cycle and keeper may gain nothing by
+// being packed together: then none is condemned, and what was condemned goes on.
 func (p *picker) plan(fresh int) *Plan {
-	if p.gain() <= 0 {
-		p.taken = slices.DeleteFunc(p.taken, func(c Choice) bool { return !c.Resume && !c.Poor })
-		p.stored, p.moved = 0, 0
-		for i := range p.taken {
-			p.stored += p.taken[i].StoredBytes
-			p.moved += p.taken[i].LiveBytes
-		}
+	picked := p.heaps
+	p.taken = slices.DeleteFunc(p.taken, func(c Choice) bool {
+		return !c.Resume && !c.Poor && picked[p.s.keeper(c.Segment)].gain(p.s.Geometry) <= 0
+	})
+	p.heaps = make(map[id.Node]heap)
+	for i := range p.taken {
+		keeper := p.s.keeper(p.taken[i].Segment)
+		p.heaps[keeper] = p.heaps[keeper].with(&p.taken[i])
 	}
 	slices.SortStableFunc(p.taken, func(a, b Choice) int {
 		if a.Resume != b.Resume {
@@ -264,7 +294,8 @@ func (p *picker) plan(fresh int) *Plan {
 		}
 		return cmp.Compare(a.Segment.Number(), b.Segment.Number())
 	})
-	return &Plan{Condemn: p.taken, MoveBytes: p.moved, GainBytes: p.gain(), Why: p.why(fresh)}
+	gain, moved, _ := p.sum()
+	return &Plan{Condemn: p.taken, MoveBytes: moved, GainBytes: gain, Why: p.why(fresh)}
 }
 
 func (p *picker) why(fresh int) string {

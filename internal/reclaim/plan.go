@@ -26,6 +26,9 @@ type State struct {
 	// Poor, if set, tells which segments lie so that a node's loss is a loss, and could lie
 	// better by now: they are emptied whatever lives in them.
 	Poor func(id.Segment) bool
+	// Keeper, if set, says whose index has the segments of a layout, as in a Mover: only
+	// chunks of one keeper's segments are packed together.
+	Keeper func(id.Layout) id.Node
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk
 	// that holds slots of it cannot pass.
 	Skip map[id.Segment]bool

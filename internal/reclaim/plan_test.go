@@ -27,6 +27,7 @@ func parseState(t *testing.T, text string) *State {
 	}
 	s.Free, s.Spare, s.Low = s.Free*segment, s.Spare*segment, s.Low*segment
 	s.Urgent, s.Full = strings.Contains(head, "urgent"), strings.Contains(head, "full")
+	s.Keeper = func(l id.Layout) id.Node { return id.Node(l) }
 	poor := make(map[id.Segment]bool)
 	s.Poor = func(seg id.Segment) bool { return poor[seg] }
 	for line := range strings.Lines(rest) {
@@ -40,7 +41,11 @@ func parseState(t *testing.T, text string) *State {
 			u.Kind = datanode.KindObject
 			s.Maps += u.SealedBytes
 		}
-		u.Segment, u.State = id.MakeSegment(0, number), states[state]
+		layout := id.Layout(0)
+		if strings.Contains(line, "elsewhere") {
+			layout = 1
+		}
+		u.Segment, u.State = id.MakeSegment(layout, number), states[state]
 		u.StoredBytes = packed(s.Geometry, u.SealedBytes)
 		s.Skip[u.Segment] = strings.Contains(line, "skip")
 		poor[u.Segment] = strings.Contains(line, "poor")
@@ -76,6 +81,11 @@ func TestDecide(t *testing.T) {
 		{"nothing to gain", "1 3 3\n2 live 100 100\n3 live 100 100", "", "no segment"},
 		{"a short one alone gains nothing", "20 22 3 full\n1 live 10 10 4096", "", "no gain"},
 		{"many do", "20 22 3 full\n1 live 10 10 4096\n2 live 10 10 4096\n3 live 10 10 4096\n4 live 10 10 4096", "1 2 3 4", "1/8 dead"},
+		{"not such of two keepers", "20 22 3 full\n1 live 10 10 4096\n2 live 10 10 4096 elsewhere", "", "no gain"},
+		{
+			"what one of two keepers gains by", "20 22 3 full\n1 live 10 10 4096\n2 live 10 10 4096\n3 live 10 10 4096 elsewhere\n4 live 10 10 4096",
+			"1 2 4", "1/8 dead",
+		},
 		{"nothing is known", "0 0 0 urgent", "", "no segment"},
 	} {
 		s := parseState(t, c.state)
