@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"plinth/internal/id"
+	"plinth/internal/longlock"
 )
 
 // flushFailuresMax flushes in a row may fail before the map does: with the
@@ -40,10 +41,10 @@ type Map struct {
 	closing chan struct{}         // closed at the beginning of Close
 	told    chan struct{}         // closed when the goroutine that calls Options.Failed ends
 
-	checkpoints chan struct{} // of one: the right to make a checkpoint
-	sweeping    sync.Mutex    // one Sweep at a time
+	checkpoints chan struct{}  // of one: the right to make a checkpoint
+	sweeping    longlock.Mutex // one Sweep at a time
 
-	apply sync.Mutex // one step of the history at a time, and what describes it:
+	apply longlock.Mutex // one step of the history at a time, and what describes it:
 	head  head
 	// unmarked is above the generation of every snapshot: no batch is older.
 	unmarked id.Gen

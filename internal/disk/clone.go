@@ -20,16 +20,23 @@ import (
 // that checkpoint finds nothing in it that was given up, and nothing of it is
 // until the clone has stated, in a pass of its own, all that it needs.
 func (d *Disk) HoldLists() {
+	d.KeepLists()
+	d.AwaitLists()
+}
+
+// KeepLists is HoldLists but for the wait for an update that has begun, which may be of
+// a data node that does not answer. AwaitLists is that.
+func (d *Disk) KeepLists() { d.holds.Add(1) }
+
+// AwaitLists waits until no update of the lists is under way.
+func (d *Disk) AwaitLists() {
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
-	d.holds++
 }
 
 // ReleaseLists ends one HoldLists.
 func (d *Disk) ReleaseLists() {
-	d.listMu.Lock()
-	defer d.listMu.Unlock()
-	if d.holds--; d.holds < 0 {
+	if d.holds.Add(-1) < 0 {
 		panic("lists released more often than held")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/logrec"
+	"plinth/internal/longlock"
 	"plinth/internal/object"
 	"plinth/internal/ramcache"
 )
@@ -36,7 +37,7 @@ type Disk struct {
 
 	// destageMu guards what a round changes: results and state. A round holds
 	// it from freezing a layer to dropping it.
-	destageMu sync.Mutex
+	destageMu longlock.Mutex
 	results   *logrec.Chain
 	state     state
 	patched   id.Pos // the newest result that is a patch, 0: none since Open
@@ -44,17 +45,17 @@ type Disk struct {
 	// moved chunks; maybe some more.
 	unsaved map[id.Segment]bool
 
-	checkpointMu sync.Mutex
+	checkpointMu longlock.Mutex
 	checkpoint   checkpointState
 	recording    *recording // nil: the registry names just checkpoint
 	// replaced counts the checkpoints that lay poorly and were replaced, replacedPassed
 	// those before the newest whole pass began.
 	replaced, replacedPassed atomic.Int64
 
-	passMu sync.Mutex // one pass at a time
+	passMu longlock.Mutex // one pass at a time
 
 	// appendMu is the order of the log.
-	appendMu sync.Mutex
+	appendMu longlock.Mutex
 	held     chan struct{} // not nil: nothing is appended until it is closed (HoldAll)
 	ops      *logrec.Chain
 	next     id.Pos
@@ -83,10 +84,10 @@ type Disk struct {
 	markedAt map[id.Snapshot]id.Pos
 
 	// listMu orders the updates of this disk's reference lists.
-	listMu     sync.Mutex
+	listMu     longlock.Mutex
 	seq        id.Seq
 	registered map[id.Segment]bitmap // since the running pass began; else nil
-	holds      int                   // HoldLists without ReleaseLists
+	holds      atomic.Int64          // HoldLists without ReleaseLists
 }
 
 // ID returns the disk's number.

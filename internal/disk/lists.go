@@ -119,7 +119,7 @@ func (p *pass) setBatch(ctx context.Context, batch []id.Segment, slots map[id.Se
 	d := p.d
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
-	if d.holds > 0 {
+	if d.holds.Load() > 0 {
 		return errHeld
 	}
 	d.seq++

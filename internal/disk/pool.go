@@ -3,12 +3,12 @@ package disk
 import (
 	"context"
 	"log/slog"
-	"sync"
 
 	"plinth/blockmap"
 	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
+	"plinth/internal/longlock"
 	"plinth/internal/object"
 	"plinth/internal/ramcache"
 	"plinth/internal/stripe"
@@ -41,7 +41,7 @@ type Pool struct {
 	// steps of the round: it may wait for CPU time.
 	Pace func() func(context.Context) error
 
-	round sync.Mutex // one Destage at a time
+	round longlock.Mutex // one Destage at a time
 }
 
 // Flash keeps sealed chunks on the host. What it gives is verified, and given up by

@@ -19,6 +19,7 @@ import (
 	"plinth/internal/gate"
 	"plinth/internal/id"
 	"plinth/internal/keyring"
+	"plinth/internal/longlock"
 	"plinth/internal/object"
 	"plinth/internal/owner"
 	"plinth/internal/ramcache"
@@ -63,10 +64,10 @@ type Host struct {
 	// recordMu serialises changes of disks' records and of clones and leftover.
 	// It is held over calls of the registry, and never while somebody waits for a
 	// round or a pass.
-	recordMu sync.Mutex
+	recordMu longlock.Mutex
 	// renameMu is held for reading where all rows of snapshots are listed, and for
 	// writing where a row moves: or else a list could miss it at both places.
-	renameMu sync.RWMutex
+	renameMu longlock.RWMutex
 
 	// reliefMu guards relief: one at a time serves all who came before it.
 	reliefMu  sync.Mutex

@@ -194,12 +194,12 @@ func (h *Host) uninstall(d id.Disk, epoch id.Epoch) *export {
 }
 
 // holdBases holds an open disk's lists for the clones that rely on it, before any
-// pass; mu is held.
+// pass or update of them, or who calls awaits those; mu is held.
 func (h *Host) holdBases(e *export) {
 	for _, c := range h.clones {
 		if c.base.Disk == e.rec.ID && c.held == nil && e.disk != nil {
 			c.held = e.disk
-			c.held.HoldLists()
+			c.held.KeepLists()
 		}
 	}
 }
@@ -209,12 +209,17 @@ func (h *Host) learnBase(rec *DiskRecord) {
 	h.recordMu.Lock()
 	defer h.recordMu.Unlock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	var held *disk.Disk
 	if h.clones[rec.ID] == nil {
 		h.clones[rec.ID] = &cloneState{base: *rec.Base, revision: rec.revision}
 		if e := h.byID[rec.Base.Disk]; e != nil {
 			h.holdBases(e)
+			held = h.clones[rec.ID].held
 		}
+	}
+	h.mu.Unlock()
+	if held != nil {
+		held.AwaitLists()
 	}
 }
 

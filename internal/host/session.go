@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"plinth/datanode"
 	"plinth/internal/chunk"
 	"plinth/internal/id"
 	"plinth/internal/keyring"
+	"plinth/internal/longlock"
 )
 
 // newDataKey makes a data key of this session: a new number, and the wrapped key
@@ -83,7 +83,7 @@ func (n *numbers) take(ctx context.Context) (uint64, error) {
 
 // counter hands out the numbers of a counter of the registry, some at a time.
 type counter struct {
-	mu        sync.Mutex
+	mu        longlock.Mutex
 	next, end uint64
 }
 

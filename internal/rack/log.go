@@ -11,6 +11,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/logset"
+	"plinth/internal/longlock"
 )
 
 // diskLog is a disk's log under an epoch: it carries out what the log set's machine
@@ -23,11 +24,11 @@ type diskLog struct {
 
 	// ops is held for reading while an operation is sent, and for writing while a
 	// member is brought to the very end of the log. It comes before mu.
-	ops sync.RWMutex
+	ops longlock.RWMutex
 	// appending is held, by stream, while records are appended: all members get them
 	// in one order. It comes before ops, and guards part: an append that some have and
 	// others have no room for.
-	appending [datanode.Streams]sync.Mutex
+	appending [datanode.Streams]longlock.Mutex
 	part      [datanode.Streams]*part
 
 	mu      sync.Mutex

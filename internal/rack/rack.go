@@ -14,6 +14,7 @@ import (
 	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/logset"
+	"plinth/internal/longlock"
 	"plinth/internal/stripe"
 )
 
@@ -76,7 +77,7 @@ type Rack struct {
 
 	// now has the members and layouts, which Learn changes.
 	now      atomic.Pointer[current]
-	learning sync.Mutex
+	learning longlock.Mutex
 
 	ended atomic.Bool // Close was called
 
@@ -87,7 +88,7 @@ type Rack struct {
 	breaking sync.Once
 	broken   chan struct{} // see Broken
 
-	reserving sync.Mutex
+	reserving longlock.Mutex
 	reserved  map[string]int64 // by host, what every member was told last
 
 	// unpublished are segments of which fragments were written, until they are published or
