@@ -8,8 +8,15 @@ import (
 // Switch is a node that can be taken away, when all of its calls fail with
 // ErrUnreachable, and put back, or another in its place.
 type Switch struct {
+	// Alive, if set before the first call, is asked after each: without it the reply is
+	// lost, as the node has died meanwhile. For tests.
+	Alive func() bool
+
 	mu   sync.RWMutex
 	node Replica // nil: away
+
+	watchMu sync.Mutex
+	changed chan struct{} // closed when another node comes into place; nil: nobody watches
 }
 
 var _ Replica = (*Switch)(nil)
@@ -17,21 +24,46 @@ var _ Replica = (*Switch)(nil)
 // NewSwitch returns a switch to a node.
 func NewSwitch(node Replica) *Switch { return &Switch{node: node} }
 
-// Set puts a node in place; nil takes it away, and returns when no call is under way.
+// Set puts a node in place; nil takes it away, and returns when no call is under way
+// but a watch, which then ends.
 func (s *Switch) Set(node Replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.node = node
+	s.watchMu.Lock()
+	defer s.watchMu.Unlock()
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
 }
+
+// watched returns the node and what is closed when another comes into its place.
+func (s *Switch) watched() (Replica, <-chan struct{}) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.watchMu.Lock()
+	defer s.watchMu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.node, s.changed
+}
+
+var errAway = Errorf(ErrUnreachable, "the node was taken away")
 
 // through makes a call to the node that is in place.
 func through[Q, R any](ctx context.Context, s *Switch, q *Q, call func(Replica, context.Context, *Q) (*R, error)) (*R, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.node == nil {
-		return nil, Errorf(ErrUnreachable, "the node was taken away")
+		return nil, errAway
 	}
-	return call(s.node, ctx, q)
+	r, err := call(s.node, ctx, q)
+	if s.Alive != nil && !s.Alive() {
+		return nil, errAway
+	}
+	return r, err
 }
 
 // pass is through for a call without a reply.
@@ -111,7 +143,24 @@ func (s *Switch) RegistryGrant(ctx context.Context, q *RegistryGrantRequest) (*R
 }
 
 func (s *Switch) RegistryWatch(ctx context.Context, q *RegistryWatchRequest) (*RegistryWatchReply, error) {
-	return through(ctx, s, q, Replica.RegistryWatch)
+	node, changed := s.watched()
+	if node == nil {
+		return nil, errAway
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-changed:
+			cancel(errAway)
+		case <-ctx.Done():
+		}
+	}()
+	reply, err := node.RegistryWatch(ctx, q)
+	if context.Cause(ctx) == errAway || s.Alive != nil && !s.Alive() {
+		return nil, errAway
+	}
+	return reply, err
 }
 
 func (s *Switch) JoinLog(ctx context.Context, q *JoinLogRequest) (*JoinLogReply, error) {

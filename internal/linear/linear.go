@@ -55,8 +55,15 @@ func (h *History) Write(first, n int, do func(p []byte) error) error {
 	for i := 0; i < len(p); i += 8 {
 		binary.LittleEndian.PutUint64(p[i:], value)
 	}
+	return h.change(first, n, value, func() error { return do(p) })
+}
+
+// Zero is Write of zeros.
+func (h *History) Zero(first, n int, do func() error) error { return h.change(first, n, 0, do) }
+
+func (h *History) change(first, n int, value uint64, do func() error) error {
 	call := h.ticks.Add(1)
-	err := do(p)
+	err := do()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	back := h.ticks.Add(1)
@@ -131,11 +138,12 @@ func (h *History) Check() error {
 
 // stale names a read of what had been overwritten before it began, if there is one: a
 // write has happened when it returned, or when a read had its value. Each value is
-// written once.
+// written once; of zeros nothing is said where somebody wrote them.
 func stale(ops []porcupine.Operation) string {
-	writes := map[uint64]*porcupine.Operation{0: {Call: endless, Return: 0}}
+	writes, zeroed := map[uint64]*porcupine.Operation{0: {Call: endless, Return: 0}}, false
 	for _, op := range ops {
 		if w := op.Input.(register); w.write {
+			zeroed = zeroed || w.value == 0
 			writes[w.value] = &porcupine.Operation{Call: op.Call, Return: op.Return, Metadata: op.Return}
 		}
 	}
@@ -144,6 +152,9 @@ func stale(ops []porcupine.Operation) string {
 			continue
 		}
 		value := read.Output.(uint64)
+		if zeroed && value == 0 {
+			continue
+		}
 		w := writes[value]
 		if w == nil {
 			return fmt.Sprintf(": the read from %d to %d has %d, which nobody wrote", read.Call, read.Return, value)
@@ -153,7 +164,7 @@ func stale(ops []porcupine.Operation) string {
 		}
 	}
 	for _, read := range ops {
-		if read.Input.(register).write {
+		if read.Input.(register).write || zeroed && read.Output.(uint64) == 0 {
 			continue
 		}
 		was := writes[read.Output.(uint64)]

@@ -56,6 +56,22 @@ func TestCheck(t *testing.T) {
 			read(t, h, 0, 0)
 		}},
 		"what was never written": {false, func(h *History) { write(t, h, 0, nil); read(t, h, 0, 7) }},
+		"zeros that were written": {true, func(h *History) {
+			write(t, h, 0, nil)
+			_ = h.Zero(0, 1, func() error { return nil })
+			read(t, h, 0, 0)
+		}},
+		"zeros that did not stay": {false, func(h *History) {
+			old := write(t, h, 0, nil)
+			_ = h.Zero(0, 1, func() error { return nil })
+			read(t, h, 0, old)
+		}},
+		"zeros in doubt": {true, func(h *History) {
+			old := write(t, h, 0, nil)
+			_ = h.Zero(0, 1, func() error { return errLost })
+			read(t, h, 0, old)
+			read(t, h, 0, 0)
+		}},
 		"either of two at once": {true, func(h *History) {
 			var inner uint64
 			_ = h.Write(0, 1, func([]byte) error { inner = write(t, h, 0, nil); return nil })

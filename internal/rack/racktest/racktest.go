@@ -31,6 +31,11 @@ type Shelves struct {
 
 // Open makes and opens data nodes with so many spindles each, for stripes of g.
 func Open(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int) *Shelves {
+	return OpenOn(t, pool, g, nodes, spindles, func(int) vfs.FS { return vfs.NewMem() })
+}
+
+// OpenOn is Open on file systems of the caller's.
+func OpenOn(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int, fs func(n int) vfs.FS) *Shelves {
 	s := &Shelves{T: t, spindles: spindles}
 	var err error
 	if nodes == 1 {
@@ -52,7 +57,7 @@ func Open(t *testing.T, pool [16]byte, g stripe.Geometry, nodes, spindles int) *
 	s.ok(err)
 	for n := range nodes {
 		s.Make(shelf.Options{
-			PoolID: pool, FS: vfs.NewMem(), Spindles: spindles, LogBytes: 16 << 20, SpindleBytes: 64 << 20, Width: g.Width(), IndexCacheBytes: 1 << 20,
+			PoolID: pool, FS: fs(n), Spindles: spindles, LogBytes: 16 << 20, SpindleBytes: 64 << 20, Width: g.Width(), IndexCacheBytes: 1 << 20,
 			Logger: slog.New(slog.DiscardHandler),
 			Keeps: func(seg id.Segment, _ uint8, _ id.Spindle) bool {
 				return int(seg.Layout()) < len(s.Layouts.Lists) && int(s.Layouts.Lists[seg.Layout()][0])/spindles == n
@@ -190,6 +195,17 @@ func (s *Shelves) Stop(n int) {
 	}
 }
 
+// Crash takes a node away whose file system has ended. Start begins it again on what that
+// left.
+func (s *Shelves) Crash(n int, left vfs.FS) {
+	s.Helper()
+	s.Away(n)
+	node := s.nodes[n]
+	s.nodes[n] = nil
+	_ = node.Close() // it fails, as all that it does
+	s.opts[n].FS = left
+}
+
 // Renew makes a node that is stopped anew, on empty drives, and starts it: under its number,
 // and with an index that is not complete.
 func (s *Shelves) Renew(n int) {
@@ -227,10 +243,15 @@ func (s *Shelves) Wrap(n int, wrap func(datanode.Replica) datanode.Replica) {
 // Rack joins them, for one host. Who is away says so at once, and nobody else is
 // taken for away because the machine is busy.
 func (s *Shelves) Rack(o rack.Options) *rack.Rack {
+	return s.RackBy(o, func(n int) datanode.Replica { return s.Switches[n] })
+}
+
+// RackBy is Rack of a host that has ways of its own to the nodes.
+func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack.Rack {
 	s.Helper()
 	join := func(_ *rack.Membership, _ *stripe.Layouts, row rack.NodeRow) rack.Member {
 		return rack.Member{
-			Number: row.Number, Name: row.Name, Node: s.Switches[s.at(row.Addresses[0])], First: row.First, Spindles: row.Spindles, State: row.State,
+			Number: row.Number, Name: row.Name, Node: way(s.at(row.Addresses[0])), First: row.First, Spindles: row.Spindles, State: row.State,
 		}
 	}
 	o.Layouts, o.Join, o.Meet = s.Layouts, join, s.meet
@@ -247,7 +268,7 @@ func (s *Shelves) Rack(o rack.Options) *rack.Rack {
 	} else {
 		for n := range s.nodes {
 			members = append(members, rack.Member{
-				Number: id.Node(n), Node: s.Switches[n], First: id.Spindle(n * s.spindles), Spindles: s.spindles,
+				Number: id.Node(n), Node: way(n), First: id.Spindle(n * s.spindles), Spindles: s.spindles,
 			})
 		}
 	}
