@@ -131,6 +131,9 @@ type ListFragmentsReply struct {
 	More      bool
 }
 
+// ReplaceSpindleRequest names a spindle on whose directory a new drive is mounted.
+type ReplaceSpindleRequest struct{ Spindle id.Spindle }
+
 // ReserveRequest sets a host's reservation.
 type ReserveRequest struct {
 	Host  string // the host session's name

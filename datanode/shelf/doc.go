@@ -35,7 +35,7 @@
 //
 // # What it does not do
 //
-// A spindle that was absent serves again after the node was opened anew, not
-// before. The version of the stripe layouts is not kept: who keeps the layouts
-// says it after Open (SetLayoutVersion).
+// A spindle that was absent serves again after the node was opened anew, or when
+// another drive is made the spindle, not before. The version of the stripe layouts
+// is not kept: who keeps the layouts says it after Open (SetLayoutVersion).
 package shelf

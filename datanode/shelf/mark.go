@@ -61,4 +61,8 @@ func (s *Shelf) mark() error {
 }
 
 // incarnation returns a spindle's, 0 where no drive was ever seen.
-func (s *Shelf) incarnation(n id.Spindle) uint64 { return s.roster.seats[n].incarnation }
+func (s *Shelf) incarnation(n id.Spindle) uint64 {
+	s.rosterMu.Lock()
+	defer s.rosterMu.Unlock()
+	return s.roster.seats[n].incarnation
+}

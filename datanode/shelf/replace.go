@@ -1,9 +1,11 @@
 package shelf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"plinth/datanode"
 	"plinth/datanode/spindle"
@@ -17,7 +19,7 @@ import (
 func ReplaceSpindle(dir string, n int, opts Options) error {
 	s, err := enter(dir, opts)
 	if err == nil {
-		err = errors.Join(s.replace(n), s.unwind())
+		err = errors.Join(s.replaceClosed(n), s.unwind())
 	}
 	if err != nil {
 		return fmt.Errorf("replace spindle %d: %w", n, err)
@@ -25,10 +27,7 @@ func ReplaceSpindle(dir string, n int, opts Options) error {
 	return nil
 }
 
-func (s *Shelf) replace(n int) error {
-	if n < 0 || n >= s.super.spindles {
-		return fmt.Errorf("%w: the node has spindles 0 to %d", ErrNotReplaced, s.super.spindles-1)
-	}
+func (s *Shelf) replaceClosed(n int) error {
 	if err := s.readRoster(); err != nil {
 		return err
 	}
@@ -38,22 +37,79 @@ func (s *Shelf) replace(n int) error {
 	if err := s.meetDrives(); err != nil {
 		return err
 	}
-	spindles := s.spindles.Status()
-	if spindles[n].State == datanode.SpindleOK {
-		return fmt.Errorf("%w: its drive serves: unmount that and mount the new one on %s", ErrNotReplaced, spindles[n].Path)
+	return s.replace(context.Background(), n)
+}
+
+// ReplaceSpindle implements datanode.Node: the rules are those of the function, which is
+// for a node that nobody has open.
+func (s *Shelf) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRequest) error {
+	err := s.Held()
+	if err == nil {
+		err = s.replace(ctx, int(r.Spindle))
 	}
-	if err := s.newDrive(n, spindles); err != nil {
+	switch {
+	case err == nil:
+		s.logger.Info("spindle is a new drive: hosts restore what it had", "spindle", r.Spindle)
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	err = fmt.Errorf("replace spindle %d: %w", r.Spindle, err)
+	if errors.Is(err, ErrNotReplaced) {
+		return &datanode.Error{Code: datanode.CodeInvalid, Text: err.Error()}
+	}
+	return datanode.AsError(err)
+}
+
+// callsTime is how long a replacement waits for calls at work on the former drive: one that
+// is dead may hold them for ever.
+const callsTime = 10 * time.Second
+
+// replace makes spindle n of the drive in its directory, and opens it. What a crash leaves
+// of it is the former drive, or one that is to be restored.
+func (s *Shelf) replace(ctx context.Context, n int) error {
+	if n < 0 || n >= s.super.spindles {
+		return fmt.Errorf("%w: the node has spindles 0 to %d", ErrNotReplaced, s.super.spindles-1)
+	}
+	path := s.place.path(spindleName(n))
+	limited, cancel := context.WithTimeout(ctx, callsTime)
+	defer cancel()
+	err := s.spindles.Replace(limited, id.Spindle(n), func() (spindle.Options, error) {
+		spindles := s.spindles.Status()
+		if err := s.newDrive(n, spindles); err != nil {
+			return spindle.Options{}, err
+		}
+		// The roster first: from here on the old drive is refused, and the next try draws
+		// another identity. And before the drive serves: hosts must not take it for the one
+		// that they know.
+		identity := spindle.NewIdentity()
+		if err := s.seat(n, seat{known: true, identity: identity, incarnation: identity}); err != nil {
+			return spindle.Options{}, err
+		}
+		opts := s.spindleOptions()
+		return opts, spindle.CreateOne(s.place.fs, path, id.Spindle(n), opts)
+	})
+	switch {
+	case errors.Is(err, spindle.ErrServes):
+		return fmt.Errorf("%w: %w: unmount that and mount the new one on %s", ErrNotReplaced, err, path)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: calls to its former drive have not ended in %v: try again", ErrNotReplaced, callsTime)
+	}
+	return err
+}
+
+// seat notes, durably, which drive a spindle is.
+func (s *Shelf) seat(n int, is seat) error {
+	s.rosterMu.Lock()
+	defer s.rosterMu.Unlock()
+	next := *s.roster
+	next.seats = slices.Clone(next.seats)
+	next.seats[n] = is
+	if err := s.place.writeRoster(s.super.poolID, &next); err != nil {
 		return err
 	}
-	identity := spindle.NewIdentity()
-	s.roster.seats[n] = seat{known: true, identity: identity, incarnation: identity}
-	// The roster first: from here on the old drive is refused, and the next try draws
-	// another identity.
-	if err := s.place.writeRoster(s.super.poolID, s.roster); err != nil {
-		return err
-	}
-	opts := s.spindleOptions()
-	return spindle.CreateOne(s.place.fs, spindles[n].Path, id.Spindle(n), opts)
+	s.roster = &next
+	return nil
 }
 
 // newDrive tests that a spindle's directory is that of a new drive.

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
+	"plinth/internal/id"
 	"plinth/internal/vfsx"
 	"plinth/internal/vfsx/crashfs"
 )
@@ -219,6 +220,122 @@ func TestReplaceCrash(t *testing.T) {
 			}
 		}
 		shut(t, s)
+	}
+}
+
+// TestReplaceWhileOpen replaces a drive of a node that serves, and goes on with it.
+func TestReplaceWhileOpen(t *testing.T) {
+	opts, dir := small(vfs.Default), t.TempDir()
+	s := fresh(t, dir, opts)
+	store(t, s, 1, true)
+	before := drives(t, s)
+	path := filepath.Join(dir, spindleName(2))
+	replace := func(n id.Spindle) error {
+		return s.ReplaceSpindle(t.Context(), &datanode.ReplaceSpindleRequest{Spindle: n})
+	}
+	no := func(what string, says ...string) {
+		t.Helper()
+		refused(t, what, replace(2), datanode.ErrInvalid, says...)
+	}
+	no("of a drive that serves", "unmount", path)
+	refused(t, "one that there is not", replace(4), datanode.ErrInvalid, "0 to 3")
+	if d := drives(t, s)[2]; d != before[2] {
+		t.Errorf("refused, it is %+v, was %+v", d, before[2])
+	}
+	old := path + ".old"
+	move(t, path, old)
+	no("without a directory", "there is no "+path)
+	mkdir(t, path)
+	write(t, filepath.Join(path, "letter"))
+	no("on somebody's files", "letter")
+	if err := os.Remove(filepath.Join(path, "letter")); err != nil {
+		t.Fatal(err)
+	}
+	if d := drives(t, s)[2]; d.State != datanode.SpindleAbsent || d.Incarnation != before[2].Incarnation {
+		t.Errorf("before it is replaced it is %+v", d)
+	}
+	if err := replace(2); err != nil {
+		t.Fatal(err)
+	}
+	no("twice", "unmount")
+	store(t, s, 2, true)
+	commit(t, s, "a", "1")
+	after := drives(t, s)
+	for n, d := range after {
+		want := int64(2)
+		if n == 2 {
+			want = 1
+		}
+		if d.State != datanode.SpindleOK || d.Fragments != want || (d.Incarnation == before[n].Incarnation) != (n != 2) {
+			t.Errorf("spindle %d before: %+v, after: %+v", n, before[n], d)
+		}
+	}
+	shut(t, s)
+	refused(t, "of a node that is closed", replace(2), datanode.ErrClosed)
+	s = open(t, dir, opts)
+	for n, d := range drives(t, s) {
+		if d != after[n] {
+			t.Errorf("opened again spindle %d is %+v, was %+v", n, d, after[n])
+		}
+	}
+	shut(t, s)
+	move(t, path, path+".new")
+	move(t, old, path)
+	s = open(t, dir, opts)
+	absent(t, s, 2, "was replaced")
+	shut(t, s)
+}
+
+// TestReplaceWhileOpenCrash loses power at any point of a replacement in a node that serves.
+// The spindle is then the former drive with what it had, or it is in another incarnation.
+func TestReplaceWhileOpenCrash(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	var kept, lost, made int
+	for budget, done := int64(0), false; !done; budget += crashfs.OpCost {
+		disk := crashfs.New()
+		opts := small(disk)
+		s := fresh(t, "/data", opts)
+		store(t, s, 1, true)
+		before := drives(t, s)
+		path, old := "/data/"+spindleName(1), "/old"
+		if err := errors.Join(disk.Rename(path, old), disk.MkdirAll(path, 0o700), vfsx.SyncDir(disk, path), vfsx.SyncDir(disk, "/data"), vfsx.SyncDir(disk, "/")); err != nil {
+			t.Fatal(err)
+		}
+		disk.Limit(budget)
+		err := s.ReplaceSpindle(t.Context(), &datanode.ReplaceSpindleRequest{Spindle: 1})
+		if done = err == nil; !done && !disk.Crashed() {
+			t.Fatalf("after %d bytes: %v", budget, err)
+		}
+		next := disk.Crash(rng, rng.IntN(101))
+		s.Close() // with an error
+		disk, opts.FS = next, next
+		s = open(t, "/data", opts)
+		d := drives(t, s)[1]
+		if done && d.State != datanode.SpindleOK {
+			t.Fatalf("a drive that was replaced is %+v", d)
+		}
+		if d.State == datanode.SpindleAbsent { // the former one comes back
+			shut(t, s)
+			if err := errors.Join(disk.RemoveAll(path), disk.Rename(old, path)); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, "/data", opts)
+			d = drives(t, s)[1]
+		}
+		switch {
+		case d.State == datanode.SpindleOK && d.Incarnation == before[1].Incarnation && d.Fragments == 1:
+			kept++
+		case d.State == datanode.SpindleAbsent && strings.Contains(d.Reason, "was replaced") && d.Incarnation != before[1].Incarnation:
+			lost++
+		case d.State == datanode.SpindleOK && d.Incarnation != before[1].Incarnation && d.Fragments == 0:
+			made++
+		default:
+			t.Errorf("after %d bytes: %+v, was %+v", budget, d, before[1])
+		}
+		shut(t, s)
+	}
+	if kept == 0 || lost == 0 || made == 0 {
+		t.Errorf("the former drive %d times, none %d, the new one %d: the test shows too little", kept, lost, made)
 	}
 }
 

@@ -45,7 +45,8 @@ type Shelf struct {
 
 	log      *writelog.Log
 	spindles *spindle.Set
-	roster   *roster // which drives they are; it changes in open alone
+	rosterMu sync.Mutex // guards roster once the node is open
+	roster   *roster    // which drives they are
 	index    *index.Index
 	registry *registry.Pebble
 	copies   copies
@@ -181,6 +182,8 @@ func (s *Shelf) openSpindles() error {
 }
 
 func (s *Shelf) spindleOptions() spindle.Options {
+	s.rosterMu.Lock()
+	defer s.rosterMu.Unlock()
 	return spindle.Options{
 		PoolID: s.super.poolID, SizeBytes: s.super.spindleBytes, Width: s.opts.width(s.super.spindles), Logger: s.logger,
 		Identities: s.roster.identities(),
@@ -324,6 +327,7 @@ func (s *Shelf) Status(ctx context.Context) (*datanode.Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	// The spindles first: see replace.
 	space, spindles := s.spindles.Space(), s.spindles.Status()
 	for i := range spindles {
 		spindles[i].Incarnation = s.incarnation(spindles[i].Spindle)

@@ -35,9 +35,10 @@ func (s *Set) WriteFragments(ctx context.Context, r *datanode.WriteFragmentsRequ
 	reply := &datanode.WriteFragmentsReply{Errors: make([]*datanode.Error, len(r.Fragments))}
 	var cut atomic.Bool
 	var wg sync.WaitGroup
+	all := s.all()
 	for i := range r.Fragments {
 		f := &r.Fragments[i]
-		sp := s.spindles[f.Spindle]
+		sp := all[f.Spindle]
 		wg.Go(func() {
 			if !turn(ctx, sp.writing) {
 				cut.Store(true)
@@ -79,7 +80,7 @@ func (s *Set) checkWrite(r *datanode.WriteFragmentsRequest) error {
 		switch err := checkFragmentBytes(uint64(len(f.Data))); {
 		case err != nil:
 			return datanode.Errorf(datanode.ErrInvalid, "write segment %s: %s", r.Header.Segment, err)
-		case int(f.Spindle) >= len(s.spindles) || seen[f.Spindle]:
+		case int(f.Spindle) >= len(s.all()) || seen[f.Spindle]:
 			return datanode.Errorf(datanode.ErrInvalid, "write segment %s: spindle %d does not exist or is named twice", r.Header.Segment, f.Spindle)
 		case f.Index >= r.Header.K+r.Header.M:
 			return datanode.Errorf(datanode.ErrInvalid, "write segment %s: fragment %d of %d+%d", r.Header.Segment, f.Index, r.Header.K, r.Header.M)
@@ -105,10 +106,10 @@ func (s *Set) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsReques
 	reply := &datanode.ReadFragmentsReply{Results: make([]datanode.FragmentData, len(r.Ranges))}
 	lend(reply.Results, r)
 	w := reading{ctx: ctx, request: r, results: reply.Results}
-	if len(r.Ranges) == 1 && int(r.Ranges[0].Spindle) < len(s.spindles) {
-		w.one(s.spindles[r.Ranges[0].Spindle], 0)
+	if all := s.all(); len(r.Ranges) == 1 && int(r.Ranges[0].Spindle) < len(all) {
+		w.one(all[r.Ranges[0].Spindle], 0)
 	} else {
-		w.all(s.spindles)
+		w.all(all)
 	}
 	if w.cut.Load() {
 		return nil, ctx.Err()
@@ -210,7 +211,8 @@ func (s *Set) ListFragments(ctx context.Context, r *datanode.ListFragmentsReques
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if int(r.Spindle) >= len(s.spindles) || r.Max < 0 {
+	all := s.all()
+	if int(r.Spindle) >= len(all) || r.Max < 0 {
 		return nil, datanode.Errorf(datanode.ErrInvalid, "list %d fragments of spindle %d", r.Max, r.Spindle)
 	}
 	limit := min(r.Max, listMax)
@@ -224,7 +226,7 @@ func (s *Set) ListFragments(ctx context.Context, r *datanode.ListFragmentsReques
 	if !more {
 		return &datanode.ListFragmentsReply{}, nil
 	}
-	rows, err := s.spindles[r.Spindle].list(start, limit+1)
+	rows, err := all[r.Spindle].list(start, limit+1)
 	if err != nil {
 		return nil, err
 	}

@@ -225,7 +225,7 @@ func TestSimAgainstModel(t *testing.T) {
 						t.Fatal("written over a fragment")
 					case err.Code == datanode.CodeNoSpace:
 						full++
-						free := r.spindles[p.spindle].freeBlocks
+						free := r.all()[p.spindle].freeBlocks
 						if free >= int64(fragmentBlocks(uint32(len(data)))) {
 							t.Fatalf("no space for %d blocks with %d free: %v", len(data)/blockBytes, free, err)
 						}

@@ -24,10 +24,13 @@
 //     what is freed is punched, and the rest of a slab when the next one is made.
 //  5. A spindle that failed a write or a sync serves no more until it is opened
 //     again (I2). A failed read is the fault of one fragment.
+//  6. A call that begins at one drive uses no other one: another is made in the place of
+//     one that does not serve when no call is at work there (Replace).
 //
 // Concurrency: all methods may be called at once. Each call does its work in
 // goroutines that end before it does, but for the probes of Check, one per
-// spindle, for which Close waits. Syncs of a slab are shared by whoever waits.
+// spindle, and of Replace, at a drive that hangs: Close waits for these. Syncs of
+// a slab are shared by whoever waits.
 //
 // A crash leaves entries without their other parts, replaced fragments, and
 // blocks that no entry names: Open clears the first two and frees all three.

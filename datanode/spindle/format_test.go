@@ -112,7 +112,7 @@ func TestEveryFlipIsFound(t *testing.T) {
 	r := memoryRig(t, 1)
 	data := r.noise(3)
 	r.mustWrite(0, 1, 2, data)
-	p := r.spindles[0].catalog.get(name{1, 2}).parts[0]
+	p := r.all()[0].catalog.get(name{1, 2}).parts[0]
 	f, err := r.fs.OpenReadWrite(p.slab.path, vfs.WriteCategoryUnspecified)
 	r.ok(err)
 	defer f.Close()
@@ -148,7 +148,7 @@ func TestFlipsOfTables(t *testing.T) {
 	a, b := r.noise(3), r.noise(4)
 	r.mustWrite(0, 1, 0, a)
 	r.mustWrite(0, 2, 0, b)
-	path := r.spindles[0].slabs[0].path
+	path := r.all()[0].slabs[0].path
 	r.ok(r.Close())
 	f, err := r.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	r.ok(err)

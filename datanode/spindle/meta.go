@@ -49,16 +49,18 @@ func decodeMeta(b []byte, pool *[16]byte) ([]byte, error) {
 	return data, nil
 }
 
+// meta finds a spindle for a call, which sp.leave ends.
 func (s *Set) meta(spindle id.Spindle, file string) (*spindle, error) {
 	valid := len(file) > 0 && len(file) <= 64
 	for _, c := range file {
 		valid = valid && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
 	}
-	if !valid || int(spindle) >= len(s.spindles) {
+	all := s.all()
+	if !valid || int(spindle) >= len(all) {
 		return nil, datanode.Errorf(datanode.ErrInvalid, "small file %q on spindle %d", file, spindle)
 	}
-	sp := s.spindles[spindle]
-	if err := sp.serving(); err != nil {
+	sp := all[spindle]
+	if err := sp.enter(); err != nil {
 		return nil, err
 	}
 	return sp, nil
@@ -76,6 +78,7 @@ func (s *Set) PutMeta(spindle id.Spindle, file string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	defer sp.leave()
 	if len(data) > MetaBytesMax {
 		return datanode.Errorf(datanode.ErrInvalid, "small file %s of %d bytes: at most %d", file, len(data), MetaBytesMax)
 	}
@@ -93,6 +96,9 @@ func (s *Set) PutMeta(spindle id.Spindle, file string, data []byte) error {
 }
 
 func (sp *spindle) putMeta(path string, data []byte) error {
+	if err := sp.present(); err != nil {
+		return err // before a file comes to lie on another drive
+	}
 	// Pebble's file systems may change what they are given to write.
 	copied := append([]byte(nil), data...)
 	if err := writeFile(sp.fs, path+TempSuffix, encodeMetaHead(&sp.pool, data), copied); err != nil {
@@ -118,6 +124,7 @@ func (s *Set) GetMeta(spindle id.Spindle, file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer sp.leave()
 	path := sp.fs.PathJoin(sp.dir, metaPrefix+file)
 	f, err := sp.fs.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

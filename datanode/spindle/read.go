@@ -8,7 +8,8 @@ import (
 	"plinth/internal/id"
 )
 
-// pin finds a fragment and keeps its blocks from being reused until unpin.
+// pin finds a fragment and keeps its blocks from being reused until unpin, which ends the
+// call that this begins.
 func (sp *spindle) pin(n name) (*fragment, *datanode.Error) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -20,10 +21,12 @@ func (sp *spindle) pin(n name) (*fragment, *datanode.Error) {
 		return nil, datanode.Errorf(datanode.ErrNotFound, "fragment %d of segment %s on spindle %d", n.index, n.segment, sp.number)
 	}
 	f.pins++
+	sp.calls.Add(1)
 	return f, nil
 }
 
 func (sp *spindle) unpin(f *fragment) {
+	defer sp.leave()
 	sp.mu.Lock()
 	f.pins--
 	idle := f.pins == 0 && f.cleared

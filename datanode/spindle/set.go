@@ -22,10 +22,12 @@ import (
 // Set is the spindles of a data node. It implements datanode.FragmentNode, and
 // its methods may be called at once.
 type Set struct {
-	spindles []*spindle // by number
-	width    atomic.Int64
-	layout   atomic.Uint64
-	probes   sync.WaitGroup
+	replacing sync.Mutex // held by Replace, which alone changes current
+	// current are the spindles by number, a list that never changes.
+	current atomic.Pointer[[]*spindle]
+	width   atomic.Int64
+	layout  atomic.Uint64
+	probes  sync.WaitGroup
 
 	life   sync.RWMutex // held for reading by each call, for writing by Close
 	closed bool
@@ -176,9 +178,8 @@ func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
 	if err := checkDirs(dirs); err != nil {
 		return nil, fmt.Errorf("open spindles: %w", err)
 	}
-	s := &Set{
-		spindles: make([]*spindle, len(dirs)), reservations: map[string]int64{},
-	}
+	s := &Set{reservations: map[string]int64{}}
+	spindles := make([]*spindle, len(dirs))
 	s.SetWidth(cmp.Or(opts.Width, len(dirs)))
 	errs := make([]error, len(dirs))
 	turns := make(chan struct{}, opensMax)
@@ -187,19 +188,20 @@ func Open(fs vfs.FS, dirs []string, opts Options) (*Set, error) {
 		wg.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			s.spindles[i], errs[i] = openSpindle(fs, dir, id.Spindle(i), &opts)
+			spindles[i], errs[i] = openSpindle(fs, dir, id.Spindle(i), &opts)
 		})
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
-		for _, sp := range s.spindles {
+		for _, sp := range spindles {
 			if sp != nil {
 				sp.close()
 			}
 		}
 		return nil, err
 	}
-	s.measure()
+	measure(spindles)
+	s.current.Store(&spindles)
 	return s, nil
 }
 
@@ -216,11 +218,14 @@ func (s *Set) Close() error {
 	s.closed = true
 	s.probes.Wait()
 	var errs []error
-	for _, sp := range s.spindles {
+	for _, sp := range s.all() {
 		errs = append(errs, sp.close())
 	}
 	return errors.Join(errs...)
 }
+
+// all returns the spindles by number, as they are now.
+func (s *Set) all() []*spindle { return *s.current.Load() }
 
 // enter begins a call, which s.life.RUnlock ends if there is no error.
 func (s *Set) enter() error {
@@ -234,14 +239,15 @@ func (s *Set) enter() error {
 
 // Identity returns which drive a spindle is, if its superblock could be read.
 func (s *Set) Identity(n id.Spindle) (uint64, bool) {
-	sp := s.spindles[n]
+	sp := s.all()[n]
 	return sp.super.identity, sp.info != nil
 }
 
 // Status describes all spindles, by number. It does no I/O.
 func (s *Set) Status() []datanode.SpindleStatus {
-	out := make([]datanode.SpindleStatus, len(s.spindles))
-	for i, sp := range s.spindles {
+	all := s.all()
+	out := make([]datanode.SpindleStatus, len(all))
+	for i, sp := range all {
 		out[i] = sp.status()
 	}
 	return out
@@ -272,8 +278,9 @@ func (s *Set) Check(ctx context.Context) error {
 		return err
 	}
 	defer s.life.RUnlock()
-	done := make(chan struct{}, len(s.spindles))
-	for _, sp := range s.spindles {
+	all := s.all()
+	done := make(chan struct{}, len(all))
+	for _, sp := range all {
 		// One probe of a spindle at a time, however long its drive hangs.
 		if !sp.probing.CompareAndSwap(false, true) {
 			done <- struct{}{}
@@ -287,14 +294,14 @@ func (s *Set) Check(ctx context.Context) error {
 			sp.probe()
 		})
 	}
-	for range s.spindles {
+	for range all {
 		select {
 		case <-done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	s.measure()
+	measure(all)
 	return nil
 }
 
@@ -315,9 +322,10 @@ func (s *Set) Delete(ctx context.Context, segment id.Segment) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	errs := make([]error, len(s.spindles))
+	all := s.all()
+	errs := make([]error, len(all))
 	var wg sync.WaitGroup
-	for i, sp := range s.spindles {
+	for i, sp := range all {
 		if !sp.holds(segment) {
 			continue
 		}

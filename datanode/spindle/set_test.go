@@ -134,7 +134,7 @@ func (r *rig) expectError(err error, want *datanode.Error) {
 // audit compares the spindles' accounts with a walk of their fragments.
 func (r *rig) audit() {
 	r.Helper()
-	for _, sp := range r.spindles {
+	for _, sp := range r.all() {
 		if sp.serving() != nil {
 			continue
 		}
@@ -246,7 +246,7 @@ func TestPlainRanges(t *testing.T) {
 func TestNewerFragmentWins(t *testing.T) {
 	r := memoryRig(t, 1)
 	r.mustWrite(0, 1, 0, r.noise(3))
-	sp := r.spindles[0]
+	sp := r.all()[0]
 	old := sp.catalog.get(name{1, 0})
 	data := r.noise(2)
 	if err := r.write(0, 1, 0, data, true); err != nil {
@@ -257,7 +257,7 @@ func TestNewerFragmentWins(t *testing.T) {
 		r.reopen()
 		r.expect(0, 1, 0, data)
 		r.audit()
-		old.parts[0].slab = r.spindles[0].slabs[0]
+		old.parts[0].slab = r.all()[0].slabs[0]
 	}
 	r.reopen()
 	r.expect(0, 1, 0, data)

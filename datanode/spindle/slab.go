@@ -66,6 +66,9 @@ func (s *slab) write(pieces [][]byte, off int64) error {
 // createSlab makes a slab's file, durably, with real blocks for its data and
 // the first block of its table. A slab that was not made whole leaves no file.
 func (sp *spindle) createSlab(n uint32) (*slab, error) {
+	if err := sp.present(); err != nil {
+		return nil, err // before a file comes to lie on another drive
+	}
 	s := sp.newSlab(n)
 	f, err := sp.fs.Create(s.path, vfs.WriteCategoryUnspecified)
 	if err != nil {

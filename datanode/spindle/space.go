@@ -88,7 +88,7 @@ func (s *Set) reserved() int64 {
 // spindle can be used (see scatter), so nothing is lost to fragmentation.
 func (s *Set) writable(hosts int) int64 {
 	least, serving := int64(math.MaxInt64), 0
-	for _, sp := range s.spindles {
+	for _, sp := range s.all() {
 		free, ok := sp.space(hosts)
 		if ok {
 			serving++
@@ -117,14 +117,14 @@ func (sp *spindle) space(hosts int) (free int64, serving bool) {
 // measure asks the file systems what they have left: who shares one has an
 // equal share of it. Blocks that are preallocated are not counted, which errs to
 // the safe side by a slab.
-func (s *Set) measure() {
+func measure(spindles []*spindle) {
 	on := map[vfs.DeviceID]int64{}
-	for _, sp := range s.spindles {
+	for _, sp := range spindles {
 		if sp.serving() == nil {
 			on[sp.info.DeviceID()]++
 		}
 	}
-	for _, sp := range s.spindles {
+	for _, sp := range spindles {
 		if sp.serving() != nil {
 			continue
 		}

@@ -83,7 +83,7 @@ func TestReservedBytesCanBeWritten(t *testing.T) {
 	}
 	stripe(1 << 20 / blockBytes) // more than a slab holds
 	r.audit()
-	if len(r.spindles[0].catalog.get(name{segment, 0}).parts) < 4 {
+	if len(r.all()[0].catalog.get(name{segment, 0}).parts) < 4 {
 		t.Error("the last fragment lies in few pieces: the test fragments nothing")
 	}
 	r.reopen()
@@ -137,8 +137,8 @@ func TestManySmallFragments(t *testing.T) {
 			break
 		}
 	}
-	if int64(n) != r.spindles[0].capacityBlocks()/2 {
-		t.Fatalf("%d fragments of 2 blocks in %d blocks", n, r.spindles[0].capacityBlocks())
+	if int64(n) != r.all()[0].capacityBlocks()/2 {
+		t.Fatalf("%d fragments of 2 blocks in %d blocks", n, r.all()[0].capacityBlocks())
 	}
 	r.reopen()
 	r.audit()

@@ -33,7 +33,8 @@ type spindle struct {
 
 	writing, reading chan struct{} // semaphores
 	probing          atomic.Bool
-	available        atomic.Int64 // bytes, this spindle's share of what the file system has left
+	calls            sync.WaitGroup // at work on its files; none begins once it does not serve
+	available        atomic.Int64   // bytes, this spindle's share of what the file system has left
 	metaMu           sync.Mutex
 
 	growMu sync.Mutex // held while a slab is made, and while free blocks are taken in pieces
@@ -324,9 +325,10 @@ func (sp *spindle) present() error {
 
 // probe is the health test of one spindle.
 func (sp *spindle) probe() {
-	if sp.serving() != nil {
+	if sp.enter() != nil {
 		return
 	}
+	defer sp.leave()
 	err := sp.present()
 	if err == nil {
 		_, _, err = sp.peek()
@@ -359,6 +361,19 @@ func (sp *spindle) slabsPresent() error {
 	return nil
 }
 
+// enter begins a call that uses the spindle's files, which leave ends.
+func (sp *spindle) enter() *datanode.Error {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if err := sp.unavailable(); err != nil {
+		return err
+	}
+	sp.calls.Add(1)
+	return nil
+}
+
+func (sp *spindle) leave() { sp.calls.Done() }
+
 func (sp *spindle) serving() *datanode.Error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -376,9 +391,14 @@ func (sp *spindle) status() datanode.SpindleStatus {
 	}
 }
 
+// close closes the files. It may be repeated.
 func (sp *spindle) close() error {
+	sp.mu.Lock()
+	slabs := sp.slabs
+	sp.slabs = nil
+	sp.mu.Unlock()
 	var errs []error
-	for _, s := range sp.slabs {
+	for _, s := range slabs {
 		if s != nil {
 			errs = append(errs, s.close())
 		}

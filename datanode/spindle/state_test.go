@@ -83,7 +83,7 @@ func TestDamagedAndNewerSuperblocks(t *testing.T) {
 func TestNewerAndForeignSlabs(t *testing.T) {
 	r := memoryRig(t, 1)
 	r.mustWrite(0, 1, 0, r.noise(2))
-	path := r.spindles[0].slabs[0].path
+	path := r.all()[0].slabs[0].path
 	r.ok(r.Close())
 	head := slabHeader{pool: somePool, slab: 5, tableBlocks: 1}
 	f, err := r.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)

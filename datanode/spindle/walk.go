@@ -58,7 +58,7 @@ func (c *cursor) fill() {
 // walk and is returned.
 func (s *Set) Segments(fn func(SegmentOnSpindles) error) error {
 	var cursors []*cursor
-	for _, sp := range s.spindles {
+	for _, sp := range s.all() {
 		cursors = append(cursors, &cursor{sp: sp})
 	}
 	for {

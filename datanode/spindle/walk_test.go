@@ -76,7 +76,7 @@ func TestSegmentsWithDamage(t *testing.T) {
 		r.mustWrite(sp, 6, uint8(sp), r.noise(2))
 	}
 	spoil := func(sp id.Spindle, s id.Segment) {
-		p := r.spindles[sp].catalog.get(name{s, uint8(sp)}).parts[0]
+		p := r.all()[sp].catalog.get(name{s, uint8(sp)}).parts[0]
 		if _, err := p.slab.f.WriteAt([]byte{0xEE}, int64(p.start)*blockBytes+100); err != nil {
 			t.Fatal(err)
 		}

@@ -26,6 +26,10 @@ func buffer(n int) *[]byte {
 // write stores one fragment: data first, then its entries, each stable before
 // the next step, so that an entry never names blocks that hold something else.
 func (sp *spindle) write(h *datanode.SegmentHeader, fr *datanode.Fragment, replace bool) *datanode.Error {
+	if failed := sp.enter(); failed != nil {
+		return failed
+	}
+	defer sp.leave()
 	f := &fragment{segment: h.Segment, index: fr.Index, bytes: uint32(len(fr.Data))}
 	p, failed := sp.begin(f, replace)
 	if failed != nil {
@@ -285,6 +289,8 @@ func (sp *spindle) remove(segment id.Segment) *datanode.Error {
 		sp.mu.Unlock()
 		return err
 	}
+	sp.calls.Add(1)
+	defer sp.leave()
 	gone := sp.catalog.of(segment)
 	for _, f := range gone {
 		sp.catalog.remove(f)
