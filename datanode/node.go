@@ -10,6 +10,12 @@ type Node interface {
 	RegistryNode
 	// Status describes the node. It does no I/O that can block for long.
 	Status(ctx context.Context) (*Status, error)
+	// ReplaceSpindle makes a drive that is mounted, empty, on the directory of a spindle
+	// that does not serve that spindle, under another incarnation, durably. Calls to the
+	// spindle fail with ErrSpindle until it has returned. ErrInvalid says what is in the
+	// way, for an operator, and that nothing was changed; after other errors but ErrClosed
+	// it may be that the former drive is refused from now on, and the call made again.
+	ReplaceSpindle(ctx context.Context, r *ReplaceSpindleRequest) error
 }
 
 // LogNode is the fenced log. Each disk has two streams, [Ops] and [Results].

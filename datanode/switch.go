@@ -177,6 +177,10 @@ func (s *Switch) Status(ctx context.Context) (*Status, error) {
 	})
 }
 
+func (s *Switch) ReplaceSpindle(ctx context.Context, q *ReplaceSpindleRequest) error {
+	return pass(ctx, s, q, Replica.ReplaceSpindle)
+}
+
 func (s *Switch) Sync(ctx context.Context, q *SyncRequest) error {
 	return pass(ctx, s, q, Replica.Sync)
 }

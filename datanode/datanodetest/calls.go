@@ -56,6 +56,10 @@ func (c *codec) DiscardFragments(ctx context.Context, r *datanode.DiscardFragmen
 	return tell(ctx, c, r, c.node.DiscardFragments)
 }
 
+func (c *codec) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRequest) error {
+	return tell(ctx, c, r, c.node.ReplaceSpindle)
+}
+
 func (c *codec) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
 	far := *r
 	far.Into = nil

@@ -203,6 +203,11 @@ var fragmentRules = []rule{
 		e.fails("discard", e.node.DiscardFragments(e.ctx(), &datanode.DiscardFragmentsRequest{Segment: s.id()}), datanode.ErrInvalid)
 		e.intact(s)
 	}},
+	{"a spindle that serves is not another drive", func(e *env) {
+		s := e.store(sampleBirths...)
+		e.fails("replace", e.node.ReplaceSpindle(e.ctx(), &datanode.ReplaceSpindleRequest{Spindle: s.fragments[0].Spindle}), datanode.ErrInvalid)
+		e.intact(s)
+	}},
 	{"Replace replaces, and survives", func(e *env) {
 		s := e.make(sampleBirths...)
 		e.write(s)

@@ -120,6 +120,7 @@ type Client struct {
 	known    bool // the node has been reached once; what follows is its
 	boot     [16]byte
 	name     string
+	features uint64          // that both know
 	dead     *datanode.Error // no call is made any more
 	last     error           // why there is no connection
 	up       int             // links with a connection

@@ -51,6 +51,7 @@ var handlers = [callTop]func(*job) (*frame, *datanode.Error){
 	JoinLog:           answer(joinLogRequest, replica(datanode.ReplicaNode.JoinLog), joinLogReply, nil),
 	CopyLog:           answer(copyLogRequest, replica(done(datanode.ReplicaNode.CopyLog)), none, nil),
 	ResetLog:          answer(resetLogRequest, replica(done(datanode.ReplicaNode.ResetLog)), none, nil),
+	ReplaceSpindle:    answer(replaceSpindleRequest, done(datanode.Node.ReplaceSpindle), none, nil),
 	Status: answer(none, func(n datanode.Node, ctx context.Context, _ *struct{}) (*datanode.Status, error) {
 		return n.Status(ctx)
 	}, status, nil),

@@ -205,3 +205,20 @@ func TestRolesBoundCalls(t *testing.T) {
 		t.Errorf("a host's Fence after the admin's gave %+v, %v", reply, err)
 	}
 }
+
+// A call that an older node does not know is not sent: it would hang up over it.
+func TestCallOfNoFeature(t *testing.T) {
+	b := newBench(t, ServerOptions{}, ClientOptions{})
+	replace := func() error {
+		return b.c.ReplaceSpindle(t.Context(), &datanode.ReplaceSpindleRequest{})
+	}
+	if err := replace(); !errors.Is(err, datanode.ErrInvalid) || !strings.Contains(err.Error(), "serves") {
+		t.Errorf("at a node that knows it: %v", err)
+	}
+	b.c.mu.Lock()
+	b.c.features = 0
+	b.c.mu.Unlock()
+	if err := replace(); !errors.Is(err, datanode.ErrInvalid) || !strings.Contains(err.Error(), "upgrade plinth") {
+		t.Errorf("at an older one: %v", err)
+	}
+}

@@ -16,8 +16,11 @@ const (
 )
 
 // features are the optional parts that this package knows; both sides use those
-// that both have. None exists yet.
-const features uint64 = 0
+// that both have.
+const features = featureReplace
+
+// featureReplace is the call ReplaceSpindle.
+const featureReplace uint64 = 1
 
 const (
 	helloMagic   = "PLNTWIRE"

@@ -212,7 +212,7 @@ func (c *Client) welcomed(h *hello, w *welcome, peer Identity) error {
 		return datanode.ErrOutcome
 	}
 	if !c.known {
-		c.known, c.boot, c.name = true, w.boot, peer.Name
+		c.known, c.boot, c.name, c.features = true, w.boot, peer.Name, w.features
 		c.prepare(int(w.slots), int64(w.bytes))
 	}
 	c.fresh, c.instance = false, w.instance

@@ -142,6 +142,8 @@ func writeFragmentsReply(c *coder, r *datanode.WriteFragmentsReply) {
 	list(c, &r.Errors, datanode.WidthMax, fault)
 }
 
+func replaceSpindleRequest(c *coder, r *datanode.ReplaceSpindleRequest) { u16(c, &r.Spindle) }
+
 func discardFragmentsRequest(c *coder, r *datanode.DiscardFragmentsRequest) { u64(c, &r.Segment) }
 
 // rangesMax bounds the ranges of one read.

@@ -55,6 +55,17 @@ func (c *Client) DiscardFragments(ctx context.Context, r *datanode.DiscardFragme
 	return tell(ctx, c, DiscardFragments, r, discardFragmentsRequest)
 }
 
+// ReplaceSpindle is refused where the node's program does not know the call.
+func (c *Client) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRequest) error {
+	c.mu.Lock()
+	has := c.features
+	c.mu.Unlock()
+	if has&featureReplace == 0 {
+		return datanode.Errorf(datanode.ErrInvalid, "replace spindle %d of a data node whose program replaces none while it runs: stop it, or upgrade plinth there", r.Spindle)
+	}
+	return tell(ctx, c, ReplaceSpindle, r, replaceSpindleRequest)
+}
+
 // ReadFragments uses r.Into, if all fits, so that the memory of the frame is used
 // again; else the answers lie in the frame.
 func (c *Client) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {

@@ -173,6 +173,11 @@ func (c *Client) UseSpindle(ctx context.Context, n id.Spindle) error {
 	return c.call(ctx, "DELETE", fmt.Sprintf("/spindles/%d/drain", n), nil, nil)
 }
 
+// ReplaceSpindle has a drive that is mounted, empty, in a spindle's place be the spindle.
+func (c *Client) ReplaceSpindle(ctx context.Context, n id.Spindle) error {
+	return c.call(ctx, "POST", fmt.Sprintf("/spindles/%d/replace", n), nil, nil)
+}
+
 // RemoveNode takes a data node out that was drained.
 func (c *Client) RemoveNode(ctx context.Context, name string, addresses []string) error {
 	query := url.Values{"address": addresses}.Encode()

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -52,11 +53,22 @@ func (s *Server) useSpindle(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setDraining(w http.ResponseWriter, r *http.Request, on bool) error {
+	return withSpindle(w, r, func(ctx context.Context, n id.Spindle) error {
+		return s.host().DrainSpindle(ctx, n, on)
+	})
+}
+
+func (s *Server) replaceSpindle(w http.ResponseWriter, r *http.Request) error {
+	return withSpindle(w, r, s.host().ReplaceSpindle)
+}
+
+// withSpindle calls do with the spindle of the path.
+func withSpindle(w http.ResponseWriter, r *http.Request, do func(context.Context, id.Spindle) error) error {
 	n, err := strconv.ParseUint(r.PathValue("spindle"), 10, 16)
 	if err != nil {
 		return fmt.Errorf("%w: spindle %q: a number from 0 to 65535 is wanted, as plinth status shows it", errBadRequest, r.PathValue("spindle"))
 	}
-	if err = s.host().DrainSpindle(r.Context(), id.Spindle(n), on); err == nil {
+	if err = do(r.Context(), id.Spindle(n)); err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}
 	return err

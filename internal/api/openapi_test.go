@@ -59,6 +59,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"POST", "/nodes", "/nodes", `{"name":"dn2","addresses":["10.0.0.2:10811"]}`, 409},
 		{"POST", "/nodes", "/nodes", `{"node":"dn2"}`, 400},
 		{"POST", "/nodes/dn1/drain", "/nodes/{name}/drain", "", 409},
+		{"POST", "/spindles/1/replace", "/spindles/{spindle}/replace", "", 409},
+		{"POST", "/spindles/x/replace", "/spindles/{spindle}/replace", "", 400},
 		{"DELETE", "/nodes/dn1?address=unix:/x", "/nodes/{name}", "", 409},
 		{"POST", "/disks", "/disks", `{"name":"a","bytes":1048576,"chunk_bytes":8192,"cipher":"aes-256-xts","stable":true}`, 201},
 		{"POST", "/disks", "/disks", `{"name":"b","bytes":1048576}`, 201},

@@ -55,6 +55,7 @@ func (s *Server) routes() []route {
 		{"POST", "/nodes/{name}/drain", s.drainNode},
 		{"POST", "/spindles/{spindle}/drain", s.drainSpindle},
 		{"DELETE", "/spindles/{spindle}/drain", s.useSpindle},
+		{"POST", "/spindles/{spindle}/replace", s.replaceSpindle},
 		{"GET", "/cpu", s.showCPU},
 		{"PATCH", "/cpu", s.changeCPU},
 		{"GET", "/disks", s.listDisks},

@@ -168,6 +168,17 @@ func (r *Rack) ListFragments(ctx context.Context, q *datanode.ListFragmentsReque
 	return reply, err
 }
 
+// ReplaceSpindle implements datanode.Node.
+func (r *Rack) ReplaceSpindle(ctx context.Context, q *datanode.ReplaceSpindleRequest) error {
+	m := r.of(q.Spindle)
+	if m == nil {
+		return noSpindle(q.Spindle)
+	}
+	return m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error {
+		return m.Node.ReplaceSpindle(ctx, &datanode.ReplaceSpindleRequest{Spindle: q.Spindle - m.First})
+	})
+}
+
 // DiscardFragments implements datanode.FragmentNode. The keeper goes first: it knows
 // whether the segment was published.
 func (r *Rack) DiscardFragments(ctx context.Context, q *datanode.DiscardFragmentsRequest) error {

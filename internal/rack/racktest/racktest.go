@@ -220,12 +220,18 @@ func (s *Shelves) Renew(n int) {
 // Replace puts a new drive in the place of a spindle of a node that is stopped, and starts it.
 func (s *Shelves) Replace(n, spindle int) {
 	s.Helper()
+	s.Mount(n, spindle)
+	s.ok(shelf.ReplaceSpindle("node", spindle, s.opts[n]))
+	s.Start(n)
+}
+
+// Mount mounts an empty drive over a spindle's.
+func (s *Shelves) Mount(n, spindle int) {
+	s.Helper()
 	fs := s.opts[n].FS
 	path := fs.PathJoin("node", fmt.Sprintf("spindle-%02d", spindle))
 	s.ok(fs.RemoveAll(path))
 	s.ok(fs.MkdirAll(path, 0o700))
-	s.ok(shelf.ReplaceSpindle("node", spindle, s.opts[n]))
-	s.Start(n)
 }
 
 // Away takes a node away, which goes on, and Back puts it in place again.
