@@ -11,6 +11,7 @@ import (
 
 	"plinth/datanode"
 	"plinth/internal/id"
+	"plinth/internal/longlock"
 	"plinth/internal/rebuild"
 	"plinth/internal/reclaim"
 )
@@ -58,7 +59,7 @@ type rebuilding struct {
 	saved   time.Time
 	changed bool
 
-	paceMu sync.Mutex
+	paceMu longlock.Mutex
 	pacer  reclaim.Pacer
 
 	mu    sync.Mutex

@@ -204,7 +204,7 @@ var bugs = []bug{
 	// A disk's pass.
 	{
 		"a pass forgets look-ups beside it", "internal/disk/destage.go",
-		"	if d.registered != nil {", "	if d.registered != nil && d.holds > 0 {",
+		"	if d.registered != nil {", "	if d.registered != nil && d.holds.Load() > 0 {",
 		[]string{"internal/disk .", histories},
 	},
 	{
@@ -230,7 +230,7 @@ var bugs = []bug{
 	},
 	{
 		"a pass states lists that are held", "internal/disk/lists.go",
-		"	if d.holds > 0 {", "	if d.holds > 1 {",
+		"	if d.holds.Load() > 0 {", "	if d.holds.Load() > 1 {",
 		[]string{"internal/disk .", histories},
 	},
 	// Snapshots.
