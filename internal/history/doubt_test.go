@@ -160,11 +160,22 @@ func (w *world) someBeside(ctx context.Context) error {
 		}) {
 			continue
 		}
-		if err := w.do(ctx, o); err != nil {
+		if err := w.do(ctx, o); err != nil && !givenUpByBoth(err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// givenUpByBoth reports whether all that failed is that the other host, whose background
+// work goes on too, was giving up the same removed disks: they stay to be given up.
+func givenUpByBoth(err error) bool {
+	for line := range strings.Lines(err.Error()) {
+		if !strings.Contains(line, "the removed disk") || !strings.Contains(line, datanode.ErrFenced.Error()) {
+			return false
+		}
+	}
+	return true
 }
 
 // listsAgain delivers some list update once more, as a network might: it must
