@@ -2,27 +2,33 @@ package host
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"plinth/datanode"
+	"plinth/internal/id"
+	"plinth/internal/vfsx"
 	"plinth/internal/vfsx/crashfs"
 )
 
 const (
 	// poorOneIn of the writes to a poor spindle goes wrong.
 	poorOneIn = 40
+	// slowRead is how long a slow read takes.
+	slowRead = 300 * time.Millisecond
 	// poorKept old contents may come back.
 	poorKept = 64
 )
 
 // poorDrives are the file system of a node with bad drives: of what is written to two of its
 // spindles, as many as a stripe does without, some is lost, torn, misdirected, garbled, or
-// taken back later.
+// taken back later; and reads of them may be slow.
 type poorDrives struct {
 	*crashfs.Parking
 	w *whole
@@ -51,7 +57,8 @@ func (p *poorDrives) OpenReadWrite(path string, c vfs.DiskWriteCategory, opts ..
 
 // badness is what goes wrong on them.
 type badness struct {
-	on atomic.Bool
+	on   atomic.Bool // writes go wrong
+	slow atomic.Bool // reads take long
 
 	mu  sync.Mutex
 	rng *rand.Rand
@@ -68,6 +75,14 @@ type oldContent struct {
 type poorFile struct {
 	vfs.File
 	w *whole
+}
+
+func (f *poorFile) ReadAt(p []byte, off int64) (int, error) {
+	if f.w.bad.slow.Load() {
+		f.w.count("slow reads")
+		time.Sleep(slowRead)
+	}
+	return f.File.ReadAt(p, off)
 }
 
 func (f *poorFile) WriteAt(p []byte, off int64) (int, error) {
@@ -99,7 +114,7 @@ func (f *poorFile) WriteAt(p []byte, off int64) (int, error) {
 		q[b.rng.IntN(len(q))] ^= 1 << b.rng.IntN(8)
 	default:
 		old := make([]byte, len(p))
-		if n, _ := f.ReadAt(old, off); n == len(old) && len(b.old) < poorKept {
+		if n, _ := f.File.ReadAt(old, off); n == len(old) && len(b.old) < poorKept {
 			b.old = append(b.old, oldContent{f.File, off, old})
 		}
 	}
@@ -119,4 +134,25 @@ func (w *whole) takeBack() {
 		}
 	}
 	w.bad.old = nil
+}
+
+// replace mounts an empty drive over one of the bad ones, and has a host take it into use.
+func (w *whole) replace() {
+	spindle := w.rng.IntN(2)
+	w.nodes.Mount(w.poor, spindle)
+	w.ok(vfsx.SyncDir(w.drives[w.poor].Load(), "node"))
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		err := errors.New("no host is there")
+		if h := w.hosts[w.rng.IntN(wholeHosts)].host(); h != nil {
+			err = h.ReplaceSpindle(w.Context(), id.Spindle(w.poor*wholeSpindles+spindle))
+		}
+		if err == nil {
+			w.count("drives replaced")
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("replace spindle %d of node %d: %v", spindle, w.poor, err)
+		}
+		w.revive()
+	}
 }

@@ -12,7 +12,7 @@ import (
 func (w *whole) fault() {
 	h := w.hosts[w.rng.IntN(wholeHosts)]
 	pause := func(most time.Duration) { time.Sleep(time.Duration(w.rng.Int64N(int64(most)))) }
-	switch k := w.rng.IntN(12); {
+	switch k := w.rng.IntN(kinds(14, 2)); {
 	case k < 2:
 		w.count("hosts killed")
 		h.kill()
@@ -49,8 +49,15 @@ func (w *whole) fault() {
 	case k < 9:
 		w.count("clocks that jumped")
 		h.jump.Add(w.rng.Int64N(int64(2 * wholeTTL)))
-	default:
+	case k < 12:
 		w.crash(w.rng.IntN(wholeNodes))
+	case k < 13:
+		w.replace()
+	default:
+		w.count("slow drives")
+		w.bad.slow.Store(true)
+		pause(2 * time.Second)
+		w.bad.slow.Store(false)
 	}
 	w.revive()
 }

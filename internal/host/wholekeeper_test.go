@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"plinth/internal/id"
 	"plinth/internal/linear"
 	"plinth/nbd"
 )
@@ -23,6 +24,7 @@ type wholeKeeper struct {
 	rng  *rand.Rand
 	all  []*wholeSnapshot
 	made int // names
+	off  int // the spindle that is drained, from 1; 0: none
 }
 
 type wholeSnapshot struct {
@@ -71,7 +73,7 @@ func (k *wholeKeeper) did(what string, err error) bool {
 }
 
 func (k *wholeKeeper) step(ctx context.Context, h *Host, d *wholeDisk) {
-	switch n := k.rng.IntN(12); {
+	switch n := k.rng.IntN(kinds(14, 2)); {
 	case n < 4 && len(k.all) < wholeKept:
 		k.snapshot(ctx, h, d)
 	case n < 7 && len(k.all) > 0:
@@ -88,8 +90,12 @@ func (k *wholeKeeper) step(ctx context.Context, h *Host, d *wholeDisk) {
 	case n < 11:
 		_, err := h.Reclaim(ctx, ReclaimOptions{Full: k.rng.IntN(2) == 0})
 		k.did("reclaims", err)
-	default:
+	case n < 12:
 		k.did("sweeps", h.Sweep(ctx))
+	case n < 13:
+		k.resize(ctx, h, d)
+	default:
+		k.drain(ctx, h)
 	}
 }
 
@@ -120,6 +126,28 @@ func (k *wholeKeeper) snapshot(ctx context.Context, h *Host, d *wholeDisk) {
 	}
 	if k.did("snapshots", err) {
 		k.all = append(k.all, s)
+	}
+}
+
+func (k *wholeKeeper) resize(ctx context.Context, h *Host, d *wholeDisk) {
+	info, err := h.Disk(d.name)
+	if err == nil {
+		_, err = h.ResizeDisk(ctx, d.name, info.Bytes+int64(1+k.rng.IntN(4))<<20)
+	}
+	k.did("disks grown", err)
+}
+
+// drain has what a spindle has moved away, or calls that off.
+func (k *wholeKeeper) drain(ctx context.Context, h *Host) {
+	if k.off > 0 {
+		if k.did("drains called off", h.DrainSpindle(ctx, id.Spindle(k.off-1), false)) {
+			k.off = 0
+		}
+		return
+	}
+	n := 1 + k.rng.IntN(wholeNodes*wholeSpindles)
+	if k.did("drains", h.DrainSpindle(ctx, id.Spindle(n-1), true)) {
+		k.off = n
 	}
 }
 
