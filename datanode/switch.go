@@ -14,15 +14,19 @@ type Switch struct {
 
 	mu   sync.RWMutex
 	node Replica // nil: away
-
-	watchMu sync.Mutex
-	changed chan struct{} // closed when another node comes into place; nil: nobody watches
+	// stay is of watches: leave ends it when another node comes into place.
+	stay  context.Context
+	leave context.CancelFunc
 }
 
 var _ Replica = (*Switch)(nil)
 
 // NewSwitch returns a switch to a node.
-func NewSwitch(node Replica) *Switch { return &Switch{node: node} }
+func NewSwitch(node Replica) *Switch {
+	s := &Switch{node: node}
+	s.stay, s.leave = context.WithCancel(context.Background())
+	return s
+}
 
 // Set puts a node in place; nil takes it away, and returns when no call is under way
 // but a watch, which then ends.
@@ -30,24 +34,8 @@ func (s *Switch) Set(node Replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.node = node
-	s.watchMu.Lock()
-	defer s.watchMu.Unlock()
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
-	}
-}
-
-// watched returns the node and what is closed when another comes into its place.
-func (s *Switch) watched() (Replica, <-chan struct{}) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	s.watchMu.Lock()
-	defer s.watchMu.Unlock()
-	if s.changed == nil {
-		s.changed = make(chan struct{})
-	}
-	return s.node, s.changed
+	s.leave()
+	s.stay, s.leave = context.WithCancel(context.Background())
 }
 
 var errAway = Errorf(ErrUnreachable, "the node was taken away")
@@ -143,21 +131,17 @@ func (s *Switch) RegistryGrant(ctx context.Context, q *RegistryGrantRequest) (*R
 }
 
 func (s *Switch) RegistryWatch(ctx context.Context, q *RegistryWatchRequest) (*RegistryWatchReply, error) {
-	node, changed := s.watched()
+	s.mu.RLock()
+	node, stay := s.node, s.stay
+	s.mu.RUnlock()
 	if node == nil {
 		return nil, errAway
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-changed:
-			cancel(errAway)
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(stay, cancel)()
 	reply, err := node.RegistryWatch(ctx, q)
-	if context.Cause(ctx) == errAway || s.Alive != nil && !s.Alive() {
+	if stay.Err() != nil || s.Alive != nil && !s.Alive() {
 		return nil, errAway
 	}
 	return reply, err

@@ -148,10 +148,7 @@ func (k *cycle) state(ctx context.Context) (*reclaim.State, error) {
 	s := &reclaim.State{
 		Segments: segments, Geometry: h.pool.Geometry, Free: st.FreeBytes, Spare: st.SpareBytes + h.pool.Space.Kept(),
 		Maps:   c.maps(),
-		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool), Poor: h.poor(),
-	}
-	if several, ok := h.node.(datanode.Several); ok {
-		s.Keeper = several.Keeper
+		Urgent: k.mode == cleanUrgent, Full: k.mode == cleanFull, Skip: make(map[id.Segment]bool), Poor: h.poor(), Keeper: h.keeper(),
 	}
 	c.live.Store(reclaim.Live(segments, s.Geometry))
 	s.Low = h.low(st)

@@ -273,17 +273,13 @@ type lossyLink struct {
 	calm atomic.Bool // no client writes here
 
 	mu    sync.Mutex
-	stay  context.Context // of watches; ends when the link is cut
-	end   context.CancelFunc
 	rng   *rand.Rand // set where the link is about to be cut: what becomes of appends
 	late  sync.WaitGroup
 	lates atomic.Int64
 }
 
 func newLossyLink(node *shelf.Shelf) *lossyLink {
-	k := &lossyLink{Switch: datanode.NewSwitch(node), node: node}
-	k.stay, k.end = context.WithCancel(context.Background())
-	return k
+	return &lossyLink{Switch: datanode.NewSwitch(node), node: node}
 }
 
 // setCut cuts the link or heals it. The last appends before a cut get no answer: they
@@ -304,11 +300,9 @@ func (k *lossyLink) sever(cut bool) {
 	defer k.mu.Unlock()
 	k.rng = nil
 	if k.cut.Store(cut); cut {
-		k.end()
 		k.Set(nil)
 		return
 	}
-	k.stay, k.end = context.WithCancel(context.Background())
 	k.Set(k.node)
 }
 
@@ -326,15 +320,10 @@ func (k *lossyLink) Append(ctx context.Context, q *datanode.AppendRequest) (*dat
 		_, _ = k.Switch.Append(ctx, q)
 		return nil, errNoAnswer
 	case 2:
-		later := *q
-		later.Records = nil
-		for _, r := range q.Records {
-			r.Data = bytes.Clone(r.Data)
-			later.Records = append(later.Records, r)
-		}
+		later := keptAppend(q)
 		k.late.Go(func() {
 			time.Sleep(after)
-			if _, err := k.node.Append(context.Background(), &later); err == nil || errors.Is(err, datanode.ErrFenced) {
+			if _, err := k.node.Append(context.Background(), later); err == nil || errors.Is(err, datanode.ErrFenced) {
 				k.lates.Add(1)
 			}
 		})
@@ -343,19 +332,13 @@ func (k *lossyLink) Append(ctx context.Context, q *datanode.AppendRequest) (*dat
 	return k.Switch.Append(ctx, q)
 }
 
-func (k *lossyLink) RegistryWatch(ctx context.Context, q *datanode.RegistryWatchRequest) (*datanode.RegistryWatchReply, error) {
-	k.mu.Lock()
-	stay := k.stay
-	k.mu.Unlock()
-	if k.cut.Load() {
-		return nil, errNoAnswer
+// keptAppend returns an append that may be carried out after its caller has gone on.
+func keptAppend(q *datanode.AppendRequest) *datanode.AppendRequest {
+	kept := *q
+	kept.Records = nil
+	for _, r := range q.Records {
+		r.Data = bytes.Clone(r.Data)
+		kept.Records = append(kept.Records, r)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(stay, cancel)()
-	reply, err := k.node.RegistryWatch(ctx, q)
-	if stay.Err() != nil {
-		return nil, errNoAnswer
-	}
-	return reply, err
+	return &kept
 }

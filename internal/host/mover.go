@@ -48,6 +48,14 @@ func (c catalog) moverDisk(ctx context.Context, create bool) (id.Disk, error) {
 	return 0, fmt.Errorf("%s of the registry: %w", keyMover, datanode.ErrConflict)
 }
 
+// keeper says whose index has a segment, where there are several.
+func (h *Host) keeper() reclaim.Keeper {
+	if several, ok := h.node.(datanode.Several); ok {
+		return several.Keeper
+	}
+	return nil
+}
+
 // mover returns the session's mover, nil if the pool never had one and create is
 // not set. What movers of earlier sessions hold it gives up at once, or after a
 // rebuild of the index when the disks have said what they need of it (see
@@ -79,10 +87,7 @@ func (h *Host) mover(ctx context.Context, index datanode.IndexStatus, create boo
 		}
 		c.mover = &reclaim.Mover{
 			Index: h.node, Stripes: h.pool.Stripes, Opener: h.pool.Opener, Geometry: h.pool.Geometry,
-			Number: h.pool.Number, Disk: d, Epoch: epoch,
-		}
-		if several, ok := h.node.(datanode.Several); ok {
-			c.mover.Keeper = several.Keeper
+			Number: h.pool.Number, Disk: d, Epoch: epoch, Keeper: h.keeper(),
 		}
 		c.moverOf = w
 	}

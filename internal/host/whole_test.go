@@ -222,7 +222,7 @@ func (w *whole) open() {
 	for i := range w.hosts {
 		h := &wholeHost{run: w, name: fmt.Sprint("h", i), rng: rand.New(rand.NewPCG(w.seed, uint64(10+i)))}
 		for n := range h.ways {
-			h.ways[n] = &wholeWay{Switch: datanode.NewSwitch(w.nodes.Switches[n]), host: h}
+			h.ways[n] = &wholeWay{Switch: datanode.NewSwitch(w.nodes.Switches[n]), node: w.nodes.Switches[n], host: h}
 		}
 		w.hosts[i] = h
 		h.open()

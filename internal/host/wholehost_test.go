@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"math/rand/v2"
 	"sync"
@@ -47,7 +46,7 @@ func (h *wholeHost) open() {
 	w.ok(err)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		r := w.nodes.RackBy(rack.Options{Logger: w.logger(h.name)}, func(n int) datanode.Replica { return h.ways[n] })
-		host, err := Open(w.Context(), wholeNode{r}, root, Options{
+		host, err := Open(w.Context(), r, root, Options{
 			Name: h.name, Peer: h.name + ":1", FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
 			LeaseTTL: wholeTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, CheckpointUpdates: 100, Logger: w.logger(h.name),
 			clock: func() time.Duration { return time.Since(w.began) + time.Duration(h.jump.Load()) },
@@ -64,9 +63,6 @@ func (h *wholeHost) open() {
 		}
 	}
 }
-
-// wholeNode is a rack as a host takes it.
-type wholeNode struct{ *rack.Rack }
 
 // kill ends the host, as a death does: nothing of it reaches anybody any more.
 func (h *wholeHost) kill() {
@@ -111,6 +107,7 @@ func (h *wholeHost) broken() bool {
 // their answers are lost.
 type wholeWay struct {
 	*datanode.Switch
+	node *datanode.Switch
 	host *wholeHost
 	bad  atomic.Bool
 }
@@ -119,17 +116,8 @@ func (k *wholeWay) sever(cut bool) {
 	if cut {
 		k.Set(nil)
 	} else {
-		k.Set(k.host.run.nodes.Switches[k.n()])
+		k.Set(k.node)
 	}
-}
-
-func (k *wholeWay) n() int {
-	for n, way := range k.host.ways {
-		if way == k {
-			return n
-		}
-	}
-	panic("a way of another host")
 }
 
 // late makes a call after a while, or loses it or its answer.
@@ -162,16 +150,11 @@ func (k *wholeWay) Append(ctx context.Context, q *datanode.AppendRequest) (*data
 		return late(ctx, k, q, k.Switch.Append)
 	}
 	// It comes when nobody waits for it any more.
-	later := *q
-	later.Records = nil
-	for _, r := range q.Records {
-		r.Data = bytes.Clone(r.Data)
-		later.Records = append(later.Records, r)
-	}
+	later := keptAppend(q)
 	after := time.Duration(k.host.draw(int(2 * wholeTTL)))
 	go func() {
 		time.Sleep(after)
-		_, _ = k.host.run.nodes.Switches[k.n()].Append(context.Background(), &later)
+		_, _ = k.node.Append(context.Background(), later)
 	}()
 	return nil, errNoAnswer
 }

@@ -232,13 +232,6 @@ func (h heap) with(c *Choice) heap { return heap{h.stored + c.StoredBytes, h.mov
 
 func (h heap) gain(g stripe.Geometry) int64 { return h.stored - packed(g, h.moved) }
 
-func (s *State) keeper(seg id.Segment) id.Node {
-	if s.Keeper == nil {
-		return 0
-	}
-	return s.Keeper(seg.Layout())
-}
-
 // sum returns what all heaps gain, what is moved, and what that takes.
 func (p *picker) sum() (gain, moved, targets int64) {
 	for _, h := range p.heaps {
@@ -257,7 +250,7 @@ func (p *picker) gain() int64 {
 // take adds a choice and reports whether there was room for it. A plan without
 // room for one segment is no plan: its sources would never come back.
 func (p *picker) take(c *Choice) bool {
-	keeper := p.s.keeper(c.Segment)
+	keeper := p.s.Keeper.of(c.Segment)
 	heap := p.heaps[keeper]
 	_, _, targets := p.sum()
 	targets += packed(p.s.Geometry, heap.with(c).moved) - packed(p.s.Geometry, heap.moved)
@@ -278,11 +271,11 @@ func (p *picker) take(c *Choice) bool {
 func (p *picker) plan(fresh int) *Plan {
 	picked := p.heaps
 	p.taken = slices.DeleteFunc(p.taken, func(c Choice) bool {
-		return !c.Resume && !c.Poor && picked[p.s.keeper(c.Segment)].gain(p.s.Geometry) <= 0
+		return !c.Resume && !c.Poor && picked[p.s.Keeper.of(c.Segment)].gain(p.s.Geometry) <= 0
 	})
 	p.heaps = make(map[id.Node]heap)
 	for i := range p.taken {
-		keeper := p.s.keeper(p.taken[i].Segment)
+		keeper := p.s.Keeper.of(p.taken[i].Segment)
 		p.heaps[keeper] = p.heaps[keeper].with(&p.taken[i])
 	}
 	slices.SortStableFunc(p.taken, func(a, b Choice) int {

@@ -31,9 +31,8 @@ type Mover struct {
 	// Disk is the mover's number, Epoch was claimed and fenced.
 	Disk  id.Disk
 	Epoch id.Epoch
-	// Keeper, if set, says whose index has the segments of a layout: chunks move only
-	// between those of one.
-	Keeper func(id.Layout) id.Node
+	// Keeper says whose index has a segment: chunks move only between those of one.
+	Keeper Keeper
 	// Pace, if set, is called after bytes were read to be moved and returns when
 	// more may be.
 	Pace func(ctx context.Context, bytes int64) error
@@ -71,7 +70,7 @@ func (m *Mover) Move(ctx context.Context, segments []id.Segment) (*Moved, error)
 		return &r.report, fmt.Errorf("move chunks: read what has moved: %w", err)
 	}
 	for _, own := range r.m.byKeeper(segments) {
-		r.keeper = r.m.keeper(own[0])
+		r.keeper = r.m.Keeper.of(own[0])
 		for group := range slices.Chunk(own, groupMax) {
 			if err := r.group(ctx, group); err != nil {
 				return &r.report, fmt.Errorf("move chunks: %w", err)
@@ -118,19 +117,11 @@ func (m *Mover) release(ctx context.Context, segments []id.Segment) error {
 	return nil
 }
 
-// keeper returns whose index has a segment.
-func (m *Mover) keeper(s id.Segment) id.Node {
-	if m.Keeper == nil {
-		return 0
-	}
-	return m.Keeper(s.Layout())
-}
-
 // byKeeper deals segments to their keepers, each in order.
 func (m *Mover) byKeeper(segments []id.Segment) (all [][]id.Segment) {
 	at := make(map[id.Node]int)
 	for _, s := range segments {
-		n := m.keeper(s)
+		n := m.Keeper.of(s)
 		i, known := at[n]
 		if !known {
 			i = len(all)

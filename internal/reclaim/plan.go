@@ -26,14 +26,24 @@ type State struct {
 	// Poor, if set, tells which segments lie so that a node's loss is a loss, and could lie
 	// better by now: they are emptied whatever lives in them.
 	Poor func(id.Segment) bool
-	// Keeper, if set, says whose index has the segments of a layout, as in a Mover: only
-	// chunks of one keeper's segments are packed together.
-	Keeper func(id.Layout) id.Node
+	// Keeper says whose index has a segment: only chunks of one keeper's are packed
+	// together.
+	Keeper Keeper
 	// Skip are segments that cannot be emptied: a chunk does not open, or a disk
 	// that holds slots of it cannot pass.
 	Skip map[id.Segment]bool
 
 	greedy bool // the largest dead share first
+}
+
+// Keeper says whose index has the segments of a layout. Nil: there is one index.
+type Keeper func(id.Layout) id.Node
+
+func (k Keeper) of(s id.Segment) id.Node {
+	if k == nil {
+		return 0
+	}
+	return k(s.Layout())
 }
 
 // Choice is one segment that is to be emptied.
