@@ -241,7 +241,7 @@ func (h *Host) openSession(ctx context.Context, root *keyring.Root, st *datanode
 		return err
 	}
 	g := layouts.Geometry
-	stripes, err := stripe.NewStore(h.node, layouts, stripe.Options{Suspect: h.suspected})
+	stripes, err := stripe.NewStore(h.node, layouts, stripe.Options{Suspect: h.suspected, Closing: h.life.Done()})
 	if err != nil {
 		return err
 	}

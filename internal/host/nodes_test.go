@@ -313,3 +313,40 @@ func TestSimSpareIsEmptiedUnderLoad(t *testing.T) {
 	a.has("one", content)
 	a.settled()
 }
+
+// TestSimHostClosesWhileNodesAreAway ends a host of which a read waits for nodes that do not
+// answer: neither waits for them.
+func TestSimHostClosesWhileNodesAreAway(t *testing.T) {
+	s := openShelves(t)
+	a, content := s.begin()
+	s.ok(a.Close())
+	b := s.on("b") // whose memory is empty
+	s.Away(1)
+	s.Away(2)
+	read := make(chan error, 1)
+	go func() {
+		got := make([]byte, len(content))
+		read <- b.device("one", func(d nbd.Device) error { return d.ReadAt(t.Context(), got, 0) })
+	}()
+	select {
+	case err := <-read:
+		t.Fatalf("a read has one node of three: %v", err)
+	case <-time.After(time.Second):
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- b.Close() }() // it may not give up its lease
+	deadline := time.After(time.Minute)
+	select {
+	case err := <-read:
+		if err == nil {
+			t.Error("a read has one node of three")
+		}
+	case <-deadline:
+		t.Fatal("a host is closed, and its read waits on")
+	}
+	select {
+	case <-closed:
+	case <-deadline:
+		t.Fatal("a host is closed, and waits for nodes that are away")
+	}
+}

@@ -58,7 +58,8 @@ const memoryBytesMax = 2 << 20
 // Answers are in the order of ranges. It blocks for the node.
 //
 // It waits for a node that does not answer where the others have too few fragments: for
-// two minutes, about, which is how long a client waits for its reply.
+// two minutes, about, which is how long a client waits for its reply, or until
+// Options.Closing.
 //
 // Errors, per range: ErrNotFound if no fragment of the segment is left,
 // ErrUnreachable, ErrSpindle or ErrCorrupt if fewer than k are readable, ErrInvalid,
@@ -79,6 +80,8 @@ func (s *Store) ReadIn(ctx context.Context, m *Memory, ranges []Range) []Data {
 		}
 		select {
 		case <-ctx.Done():
+			return out
+		case <-s.opts.Closing:
 			return out
 		case <-time.After(pause):
 		}

@@ -17,6 +17,9 @@ type Options struct {
 	// missing or unreadable on a spindle that answers, after the data was
 	// reconstructed. It does not block; its owner runs Check on the segment.
 	Suspect func(id.Segment)
+	// Closing, if set, is closed when reads must wait no more for nodes that do not answer,
+	// whatever their contexts say.
+	Closing <-chan struct{}
 }
 
 // surveysMax bounds the whole stripes in memory for Reconstruct, ChecksMax those for
