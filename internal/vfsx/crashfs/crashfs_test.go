@@ -229,3 +229,70 @@ func TestOutcomesOfOneCrashAreApart(t *testing.T) {
 		})
 	}
 }
+
+// TestRandomWrites compares files of some pages, with holes, zeros and losses, with plain
+// bytes.
+func TestRandomWrites(t *testing.T) {
+	const most = 100 << 10
+	for seed := range uint64(20) {
+		rng := seeded(seed)
+		fs := crashfs.New()
+		f := create(t, fs, "f")
+		ok(t, vfsx.SyncDir(fs, "/"))
+		var now, stable []byte
+		for range 200 {
+			switch n := rng.IntN(20); n {
+			case 0:
+				ok(t, f.Sync())
+				stable = bytes.Clone(now)
+			case 1, 2, 3:
+				keep := []int{0, 100, 50}[n-1]
+				if n == 3 && rng.IntN(2) == 0 {
+					fs, keep = fs.Kill(), 100
+				} else {
+					fs = fs.Crash(rng, keep)
+					got := read(t, fs, "f")
+					if keep == 0 {
+						now = bytes.Clone(stable)
+					} else if keep == 50 {
+						now = mixed(t, got, now, stable)
+					}
+					stable = bytes.Clone(now)
+				}
+				if got := read(t, fs, "f"); !bytes.Equal(got, now) {
+					t.Fatalf("seed %d: after a loss of which %d %% stay, the file differs", seed, keep)
+				}
+				var err error
+				f, err = fs.OpenReadWrite("f", category)
+				ok(t, err)
+			default:
+				p := bytes.Repeat([]byte{byte(max(0, rng.IntN(256)-64))}, 1+rng.IntN(30<<10))
+				off := rng.IntN(most)
+				if rng.IntN(2) == 0 {
+					off = min(len(now), most)
+				}
+				write(t, f, p, int64(off))
+				if end := off + len(p); end > len(now) {
+					now = append(now, make([]byte, end-len(now))...)
+				}
+				copy(now[off:], p)
+			}
+		}
+	}
+}
+
+// mixed wants each sector as in one of two, behind the end of which are zeros, and returns got.
+func mixed(t *testing.T, got, now, stable []byte) []byte {
+	t.Helper()
+	if len(got) != len(now) && len(got) != len(stable) {
+		t.Fatalf("%d bytes, of %d and %d", len(got), len(now), len(stable))
+	}
+	padded := append(bytes.Clone(stable), make([]byte, max(0, len(got)-len(stable)))...)
+	for s := 0; s < len(got); s += crashfs.SectorBytes {
+		end := min(len(got), s+crashfs.SectorBytes)
+		if !bytes.Equal(got[s:end], now[s:end]) && !bytes.Equal(got[s:end], padded[s:end]) {
+			t.Fatalf("the sector at %d is of neither", s)
+		}
+	}
+	return got
+}

@@ -71,13 +71,13 @@ func (f *file) readAt(p []byte, off int64) (int, error) {
 		return 0, errors.New("crashfs: read of a directory")
 	case off < 0:
 		return 0, fs.ErrInvalid
-	case off >= int64(len(f.n.data)):
+	case off >= f.n.content.size:
 		if len(p) == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF
 	}
-	n := copy(p, f.n.data[off:])
+	n := f.n.content.readAt(p, off)
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -155,7 +155,7 @@ type info struct {
 }
 
 func (n *node) info(name string) info {
-	return info{name, int64(len(n.data)), n.modTime, n.dir}
+	return info{name, n.content.size, n.modTime, n.dir}
 }
 
 func (i info) Name() string           { return i.name }

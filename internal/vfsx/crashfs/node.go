@@ -2,6 +2,7 @@ package crashfs
 
 import (
 	"maps"
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -12,14 +13,13 @@ type node struct {
 	ordered bool // of a directory: its changes arrive in order
 	modTime time.Time
 
-	// Of a file. before holds, for each sector written since the last sync, what
-	// the sector held then; nil where it lay wholly behind stableSize, and so
-	// held zeros. Bytes of a sector behind stableSize count as zeros too.
-	// Other trees may have the same data while it is shared: it is copied before it
-	// is written to.
-	data       []byte
-	shared     bool
+	// Of a file. before holds, for each sector written since the last sync that lies
+	// before stableSize or across it, what it held then; bytes of a sector behind
+	// stableSize count as zeros. Those written wholly behind it are bits of fresh, by
+	// page.
+	content    content
 	before     map[int64][]byte
+	fresh      map[int64]uint32
 	stableSize int64
 
 	// Of a directory. stable and then the changes that arrive make what a crash
@@ -42,7 +42,7 @@ func newDir() *node {
 }
 
 func newFile() *node {
-	return &node{modTime: time.Now(), before: map[int64][]byte{}}
+	return &node{modTime: time.Now(), before: map[int64][]byte{}, fresh: map[int64]uint32{}}
 }
 
 func (n *node) apply(c change) {
@@ -67,7 +67,8 @@ func (n *node) sync() {
 		return
 	}
 	clear(n.before)
-	n.stableSize = int64(len(n.data))
+	clear(n.fresh)
+	n.stableSize = n.content.size
 }
 
 func (n *node) writeAt(p []byte, off int64) {
@@ -76,43 +77,33 @@ func (n *node) writeAt(p []byte, off int64) {
 	if len(p) == 0 {
 		return
 	}
-	for s := off / SectorBytes; s*SectorBytes < end; s++ {
+	s := off / SectorBytes
+	for ; s*SectorBytes < min(end, n.stableSize); s++ {
 		if _, dirty := n.before[s]; !dirty {
-			n.before[s] = n.stableSector(s)
+			old := make([]byte, min(SectorBytes, n.stableSize-s*SectorBytes))
+			n.content.readAt(old, s*SectorBytes)
+			n.before[s] = old
 		}
 	}
-	if room := int64(cap(n.data)); end > room || n.shared {
-		if end > room {
-			room = max(end, 2*room)
-		}
-		n.data, n.shared = append(make([]byte, 0, room), n.data...), false
+	for s*SectorBytes < end { // one page after the other
+		first := s % pageSectors
+		last := min(pageSectors-1, first+(end-1)/SectorBytes-s)
+		n.fresh[s/pageSectors] |= ^uint32(0) << first & (^uint32(0) >> (pageSectors - 1 - last))
+		s += last - first + 1
 	}
-	if old := int64(len(n.data)); end > old {
-		n.data = n.data[:end]
-		clear(n.data[old:])
-	}
-	copy(n.data[off:], p)
-}
-
-// stableSector copies a sector that is as it was at the last sync.
-func (n *node) stableSector(s int64) []byte {
-	start, end := s*SectorBytes, min((s+1)*SectorBytes, n.stableSize)
-	if start >= end {
-		return nil
-	}
-	return slices.Clone(n.data[start:end])
+	n.content.writeAt(p, off)
 }
 
 // forget lets go of what a tree holds; open files may still have its nodes.
 func (n *node) forget() {
 	for _, names := range []map[string]*node{n.children, n.stable} {
 		for _, child := range names {
-			if child.data != nil || child.dir {
+			if child.content.size > 0 || child.dir {
 				child.forget()
 			}
 		}
 	}
-	n.data, n.before, n.children, n.stable, n.changes = nil, nil, nil, nil, nil
+	n.content, n.before, n.fresh, n.children, n.stable, n.changes = content{}, nil, nil, nil, nil, nil
 }
 
 // cloner copies a tree as an end leaves it. A file of several names stays one.
@@ -154,13 +145,11 @@ func (c *cloner) clone(n *node) *node {
 		m.children = c.names(names)
 		m.stable = maps.Clone(m.children)
 	case c.kill:
-		m.data, m.stableSize = n.data, n.stableSize
-		m.shared, n.shared = true, true
-		m.before = maps.Clone(n.before) // what it holds is never written to
+		m.content, m.stableSize = n.content.share(n.content.size), n.stableSize
+		m.before, m.fresh = maps.Clone(n.before), maps.Clone(n.fresh) // what before holds is never written to
 	default:
-		m.data, m.shared = c.file(n)
-		n.shared = n.shared || m.shared
-		m.before, m.stableSize = map[int64][]byte{}, int64(len(m.data))
+		m.content = c.file(n)
+		m.before, m.fresh, m.stableSize = map[int64][]byte{}, map[int64]uint32{}, m.content.size
 	}
 	return m
 }
@@ -174,23 +163,27 @@ func (c *cloner) names(from map[string]*node) map[string]*node {
 	return to
 }
 
-// file returns what a loss of power leaves of a file's bytes, and whether they are
-// still those of the node.
-func (c *cloner) file(n *node) (data []byte, shared bool) {
-	size := int64(len(n.data))
+// file returns what a loss of power leaves of a file's bytes.
+func (c *cloner) file(n *node) content {
+	size := n.content.size
 	if size > n.stableSize && !c.keep() {
 		size = n.stableSize
 	}
-	data, shared = n.data[:size], true
-	for _, s := range slices.Sorted(maps.Keys(n.before)) {
-		if s*SectorBytes >= size || c.keep() {
-			continue
+	left := n.content.share(size)
+	lose := func(s int64) {
+		if s*SectorBytes < size && !c.keep() {
+			var sector [SectorBytes]byte
+			copy(sector[:], n.before[s])
+			left.writeAt(sector[:min(SectorBytes, size-s*SectorBytes)], s*SectorBytes)
 		}
-		if shared {
-			data, shared = slices.Clone(data), false
-		}
-		sector := data[s*SectorBytes : min((s+1)*SectorBytes, size)]
-		clear(sector[copy(sector, n.before[s]):])
 	}
-	return data, shared
+	for _, s := range slices.Sorted(maps.Keys(n.before)) {
+		lose(s)
+	}
+	for _, p := range slices.Sorted(maps.Keys(n.fresh)) {
+		for set := n.fresh[p]; set != 0; set &= set - 1 {
+			lose(p*pageSectors + int64(bits.TrailingZeros32(set)))
+		}
+	}
+	return left
 }
