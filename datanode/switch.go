@@ -2,7 +2,8 @@ package datanode
 
 import (
 	"context"
-	"sync"
+
+	"plinth/internal/longlock"
 )
 
 // Switch is a node that can be taken away, when all of its calls fail with
@@ -12,7 +13,7 @@ type Switch struct {
 	// lost, as the node has died meanwhile. For tests.
 	Alive func() bool
 
-	mu   sync.RWMutex
+	mu   longlock.RWMutex
 	node Replica // nil: away
 	// stay is of watches: leave ends it when another node comes into place.
 	stay  context.Context

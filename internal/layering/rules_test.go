@@ -53,14 +53,14 @@ var rules = []rule{
 	{
 		From:    []string{"internal/owner"},
 		To:      []string{""},
-		Allow:   []string{"internal/owner", "internal/sim", "datanode", "internal/id"},
+		Allow:   []string{"internal/owner", "internal/sim", "datanode", "internal/id", "internal/longlock"},
 		Through: true,
 		Reason:  "who owns a disk is decided from events: the machine does no I/O, so that a simulation can drive it",
 	},
 	{
 		From:    []string{"internal/logset"},
 		To:      []string{""},
-		Allow:   []string{"internal/logset", "internal/sim", "datanode", "internal/id"},
+		Allow:   []string{"internal/logset", "internal/sim", "datanode", "internal/id", "internal/longlock"},
 		Through: true,
 		Reason:  "who has a log is decided from events: the machine does no I/O, so that a simulation can drive it",
 	},
@@ -150,7 +150,7 @@ var rules = []rule{
 	{
 		From:    []string{"datanode/wire"},
 		To:      []string{""},
-		Allow:   []string{"datanode", "internal/id"},
+		Allow:   []string{"datanode", "internal/id", "internal/longlock"},
 		Through: true,
 		Reason:  "the wire carries calls of any node: it knows what they say and not what they do",
 	},
