@@ -134,7 +134,7 @@ func TestLostIndexIsRecovered(t *testing.T) {
 
 // A damaged index is made anew by itself, also where that is interrupted: nothing that the
 // registry or the spindles have is touched, and nothing is deleted before owners have spoken.
-func TestDamagedIndexIsMadeAnew(t *testing.T) {
+func TestCrashIndexIsMadeAnew(t *testing.T) {
 	for what, damage := range map[string]func(*crashfs.FS, string, string) error{
 		"tables are missing": func(fs *crashfs.FS, path, name string) error {
 			if strings.HasSuffix(name, ".sst") {

@@ -13,7 +13,7 @@ import (
 
 // A saturating load uses just the budget, whatever its cost and its estimate, also
 // beside work that no gate holds back.
-func TestBudgetIsUsedAndKept(t *testing.T) {
+func TestSimBudgetIsUsedAndKept(t *testing.T) {
 	const long = 15 * time.Second
 	for _, cores := range []float64{0.3, 1, 3} {
 		for _, cost := range []time.Duration{100 * time.Microsecond, 3 * time.Millisecond} {
@@ -44,7 +44,7 @@ func TestBudgetIsUsedAndKept(t *testing.T) {
 }
 
 // A change of cores is in force within a second.
-func TestSetCores(t *testing.T) {
+func TestSimSetCores(t *testing.T) {
 	budget(t, 1, func(t *testing.T, m *machine, b *Budget) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -191,7 +191,7 @@ func TestBackgroundHasItsShare(t *testing.T) {
 
 // No flow starves in a random mix: each that always has work gets half of an even
 // share at least, though what no gate holds back uses most of the budget.
-func TestNoFlowStarves(t *testing.T) {
+func TestSimNoFlowStarves(t *testing.T) {
 	const long = 5 * time.Second
 	for range 20 {
 		seed := rand.Uint64()

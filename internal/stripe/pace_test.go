@@ -96,10 +96,10 @@ func (s *shelf) probing(f func()) {
 	f()
 }
 
-// TestSlowSpindle makes a spindle take 50 times as long, in simulated time: the reads
+// TestSimSlowSpindle makes a spindle take 50 times as long, in simulated time: the reads
 // that one in a hundred exceeds take at most twice as long, those to find it out
 // included, and new segments are elsewhere; when it is well again it is read again.
-func TestSlowSpindle(t *testing.T) {
+func TestSimSlowSpindle(t *testing.T) {
 	for name, n := range map[string]int{"one chunk": 1, "many chunks": 256} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

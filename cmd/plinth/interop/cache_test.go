@@ -47,8 +47,8 @@ umount /mnt
 dd if=/dev/zero of=/dev/vda bs=1M count=1 conv=notrunc
 up
 if mount -t ext4 /dev/vda /mnt; then exit 1; fi
-plinth disk create small 16M
-dd if=/dev/urandom of=/tmp/image bs=1M count=16
+plinth disk create small 8M
+dd if=/dev/urandom of=/tmp/image bs=1M count=8
 nbdcopy --flush /tmp/image 'nbd+unix:///small?socket=/data/p/nbd.sock'
 check() {
   nbdcopy 'nbd+unix:///small?socket=/data/p/nbd.sock' /tmp/copy

@@ -72,12 +72,12 @@ for type in ext4 xfs; do
   echo "making $type"
   mkfs.$type -q /dev/nbd0
   mount -t $type /dev/nbd0 /mnt
-  dd if=/dev/urandom of=/mnt/random bs=64k count=512
+  dd if=/dev/urandom of=/mnt/random bs=64k count=128
   cp /bin/busybox /mnt/busybox
   sha256sum /mnt/random /mnt/busybox >/tmp/sums
   rm /mnt/random
   fstrim -v /mnt
-  dd if=/dev/urandom of=/mnt/random bs=64k count=256
+  dd if=/dev/urandom of=/mnt/random bs=64k count=64
   sha256sum /mnt/random /mnt/busybox >/tmp/sums
   umount /mnt
   mount -t $type /dev/nbd0 /mnt
@@ -156,7 +156,7 @@ pidof plinth
 echo "grow it"
 until test "$(cat /sys/block/nbd3/size)" = $((2 << 21)); do plinth attach data >/dev/null; sleep 1; done
 resize2fs /dev/nbd3
-dd if=/dev/urandom of=/mnt/large bs=1M count=24
+dd if=/dev/urandom of=/mnt/large bs=1M count=8
 dd if=/dev/zero of=/mnt/holes bs=1M count=1 seek=1536
 sha256sum /mnt/large >>/tmp/sums
 if plinth detach data; then exit 1; fi
