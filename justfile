@@ -96,7 +96,7 @@ sim N="1000000" DIR="/tmp/plinth-sim":
 # the real hosts, data nodes, registry and maps in one process and simulated time, from seeds 1 to N, 1,000 operations and 20 faults each, of more kinds than in scripts/test: an hour for 2,000; if cut off, the same call goes on
 sim-whole N="2000" DIR="/tmp/plinth-sim-whole":
     mkdir -p {{DIR}}
-    go test -count=1 -timeout 0 -v -run '^TestSimWhole$' ./internal/host -whole-seeds {{N}} -whole-dir {{DIR}} -whole-more
+    go test -count=1 -timeout 0 -v -run '^TestSimWhole$' ./internal/host -whole-seeds {{N}} -whole-dir {{DIR}}
 
 # histories of 10,000 operations by way of three hosts that are cut off and taken over from, each checked for being linearizable: 1,000 take a quarter of an hour
 linear RUNS="1000":

@@ -34,7 +34,6 @@ var (
 	wholeSeed    = flag.Uint64("whole-seed", 0, "of the first; 0 draws one")
 	wholeOps     = flag.Int("whole-ops", 1000, "operations of each pool")
 	wholeFaults  = flag.Int("whole-faults", 20, "faults of each pool, at least")
-	wholeMore    = flag.Bool("whole-more", false, "also replace and slow down bad drives, drain spindles, and let disks grow")
 	wholeVerbose = flag.Bool("whole-verbose", false, "log what nodes and hosts say")
 )
 
@@ -57,11 +56,10 @@ const (
 // that it writes; all lose power at once, after a flush. Calls are late, overtake each
 // other, are lost, their answers are lost, and appends are carried out when their caller
 // has given up. On two spindles of one node writes are lost, torn, misdirected or taken
-// back, and bits flip.
+// back, bits flip, reads are slow, and a drive is replaced and rebuilt.
 //
-// Workload: reads, writes, FUA, flush, zeroing, snapshots, clones, removal,
-// moves, reclaim. With -whole-more disks grow and spindles are drained too, a bad drive is
-// replaced and restored, and reads of one are slow.
+// Workload: reads, writes, FUA, flush, zeroing, resize, snapshots, clones, removal,
+// moves, reclaim, drains of spindles.
 //
 // What is looked for: every sector is a register, over all losses of power; snapshots and
 // clones stay as they were; at rest verify finds nothing: no chunk, fragment or
@@ -236,15 +234,6 @@ func (w *whole) park(n int, fs *crashfs.FS) vfs.FS {
 		return &poorDrives{w.parks[n], w}
 	}
 	return w.parks[n]
-}
-
-// kinds returns of how many kinds of fault or work one is drawn: the last more only with
-// -whole-more.
-func kinds(all, more int) int {
-	if *wholeMore {
-		return all
-	}
-	return all - more
 }
 
 func ofIndex(path string) bool { return strings.Contains(path, "/index/") }

@@ -12,7 +12,7 @@ import (
 func (w *whole) fault() {
 	h := w.hosts[w.rng.IntN(wholeHosts)]
 	pause := func(most time.Duration) { time.Sleep(time.Duration(w.rng.Int64N(int64(most)))) }
-	switch k := w.rng.IntN(kinds(14, 2)); {
+	switch k := w.rng.IntN(14); {
 	case k < 2:
 		w.count("hosts killed")
 		h.kill()

@@ -73,7 +73,7 @@ func (k *wholeKeeper) did(what string, err error) bool {
 }
 
 func (k *wholeKeeper) step(ctx context.Context, h *Host, d *wholeDisk) {
-	switch n := k.rng.IntN(kinds(14, 2)); {
+	switch n := k.rng.IntN(14); {
 	case n < 4 && len(k.all) < wholeKept:
 		k.snapshot(ctx, h, d)
 	case n < 7 && len(k.all) > 0:

@@ -16,6 +16,9 @@
 //     three leases, and goes on without knowing it (a zombie).
 //   - A data node ends and begins again with all it had; or loses power, and some of what
 //     was not synced; or all of them lose power at once.
+//   - In one pool of four a node's syncs lie, one in two. When it boots after a loss of
+//     power it finds that out, does not serve, and is made anew; or it cannot know, and
+//     serves what is left.
 //   - A host and a data node, or the registry, are cut off from each other, in both
 //     directions or in one.
 //   - Messages are late by up to seconds, overtake each other, are lost on the way there

@@ -104,7 +104,7 @@ func (l *logSet) step(e logset.Event) {
 }
 
 // sawRow notes whether all nodes of a row have lost power since they were in sync: then
-// only what was flushed need be there.
+// only what was flushed need be there, and not even that if the only one lies.
 func (l *logSet) sawRow(r logset.RowRead) {
 	lost := r.Outcome == logset.Done && len(r.Row) > 0
 	for _, m := range r.Row {
@@ -112,6 +112,9 @@ func (l *logSet) sawRow(r logset.RowRead) {
 	}
 	if lost {
 		l.w.truth[l.k.d].lostPower = true
+	}
+	if lost && len(r.Row) == 1 && l.w.nodes[r.Row[0].Node].lies {
+		l.w.betrayed = true
 	}
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -57,6 +58,7 @@ type node struct {
 	number id.Node
 	boot   logset.Boot
 	logs   [disksMax + 1]nodeLog
+	lies   bool // some of its syncs do nothing, and say that they did
 }
 
 type nodeLog struct {
@@ -66,12 +68,16 @@ type nodeLog struct {
 	s      [datanode.Streams]stream
 }
 
-// stream holds records from position first on; those before stable survive power.
+// stream holds records from position first on. Those before stable were synced, those
+// before sure survive power: the same, unless the node lies.
 type stream struct {
 	first  id.Pos
 	recs   []*rec
 	stable id.Pos
+	sure   id.Pos
 }
+
+func newStream(first id.Pos) stream { return stream{first: first, stable: first, sure: first} }
 
 func (s *stream) end() id.Pos { return s.first + id.Pos(len(s.recs)) }
 
@@ -81,28 +87,48 @@ func (s *stream) has(r *rec) bool {
 
 func newNode(w *world, number id.Node) *node {
 	n := &node{w: w, number: number, boot: logset.Boot{1}, place: place{number: int(number) + 1}}
-	for d := range n.logs {
-		for s := range n.logs[d].s {
-			n.logs[d].s[s] = stream{first: 1, stable: 1}
-		}
-	}
+	n.empty()
 	return n
 }
 
-// power is lost: with it some of what was not synced, and the machine boots.
+func (n *node) empty() {
+	for d := range n.logs {
+		n.logs[d] = nodeLog{}
+		for s := range n.logs[d].s {
+			n.logs[d].s[s] = newStream(1)
+		}
+	}
+}
+
+// power is lost: with it some of what was not synced, and the machine boots. If syncs have
+// lied, records that say so may be left: then the node does not serve, and is made anew,
+// without a log. Or nothing says so, as all that came after is gone too.
 func (n *node) power() {
+	before := n.boot
 	n.boot[1]++
 	if n.boot[1] == 0 {
 		n.boot[2]++
 	}
 	n.down = max(n.down, n.w.Now+n.w.Span(0, n.w.Span(1, 2e9)))
+	lied := false
 	for d := range n.logs {
 		for i := range n.logs[d].s {
 			s := &n.logs[d].s[i]
-			keep := int(s.stable - s.first)
+			keep := int(s.sure - s.first)
 			s.recs = s.recs[:keep+n.w.Rand.IntN(len(s.recs)-keep+1)]
-			s.stable = s.end()
+			lied = lied || s.end() < s.stable
+			s.stable, s.sure = s.end(), s.end()
 		}
+	}
+	if lied {
+		n.w.count.Lies++
+	}
+	if lied && (n.w.flaw == anewUnsaid || n.w.Rand.IntN(2) == 0) {
+		n.empty()
+		if n.w.flaw == anewUnsaid {
+			n.boot = before
+		}
+		n.down = max(n.down, n.w.Now+n.w.Span(time.Second, 10*time.Second))
 	}
 	if n.w.index.at == &n.place {
 		n.w.index.power()
@@ -144,8 +170,13 @@ func (n *node) fence(d id.Disk, e id.Epoch) (joined, error) {
 }
 
 func (n *node) stable(d id.Disk) {
-	for s := range n.logs[d].s {
-		n.logs[d].s[s].stable = n.logs[d].s[s].end()
+	lies := n.lies && n.w.chance(2)
+	for i := range n.logs[d].s {
+		s := &n.logs[d].s[i]
+		s.stable = s.end()
+		if !lies {
+			s.sure = s.end()
+		}
 	}
 }
 
@@ -181,7 +212,7 @@ func (n *node) trim(d id.Disk, boot logset.Boot, e id.Epoch, s datanode.Stream, 
 	if through >= t.first && through < t.end() {
 		t.recs = t.recs[through+1-t.first:]
 		t.first = through + 1
-		t.stable = max(t.stable, t.first)
+		t.stable, t.sure = max(t.stable, t.first), max(t.sure, t.first)
 	}
 	return nil
 }
@@ -204,7 +235,7 @@ func (n *node) reset(d id.Disk, boot logset.Boot, e id.Epoch, turn uint64, first
 	l.turn++
 	for s, at := range first {
 		if at != 0 {
-			l.s[s] = stream{first: at, stable: at}
+			l.s[s] = newStream(at)
 		}
 	}
 	n.w.count.Resets++

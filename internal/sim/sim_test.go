@@ -101,7 +101,7 @@ const (
 
 func poolsOf(t *testing.T, first uint64, n int) {
 	var sum counts
-	var trace, done uint64
+	var trace, done, betrayed uint64
 	traces := make(map[uint64]uint64)
 	began := time.Now()
 	sweepSeeds(first, n, sound, func(seed uint64, w *world) bool {
@@ -115,9 +115,12 @@ func poolsOf(t *testing.T, first uint64, n int) {
 		trace ^= w.Trace() // seeds end in any order
 		traces[seed] = w.Trace()
 		done++
+		if w.betrayed {
+			betrayed++
+		}
 		return !t.Failed()
 	})
-	t.Logf("seeds %d to %d, trace %016x, %.0f a second: %s", first, first+done-1, trace, float64(done)/time.Since(began).Seconds(), &sum)
+	t.Logf("seeds %d to %d, trace %016x, %.0f a second: %s; %d anew without lies", first, first+done-1, trace, float64(done)/time.Since(began).Seconds(), &sum, betrayed)
 	sweepSeeds(first, min(n, seedsTwice), sound, func(seed uint64, w *world) bool {
 		if before := traces[seed]; before != w.Trace() {
 			t.Errorf("seed %d has the traces %016x and %016x", seed, before, w.Trace())

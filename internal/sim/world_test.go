@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"plinth/internal/id"
@@ -50,13 +51,14 @@ const (
 	unpublished           // look-ups are not made stable before their result
 	markOutOfOrder        // a result covers operations on both sides of a mark
 	reusedAfterFence      // a former owner's checkpoint record is not guarded
+	anewUnsaid            // a node that was made anew says it is the one before
 	flaws
 )
 
 func (f flaw) String() string {
 	return [...]string{"sound", "epoch unchecked", "acknowledged early", "served unfenced", "zombie replies", "sync forgotten", "log trimmed early",
 		"checkpoint ahead of the log", "pin ignored", "pin forgotten", "look-up unheld", "pass forgets look-ups", "pass before its checkpoint", "copy unheld",
-		"row before its mark", "look-ups not stable", "result over a mark", "checkpoint record unguarded"}[f]
+		"row before its mark", "look-ups not stable", "result over a mark", "checkpoint record unguarded", "node made anew unsaid"}[f]
 }
 
 // world is a pool.
@@ -66,6 +68,8 @@ type world struct {
 	calm  bool // no faults
 	rest  bool // and no operations
 	wrong error
+	// betrayed: the only copy of a log was that of a node that lies, and power was lost.
+	betrayed bool
 
 	hosts []*host
 	nodes []*node
@@ -92,6 +96,7 @@ type counts struct {
 	Crashes, Powers, Restarts, Cuts, Pauses, Jumps, Lates, Doubles int
 	Rounds, Checkpoints, Passes, Patches, Snapshots, Clones        int
 	Removed, Condemned, Copied, Freed, Hits, Resets, LostPower     int
+	Lies                                                           int
 }
 
 func (w *world) fail(format string, args ...any) {
@@ -104,7 +109,9 @@ func (w *world) chance(n int) bool { return !w.calm && w.Rand.IntN(n) == 0 }
 
 func (w *world) stamp() uint64 { w.stamps++; return w.stamps }
 
-func newWorld(seed uint64, f flaw) *world {
+// newWorld is a pool one of whose nodes may lie, if that is allowed: not that with the index,
+// of which there is no other copy.
+func newWorld(seed uint64, f flaw, lies bool) *world {
 	w := &world{Queue: NewQueue(seed), flaw: f, ops: make(map[uint32]*op)}
 	w.late, w.lost, w.twice = 40<<w.Rand.IntN(4), 100<<w.Rand.IntN(4), 100
 	for i := range 3 + w.Rand.IntN(2) {
@@ -114,6 +121,10 @@ func newWorld(seed uint64, f flaw) *world {
 	w.reg = newRegistry(w)
 	w.index = &index{w: w, gone: make(map[id.Segment]bool)}
 	w.index.at = &w.nodes[w.Rand.IntN(len(w.nodes))].place
+	if r := rand.New(rand.NewPCG(seed, 1)); lies && r.IntN(4) == 0 { // of its own: the others' worlds stay as they were
+		liar := w.nodes[r.IntN(len(w.nodes))]
+		liar.lies = w.index.at != &liar.place
+	}
 	for i := range hostCount {
 		h := &host{w: w, number: i, name: fmt.Sprint("h", i), rate: w.drift(), offset: w.Span(0, time.Hour)}
 		w.hosts = append(w.hosts, h)
@@ -188,13 +199,22 @@ func (w *world) trouble() {
 
 // run goes on until a time, or until something is wrong or done.
 func (w *world) run(until time.Duration, done func() bool) {
-	for w.wrong == nil && w.Now < until && !done() && w.Step() {
+	for w.wrong == nil && !w.betrayed && w.Now < until && !done() && w.Step() {
 	}
 }
 
-// simulate goes through a seed: trouble, then calm, then rest.
+// simulate goes through a seed, without the lies if they were of the only copy of a log.
 func simulate(seed uint64, f flaw) *world {
-	w := newWorld(seed, f)
+	w := live(newWorld(seed, f, f == sound || f == anewUnsaid))
+	if w.betrayed {
+		w = live(newWorld(seed, f, false))
+		w.betrayed = true
+	}
+	return w
+}
+
+// live lets a world go through trouble, then calm, then rest.
+func live(w *world) *world {
 	never := func() bool { return false }
 	w.run(troubleMax, func() bool { return w.count.Ops >= opsWanted && w.count.Faults >= faultsWanted })
 	if w.wrong == nil && w.Now >= troubleMax {
@@ -210,7 +230,7 @@ func simulate(seed uint64, f flaw) *world {
 	w.run(w.Now+time.Second, never)
 	w.rest = true
 	w.run(w.Now+lateMax+callTime, never) // what is late has come
-	if w.wrong == nil {
+	if w.wrong == nil && !w.betrayed {
 		w.settle()
 	}
 	for d := range w.truth {
