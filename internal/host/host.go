@@ -70,7 +70,7 @@ type Host struct {
 	renameMu longlock.RWMutex
 
 	// reliefMu guards relief: one at a time serves all who came before it.
-	reliefMu  sync.Mutex
+	reliefMu  longlock.Mutex
 	relieved  time.Time    // when the last one began
 	reliefErr error        // of it
 	reliefFor atomic.Int64 // since when the one under way is waited for, Unix ns; 0: none is

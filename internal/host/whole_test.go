@@ -55,8 +55,8 @@ const (
 // jumps ahead. A data node's process ends, or its machine loses power, at any byte
 // that it writes; all lose power at once, after a flush. Calls are late, overtake each
 // other, are lost, their answers are lost, and appends are carried out when their caller
-// has given up. On two spindles of one node writes are lost, torn, misdirected or taken
-// back, bits flip, reads are slow, and a drive is replaced and rebuilt.
+// has given up. On two spindles of one node writes are refused, lost, torn, misdirected or
+// taken back, bits flip, reads fail or are slow, and a drive is replaced and rebuilt.
 //
 // Workload: reads, writes, FUA, flush, zeroing, resize, snapshots, clones, removal,
 // moves, reclaim, drains of spindles.

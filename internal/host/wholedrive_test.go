@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -20,6 +21,8 @@ import (
 const (
 	// poorOneIn of the writes to a poor spindle goes wrong.
 	poorOneIn = 40
+	// unreadableOneIn of the reads from one fails.
+	unreadableOneIn = 100
 	// slowRead is how long a slow read takes.
 	slowRead = 300 * time.Millisecond
 	// poorKept old contents may come back.
@@ -27,8 +30,8 @@ const (
 )
 
 // poorDrives are the file system of a node with bad drives: of what is written to two of its
-// spindles, as many as a stripe does without, some is lost, torn, misdirected, garbled, or
-// taken back later; and reads of them may be slow.
+// spindles, as many as a stripe does without, some is refused, lost, torn, misdirected,
+// garbled, or taken back later; and reads of them may fail, or be slow.
 type poorDrives struct {
 	*crashfs.Parking
 	w *whole
@@ -65,6 +68,12 @@ type badness struct {
 	old []oldContent
 }
 
+func (b *badness) oneIn(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rng.IntN(n) == 0
+}
+
 // oldContent was at a place before something was written there.
 type oldContent struct {
 	file vfs.File
@@ -78,9 +87,14 @@ type poorFile struct {
 }
 
 func (f *poorFile) ReadAt(p []byte, off int64) (int, error) {
-	if f.w.bad.slow.Load() {
+	b := &f.w.bad
+	if b.slow.Load() {
 		f.w.count("slow reads")
 		time.Sleep(slowRead)
+	}
+	if b.on.Load() && b.oneIn(unreadableOneIn) {
+		f.w.count("reads refused")
+		return 0, unix.EIO
 	}
 	return f.File.ReadAt(p, off)
 }
@@ -97,7 +111,10 @@ func (f *poorFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	q := bytes.Clone(p)
 	at := off
-	switch b.rng.IntN(5) {
+	switch b.rng.IntN(6) {
+	case 5: // the spindle serves no more until its node begins again
+		f.w.count("writes refused")
+		return 0, []error{unix.EIO, unix.ENOSPC}[b.rng.IntN(2)]
 	case 0:
 		f.w.count("writes lost")
 		return len(p), nil

@@ -96,7 +96,7 @@ type Rack struct {
 	unpublishedMu sync.Mutex
 	unpublished   map[id.Segment]chan struct{}
 
-	drainMu sync.Mutex
+	drainMu longlock.Mutex
 	drainAt time.Time // of drained
 	drained map[id.Node]datanode.NodeLeaving
 }
