@@ -23,6 +23,14 @@ type message struct {
 	event owner.Event
 	disk  id.Disk
 	opened
+	opening *opening // which has ended
+}
+
+// opening is an open that is under way, which uses the directory of the disk's map: the
+// next one of that disk waits, though the machine may have no use for this one any more.
+type opening struct {
+	over   chan struct{}   // closed when the machine has heard of it
+	closed <-chan struct{} // set by then: closed when what it opened is, if nobody wanted that
 }
 
 // carryDisk begins what an action on a disk asks for. It is the loop's.
@@ -44,8 +52,7 @@ func (o *owning) carryDisk(a owner.Action) {
 			return message{event: owner.Released{Call: a.Call, Disk: a.Disk, Outcome: outcomeOf(err)}}
 		})
 	case owner.Fence:
-		t, before := o.term.Load(), o.closing[a.Disk]
-		o.goDisk(func() message { return o.open(a, t, before) })
+		o.beginOpen(a)
 	case owner.Drain:
 		o.drain(a)
 	case owner.Serve:
@@ -70,6 +77,46 @@ func (o *owning) carryDisk(a owner.Action) {
 		if e := o.host.uninstall(a.Disk, a.Epoch); e != nil {
 			o.shut(a.Disk, e)
 		}
+	}
+}
+
+// beginOpen opens a claimed disk when what was open of it before is closed, and what was
+// being opened has been.
+func (o *owning) beginOpen(a owner.Action) {
+	t, closed, last := o.term.Load(), o.closing[a.Disk], o.opening[a.Disk]
+	now := &opening{over: make(chan struct{})}
+	o.opening[a.Disk] = now
+	o.work.Add(1)
+	go func() {
+		defer o.work.Done()
+		if o.await(closed) && (last == nil || o.await(last.over) && o.await(last.closed)) { // beside those that go at once
+			o.goDisk(func() message {
+				m := o.open(a, t)
+				m.opening = now
+				return m
+			})
+		}
+	}()
+}
+
+// await waits until c is closed, if there is one, and reports whether it is.
+func (o *owning) await(c <-chan struct{}) bool {
+	if c == nil {
+		return true
+	}
+	select {
+	case <-c:
+		return true
+	case <-o.ctx.Done():
+		return false
+	}
+}
+
+// endOpen lets the next open of a disk begin, after discard.
+func (o *owning) endOpen(m message) {
+	if m.opening != nil {
+		m.opening.closed = o.closing[m.disk]
+		close(m.opening.over)
 	}
 }
 
@@ -140,17 +187,10 @@ func (o *owning) look(ctx context.Context, a owner.Action) owner.Event {
 	return out
 }
 
-// open opens a claimed disk when what was open of it before is closed. A disk that
-// does not open is this host's all the same: its export says why. What was only not
-// reached is tried again.
-func (o *owning) open(a owner.Action, t *term, before <-chan struct{}) message {
+// open opens a claimed disk. One that does not open is this host's all the same: its
+// export says why. What was only not reached is tried again.
+func (o *owning) open(a owner.Action, t *term) message {
 	out := owner.Fenced{Call: a.Call, Disk: a.Disk}
-	if before != nil {
-		select {
-		case <-before:
-		case <-o.ctx.Done():
-		}
-	}
 	e, err := o.host.openClaimed(o.ctx, a.Disk, a.Epoch, t)
 	switch {
 	case errors.Is(err, datanode.ErrFenced):
@@ -172,7 +212,7 @@ func (o *owning) open(a owner.Action, t *term, before <-chan struct{}) message {
 		}
 		out.Outcome = owner.Failed
 	}
-	return message{out, a.Disk, opened{e, a.Epoch}}
+	return message{event: out, disk: a.Disk, opened: opened{e, a.Epoch}}
 }
 
 // transient reports whether an error says only that something was not reached.

@@ -41,9 +41,10 @@ type owning struct {
 	term    atomic.Pointer[term]
 	events  chan message
 	// opened are disks that the machine has not had served yet, closing those that
-	// are being closed. Both are the loop's.
+	// are being closed, opening the last open of each. All are the loop's.
 	opened  map[id.Disk]opened
 	closing map[id.Disk]<-chan struct{}
+	opening map[id.Disk]*opening
 	atOnce  chan struct{}   // room for disksAtOnce
 	ctx     context.Context // ends with it
 	cancel  context.CancelFunc
@@ -76,7 +77,7 @@ func openOwning(ctx context.Context, h *Host) (*owning, error) {
 	o := &owning{
 		host: h, catalog: h.catalog, node: h.node, opts: opts, log: opts.Logger, life: newLife(), clock: opts.clock,
 		events: make(chan message), tried: make(chan error, 1), opened: make(map[id.Disk]opened),
-		closing: make(map[id.Disk]<-chan struct{}), atOnce: make(chan struct{}, disksAtOnce), waiting: make(map[id.Disk][]chan error),
+		closing: make(map[id.Disk]<-chan struct{}), opening: make(map[id.Disk]*opening), atOnce: make(chan struct{}, disksAtOnce), waiting: make(map[id.Disk][]chan error),
 	}
 	if !opts.Sole {
 		var err error
@@ -214,6 +215,7 @@ func (o *owning) loop() {
 		o.keepOpened(m)
 		o.step(m.event)
 		o.discard(m)
+		o.endOpen(m)
 		timer.Reset(max(o.machine.Wake()-o.clock(), time.Millisecond))
 	}
 }

@@ -169,7 +169,7 @@ func TestSimDamage(t *testing.T) {
 	shut(t, s)
 	var byInjury [injuries]int
 	done := 0
-	each := min(max(*damages/4, 1), 2000)
+	each := min(max(*damages/4, 1), 1500)
 	for round := 0; done < *damages; round++ {
 		x := newInjurer(t, rng, walkSlabs(t, opts.Dir))
 		count := min(*damages-done, each/2+rng.IntN(each))
