@@ -93,7 +93,7 @@ sim N="1000000" DIR="/tmp/plinth-sim":
     mkdir -p {{DIR}}
     go test -count=1 -timeout 0 -v -run '^TestSimPools$' ./internal/sim -sim-seeds {{N}} -sim-dir {{DIR}}
 
-# the real hosts, data nodes, registry and maps in one process and simulated time, from seeds 1 to N, 1,000 operations and 20 faults each, of more kinds than in scripts/test: an hour for 2,000; if cut off, the same call goes on
+# the real hosts, data nodes, registry and maps in one process and simulated time, from seeds 1 to N, 1,000 operations and 20 faults each: an hour and a half for 2,000; if cut off, the same call goes on
 sim-whole N="2000" DIR="/tmp/plinth-sim-whole":
     mkdir -p {{DIR}}
     go test -count=1 -timeout 0 -v -run '^TestSimWhole$' ./internal/host -whole-seeds {{N}} -whole-dir {{DIR}}

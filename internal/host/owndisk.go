@@ -263,10 +263,7 @@ func (o *owning) drain(a owner.Action) {
 	}
 	closed := o.shut(a.Disk, e)
 	o.goDisk(func() message {
-		select {
-		case <-closed:
-		case <-o.ctx.Done():
-		}
+		o.await(closed)
 		return message{event: owner.Drained{Call: a.Call, Disk: a.Disk}}
 	})
 }
@@ -283,12 +280,7 @@ func (o *owning) shut(d id.Disk, e *export) <-chan struct{} {
 		if e.disk == nil {
 			return
 		}
-		if grown := o.host.grown(e); grown != nil { // a clone has an image of it
-			select {
-			case <-grown:
-			case <-o.ctx.Done():
-			}
-		}
+		o.await(o.host.grown(e)) // a clone has an image of it
 		if err := e.disk.Close(); err != nil {
 			o.log.Warn("closing a disk's map failed", "id", d, "err", err)
 		}
