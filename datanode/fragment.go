@@ -134,6 +134,13 @@ type ListFragmentsReply struct {
 // ReplaceSpindleRequest names a spindle on whose directory a new drive is mounted.
 type ReplaceSpindleRequest struct{ Spindle id.Spindle }
 
+// AddSpindleRequest has a node get one more spindle. Spindle is how many it has, and so the
+// number of the new one there; of several nodes Node is the one that is meant.
+type AddSpindleRequest struct {
+	Spindle id.Spindle
+	Node    id.Node
+}
+
 // ReserveRequest sets a host's reservation.
 type ReserveRequest struct {
 	Host  string // the host session's name

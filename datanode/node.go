@@ -16,6 +16,10 @@ type Node interface {
 	// way, for an operator, and that nothing was changed; after other errors but ErrClosed
 	// it may be that the former drive is refused from now on, and the call made again.
 	ReplaceSpindle(ctx context.Context, r *ReplaceSpindleRequest) error
+	// AddSpindle makes a spindle more of a drive that is mounted, empty, where the node wants
+	// its next one. It serves when the call returns. Errors: ErrInvalid, as for ReplaceSpindle;
+	// others leave it unknown whether there is one more, which Status tells.
+	AddSpindle(ctx context.Context, r *AddSpindleRequest) error
 }
 
 // LogNode is the fenced log. Each disk has two streams, [Ops] and [Results].

@@ -110,6 +110,10 @@ func EpochValue(e id.Epoch) []byte { return strconv.AppendUint(nil, uint64(e)+1,
 // registry, what it is there (package rack). Who does not know that serves it not.
 const MemberKey = "member"
 
+// LayoutsKey is where a registry has stripe layouts (package stripe): the pool's, and in each
+// node of several a copy, which says what the node keeps.
+const LayoutsKey = "layouts"
+
 // Put sets a key. With a lease, the key is deleted when the lease ends, unless it
 // was put again, without a lease or under another one.
 type Put struct {

@@ -80,16 +80,29 @@ type NodeInfo struct {
 	Since   time.Time `json:"since"`
 	Reason  string    `json:"reason,omitempty"`
 	// The rest is as of its last answer. FirstSpindle is the pool's number of its first one.
-	FirstSpindle   id.Spindle `json:"first_spindle"`
-	Spindles       int        `json:"spindles"`
-	SpindlesOK     int        `json:"spindles_ok"`
-	CapacityBytes  int64      `json:"capacity_bytes"`
-	AllocatedBytes int64      `json:"allocated_bytes"`
-	Log            LogUsage   `json:"log"`
+	// Spindles counts those that came later too, whose numbers are LaterSpindles.
+	FirstSpindle  id.Spindle    `json:"first_spindle"`
+	LaterSpindles SpindleRanges `json:"later_spindles,omitempty"`
+	Spindles      int           `json:"spindles"`
+	SpindlesOK    int           `json:"spindles_ok"`
+	// SpindlesComing are those of a node that is in which new segments do not use yet.
+	SpindlesComing int      `json:"spindles_coming,omitempty"`
+	CapacityBytes  int64    `json:"capacity_bytes"`
+	AllocatedBytes int64    `json:"allocated_bytes"`
+	Log            LogUsage `json:"log"`
 	// LogsMissing are some of the disks whose logs should be here and are not, or not
 	// yet, LogsMissingCount how many there are.
 	LogsMissing      []id.Disk `json:"logs_missing,omitempty"`
 	LogsMissingCount int       `json:"logs_missing_count"`
+}
+
+// Numbers are the pool's numbers of the node's spindles.
+func (n *NodeInfo) Numbers() SpindleRanges {
+	first := n.Spindles
+	for _, r := range n.LaterSpindles {
+		first -= r.Spindles
+	}
+	return append(SpindleRanges{{n.FirstSpindle, first}}, n.LaterSpindles...)
 }
 
 // NodeLeaving is what is left of the pool on a node that is being drained: segments with

@@ -166,6 +166,10 @@ func (s *Switch) ReplaceSpindle(ctx context.Context, q *ReplaceSpindleRequest) e
 	return pass(ctx, s, q, Replica.ReplaceSpindle)
 }
 
+func (s *Switch) AddSpindle(ctx context.Context, q *AddSpindleRequest) error {
+	return pass(ctx, s, q, Replica.AddSpindle)
+}
+
 func (s *Switch) Sync(ctx context.Context, q *SyncRequest) error {
 	return pass(ctx, s, q, Replica.Sync)
 }

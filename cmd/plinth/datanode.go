@@ -17,6 +17,7 @@ import (
 	"plinth/internal/host"
 	"plinth/internal/pki"
 	"plinth/internal/rack"
+	"plinth/internal/stripe"
 	"plinth/internal/vfsx"
 )
 
@@ -99,6 +100,7 @@ func dataNode(c *cli.Context) (err error) {
 // openShelf opens the data node in --dir, or makes one for the cluster's pool.
 func openShelf(c *cli.Context, m *member, opts shelf.Options) (*shelf.Shelf, error) {
 	dir := c.String("dir")
+	opts.WidthOf = stripe.WidthOf
 	opts.Share = func(ctx context.Context, own datanode.RegistryNode) (shelf.Share, error) {
 		part, err := rack.ReadPart(ctx, own)
 		if err != nil {

@@ -94,28 +94,41 @@ func addNode(c *cli.Context) error {
 		if err := client.AddNode(c.Context, name, addresses); err != nil {
 			return err
 		}
-		for said := ""; ; {
-			all, err := client.Nodes(c.Context)
-			if err != nil {
-				return err
+		return awaitNode(c, client, name, func(n *datanode.NodeInfo) bool {
+			if n.State != "in" || n.Waits != "" {
+				return false
 			}
-			for _, n := range all {
-				if n.Name == name && n.State == "in" && n.Waits == "" {
-					fmt.Printf("data node %s takes part, as number %d\n", name, n.Number)
-					return nil
-				}
-				if n.Name == name && n.Waits != "" && n.Waits != said {
-					said = n.Waits
-					fmt.Fprintf(os.Stderr, "waits for %s\n", said)
-				}
-			}
-			select {
-			case <-c.Context.Done():
-				return c.Context.Err()
-			case <-time.After(addPoll):
+			fmt.Printf("data node %s takes part, as number %d\n", name, n.Number)
+			return true
+		})
+	})
+}
+
+// awaitNode looks at the data node of that name until it is done, and says meanwhile for whom it
+// waits.
+func awaitNode(c *cli.Context, client *api.Client, name string, done func(*datanode.NodeInfo) bool) error {
+	for said := ""; ; {
+		all, err := client.Nodes(c.Context)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			n := &all[i]
+			switch {
+			case n.Name != name:
+			case done(n):
+				return nil
+			case n.Waits != "" && n.Waits != said:
+				said = n.Waits
+				fmt.Fprintf(os.Stderr, "waits for %s\n", said)
 			}
 		}
-	})
+		select {
+		case <-c.Context.Done():
+			return c.Context.Err()
+		case <-time.After(addPoll):
+		}
+	}
 }
 
 func drainNode(c *cli.Context) error {

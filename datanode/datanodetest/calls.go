@@ -60,6 +60,10 @@ func (c *codec) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRe
 	return tell(ctx, c, r, c.node.ReplaceSpindle)
 }
 
+func (c *codec) AddSpindle(ctx context.Context, r *datanode.AddSpindleRequest) error {
+	return tell(ctx, c, r, c.node.AddSpindle)
+}
+
 func (c *codec) ReadFragments(ctx context.Context, r *datanode.ReadFragmentsRequest) (*datanode.ReadFragmentsReply, error) {
 	far := *r
 	far.Into = nil

@@ -208,6 +208,11 @@ var fragmentRules = []rule{
 		e.fails("replace", e.node.ReplaceSpindle(e.ctx(), &datanode.ReplaceSpindleRequest{Spindle: s.fragments[0].Spindle}), datanode.ErrInvalid)
 		e.intact(s)
 	}},
+	{"a spindle is added under the next number alone", func(e *env) {
+		s := e.store(sampleBirths...)
+		e.fails("add", e.node.AddSpindle(e.ctx(), &datanode.AddSpindleRequest{}), datanode.ErrInvalid)
+		e.intact(s)
+	}},
 	{"Replace replaces, and survives", func(e *env) {
 		s := e.make(sampleBirths...)
 		e.write(s)

@@ -30,7 +30,6 @@ func copiesFor(spindles int) int {
 // copies keeps the registry's copies on the spindles.
 type copies struct {
 	spindles *spindle.Set
-	want     int
 	logger   *slog.Logger
 	// floor is the revision of the newest copy that was there when the node was
 	// opened: an older registry is not copied over it.
@@ -79,15 +78,17 @@ func (c *copies) put(dump []byte, revision uint64) error {
 		return fmt.Errorf("the registry is at revision %d, a copy of it at %d", revision, c.floor)
 	}
 	var healthy []id.Spindle
-	for _, s := range c.spindles.Status() {
+	all := c.spindles.Status()
+	want := copiesFor(len(all))
+	for _, s := range all {
 		if s.State == datanode.SpindleOK {
 			healthy = append(healthy, s.Spindle)
 		}
 	}
 	written := 0
 	var failures []error
-	for written < c.want && len(healthy) > 0 {
-		n := min(c.want-written, len(healthy))
+	for written < want && len(healthy) > 0 {
+		n := min(want-written, len(healthy))
 		errs := make([]error, n)
 		var running sync.WaitGroup
 		for i, s := range healthy[:n] {
@@ -109,8 +110,8 @@ func (c *copies) put(dump []byte, revision uint64) error {
 	if written == 0 {
 		return fmt.Errorf("no spindle took a copy of the registry at revision %d: %w", revision, errors.Join(failures...))
 	}
-	if written < c.want {
-		c.logger.Warn("too few copies of the registry", "revision", revision, "copies", written, "wanted", c.want,
+	if written < want {
+		c.logger.Warn("too few copies of the registry", "revision", revision, "copies", written, "wanted", want,
 			"error", errors.Join(failures...))
 	}
 	return nil

@@ -9,10 +9,10 @@
 //
 // # Invariants
 //
-//  1. Only Create makes a log or a spindle, and only where there was no node
+//  1. Only Create makes a log or spindles, and only where there was no node
 //     (Recover makes a log where Options say that its loss is accepted). What is
 //     missing at Open is an error or absent, never empty. ReplaceSpindle alone makes
-//     another drive a spindle; the roster says which drives are.
+//     another drive a spindle, and AddSpindle one more; the roster says which drives are.
 //  2. A change of the registry is on spindles before it is acknowledged. A
 //     registry that is older than a copy of it is not opened, nor copied.
 //  3. Segments are adopted before the node serves: no writer is at work that

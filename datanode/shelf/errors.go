@@ -7,7 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// The errors of Create, Open, Recover and ReplaceSpindle. All are for an operator, and their
+// The errors of Create, Open, Recover, ReplaceSpindle and AddSpindle. All are for an operator, and their
 // text says what to do; calls return *datanode.Error.
 var (
 	// ErrNoNode: the directory has no data node. Create one, or name another.
@@ -34,6 +34,9 @@ var (
 	// ErrNotReplaced: ReplaceSpindle was given something else than a new drive in place
 	// of one that does not serve. Nothing is changed.
 	ErrNotReplaced = errors.New("the spindle is not replaced")
+	// ErrNotAdded: AddSpindle was given something else than a new drive, or there is no
+	// room. Nothing is changed.
+	ErrNotAdded = errors.New("the spindle is not added")
 )
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -34,8 +34,8 @@ type Options struct {
 	// Spindles is their number, 1 to 1024: SpindlesDefault if 0. LogBytes and
 	// SpindleBytes are the sizes of the log and of each spindle; 0 means the
 	// default, or where that is less a tenth of the file system's free space for
-	// the log and seven for the spindles. Open takes all three from the node; if one is given
-	// and differs, that is an error.
+	// the log and seven for the spindles. Open takes all three from the node; if a size is given
+	// and differs, or more spindles than the node has, that is an error.
 	Spindles     int
 	LogBytes     int64
 	SpindleBytes int64
@@ -43,6 +43,10 @@ type Options struct {
 	// what hosts may reserve follows from it. 0 means what this many spindles get:
 	// 10 (8+2), 6 (4+2) from six on, 3 (2+1) from three on, else their number.
 	Width int
+	// WidthOf reads the width of a pool's stripes in its layouts, which the registry has
+	// under datanode.LayoutsKey once the pool is made: it takes the place of Width. nil:
+	// Width stays.
+	WidthOf func(layouts []byte) (int, error)
 	// IndexCacheBytes is the index's block cache; 0 is the index's default.
 	IndexCacheBytes int64
 	// AcceptLostLog lets Recover make a new, empty log where the log is missing.
@@ -144,16 +148,18 @@ func (o Options) agree(s superblock) error {
 	if o.PoolID != s.poolID {
 		return fmt.Errorf("%w: it is of pool %x, not of pool %x", ErrForeign, s.poolID, o.PoolID)
 	}
+	if o.Spindles > s.spindles {
+		return fmt.Errorf("the data node has %d spindles, not %d: leave the setting out; plinth spindle add adds one", s.spindles, o.Spindles)
+	}
 	for _, f := range []struct {
 		name      string
 		want, has int64
 	}{
-		{"spindles", int64(o.Spindles), int64(s.spindles)},
 		{"bytes of log", o.LogBytes, s.logBytes},
 		{"bytes per spindle", o.SpindleBytes, s.spindleBytes},
 	} {
 		if f.want != 0 && f.want != f.has {
-			return fmt.Errorf("the data node was made with %d %s, not %d: a node does not change its size; leave the setting out", f.has, f.name, f.want)
+			return fmt.Errorf("the data node was made with %d %s, not %d: it does not change its size; leave the setting out", f.has, f.name, f.want)
 		}
 	}
 	return nil

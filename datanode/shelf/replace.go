@@ -68,16 +68,16 @@ const callsTime = 10 * time.Second
 // replace makes spindle n of the drive in its directory, and opens it. What a crash leaves
 // of it is the former drive, or one that is to be restored.
 func (s *Shelf) replace(ctx context.Context, n int) error {
-	if n < 0 || n >= s.super.spindles {
-		return fmt.Errorf("%w: the node has spindles 0 to %d", ErrNotReplaced, s.super.spindles-1)
+	if has := len(s.spindles.Status()); n < 0 || n >= has {
+		return fmt.Errorf("%w: the node has spindles 0 to %d", ErrNotReplaced, has-1)
 	}
 	path := s.place.path(spindleName(n))
 	limited, cancel := context.WithTimeout(ctx, callsTime)
 	defer cancel()
 	err := s.spindles.Replace(limited, id.Spindle(n), func() (spindle.Options, error) {
 		spindles := s.spindles.Status()
-		if err := s.newDrive(n, spindles); err != nil {
-			return spindle.Options{}, err
+		if err := s.newDrive(path, spindles); err != nil {
+			return spindle.Options{}, fmt.Errorf("%w: %w", ErrNotReplaced, err)
 		}
 		// The roster first: from here on the old drive is refused, and the next try draws
 		// another identity. And before the drive serves: hosts must not take it for the one
@@ -112,42 +112,51 @@ func (s *Shelf) seat(n int, is seat) error {
 	return nil
 }
 
-// newDrive tests that a spindle's directory is that of a new drive.
-func (s *Shelf) newDrive(n int, spindles []datanode.SpindleStatus) error {
-	path := spindles[n].Path
+// newDrive tests that a spindle's directory is that of a new drive, beside others.
+func (s *Shelf) newDrive(path string, others []datanode.SpindleStatus) error {
 	info, err := s.place.fs.Stat(path)
 	if isNotExist(err) {
-		return fmt.Errorf("%w: there is no %s: make it and mount the new drive on it", ErrNotReplaced, path)
+		return fmt.Errorf("there is no %s: make it and mount the new drive on it", path)
 	}
 	if err != nil {
 		return err
 	}
 	names, err := s.place.fs.List(path)
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrNotReplaced, path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return name == lostFound || name == spindle.Unfinished })
 	if len(names) > 0 {
-		return fmt.Errorf("%w: %s holds %s: a new drive is empty", ErrNotReplaced, path, names[0])
+		return fmt.Errorf("%s holds %s: a new drive is empty", path, names[0])
 	}
 	// An empty directory of the node's own file system is a drive that is not mounted,
 	// where the other spindles have drives of their own.
 	node, err := s.place.fs.Stat(s.place.dir)
-	if err != nil {
+	if err != nil || node.DeviceID() != info.DeviceID() {
 		return err
 	}
-	if node.DeviceID() != info.DeviceID() {
-		return nil
+	if mounted, err := s.mounted(others); err != nil || mounted != "" {
+		return errors.Join(err, fmt.Errorf("no drive is mounted on %s, and there is one on %s", path, mounted))
+	}
+	return nil
+}
+
+// mounted returns the directory of a spindle that serves and has a file system of its own,
+// empty where the first that serves has not.
+func (s *Shelf) mounted(spindles []datanode.SpindleStatus) (path string, err error) {
+	node, err := s.place.fs.Stat(s.place.dir)
+	if err != nil {
+		return "", err
 	}
 	for _, other := range spindles {
 		if other.State != datanode.SpindleOK {
 			continue
 		}
 		info, err := s.place.fs.Stat(other.Path)
-		if err == nil && info.DeviceID() == node.DeviceID() {
-			return nil
+		if err != nil || info.DeviceID() != node.DeviceID() {
+			return other.Path, err
 		}
-		return errors.Join(err, fmt.Errorf("%w: no drive is mounted on %s, and there is one on %s", ErrNotReplaced, path, other.Path))
+		return "", nil
 	}
-	return nil
+	return "", nil
 }

@@ -112,6 +112,9 @@ func (p place) readRoster(pool [16]byte, spindles int) (*roster, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	r, err := decodeRoster(b, pool)
+	if err == nil && len(r.seats) == spindles-1 { // AddSpindle was interrupted
+		r.seats = append(r.seats, seat{})
+	}
 	if err == nil && len(r.seats) != spindles {
 		err = fmt.Errorf("%w: it is of %d spindles, the node has %d", ErrDamaged, len(r.seats), spindles)
 	}

@@ -40,9 +40,33 @@ func (s *Shelf) learnShare(ctx context.Context) (keeps func(id.Segment, uint8, i
 	return share.Keeps, nil
 }
 
+// learnWidth takes the width of stripes from the pool's layouts, once there are any.
+func (s *Shelf) learnWidth(ctx context.Context) error {
+	if s.opts.WidthOf == nil {
+		return nil
+	}
+	reply, err := s.registry.RegistryGet(ctx, &datanode.RegistryGetRequest{Key: datanode.LayoutsKey})
+	if errors.Is(err, datanode.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	width, err := s.opts.WidthOf(reply.Value)
+	if err == nil {
+		s.spindles.SetWidth(width)
+	}
+	return err
+}
+
 // RegistryCommit implements datanode.Node.
 func (s *Shelf) RegistryCommit(ctx context.Context, r *datanode.RegistryTxn) (*datanode.RegistryCommitReply, error) {
 	reply, err := s.registry.RegistryCommit(ctx, r)
+	if err == nil && slices.ContainsFunc(r.Puts, func(p datanode.Put) bool { return p.Key == datanode.LayoutsKey }) {
+		if err := s.learnWidth(ctx); err != nil { // it is committed
+			s.logger.Error("the pool's stripe layouts are not understood", "err", err)
+		}
+	}
 	if err == nil && slices.ContainsFunc(r.Puts, func(p datanode.Put) bool { return p.Key == datanode.MemberKey }) {
 		if _, err := s.learnShare(ctx); err != nil { // it is committed
 			s.logger.Error("what this node's part in its pool is now is not understood", "err", err)

@@ -45,7 +45,8 @@ type Shelf struct {
 
 	log      *writelog.Log
 	spindles *spindle.Set
-	rosterMu sync.Mutex // guards roster once the node is open
+	adding   sync.Mutex // held by add
+	rosterMu sync.Mutex // guards roster, and how many spindles super has, once the node is open
 	roster   *roster    // which drives they are
 	index    *index.Index
 	registry *registry.Pebble
@@ -177,7 +178,7 @@ func (s *Shelf) openSpindles() error {
 	}
 	s.owns(s.spindles)
 	s.FragmentNode = s.spindles
-	s.copies = copies{spindles: s.spindles, want: copiesFor(s.super.spindles), logger: s.logger}
+	s.copies = copies{spindles: s.spindles, logger: s.logger}
 	return nil
 }
 
@@ -205,6 +206,9 @@ func (s *Shelf) openIndex(ctx context.Context) error {
 	if revision < s.copies.floor {
 		return fmt.Errorf("%w: the registry in %s is of revision %d, its copy on the spindles of %d: run plinth recover, which takes the newest",
 			ErrNeedsRecover, s.place.path(indexName), revision, s.copies.floor)
+	}
+	if err := s.learnWidth(ctx); err != nil {
+		return err
 	}
 	if s.opts.Keeps, err = s.learnShare(ctx); err != nil {
 		return err

@@ -65,3 +65,26 @@ func (s *Set) Replace(ctx context.Context, n id.Spindle, fresh func() (Options, 
 	}
 	return nil
 }
+
+// Add opens one more spindle, which CreateOne made in a directory under the next number.
+// Errors: ErrVersion, datanode.ErrSpindle: it cannot be opened, and is a spindle all the same.
+func (s *Set) Add(dir string, opts Options) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.life.RUnlock()
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
+	all := s.all()
+	sp, err := openSpindle(all[0].fs, dir, id.Spindle(len(all)), &opts)
+	if err != nil {
+		return err
+	}
+	next := append(slices.Clone(all), sp)
+	measure(next) // before it serves: what can be reserved must not seem to be nothing
+	s.current.Store(&next)
+	if err := sp.serving(); err != nil {
+		return err
+	}
+	return nil
+}

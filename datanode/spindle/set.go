@@ -22,7 +22,7 @@ import (
 // Set is the spindles of a data node. It implements datanode.FragmentNode, and
 // its methods may be called at once.
 type Set struct {
-	replacing sync.Mutex // held by Replace, which alone changes current
+	replacing sync.Mutex // held by Replace and Add, which alone change current
 	// current are the spindles by number, a list that never changes.
 	current atomic.Pointer[[]*spindle]
 	width   atomic.Int64
@@ -103,8 +103,19 @@ func NewIdentity() uint64 {
 	}
 }
 
-// Unfinished is all that an interrupted CreateOne leaves in its directory.
-const Unfinished = superName + TempSuffix
+// Unfinished is all that an interrupted CreateOne leaves in its directory, and SuperName with it
+// what one leaves that was not.
+const (
+	Unfinished = superName + TempSuffix
+	SuperName  = superName
+)
+
+// Fresh reports whether names are those of a directory where CreateOne was, and nothing
+// was written since. Those of ignore may be there too.
+func Fresh(names []string, ignore string) bool {
+	return slices.Contains(names, superName) &&
+		!slices.ContainsFunc(names, func(name string) bool { return name != superName && name != Unfinished && name != ignore })
+}
 
 // writeSuper makes a superblock appear whole and durably.
 func writeSuper(fs vfs.FS, dir string, s *super) error {

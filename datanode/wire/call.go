@@ -40,10 +40,11 @@ const (
 	CopyLog           Call = 32
 	ResetLog          Call = 33
 	ReplaceSpindle    Call = 34
+	AddSpindle        Call = 35
 )
 
 // callTop is above every call.
-const callTop = 35
+const callTop = 36
 
 // calls says of each call what it is named and whether it changes nothing: then it
 // may be carried out again, and its reply need not be kept.
@@ -62,7 +63,7 @@ var calls = [callTop]struct {
 	RegistryCommit: {"RegistryCommit", false}, Status: {"Status", true},
 	RegistryGrant: {"RegistryGrant", false}, RegistryKeepAlive: {"RegistryKeepAlive", true}, RegistryRevoke: {"RegistryRevoke", false},
 	RegistryWatch: {"RegistryWatch", true}, JoinLog: {"JoinLog", false}, CopyLog: {"CopyLog", false}, ResetLog: {"ResetLog", false},
-	ReplaceSpindle: {"ReplaceSpindle", false},
+	ReplaceSpindle: {"ReplaceSpindle", false}, AddSpindle: {"AddSpindle", false},
 }
 
 func (c Call) known() bool { return c > 0 && c < callTop }

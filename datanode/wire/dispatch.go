@@ -52,6 +52,7 @@ var handlers = [callTop]func(*job) (*frame, *datanode.Error){
 	CopyLog:           answer(copyLogRequest, replica(done(datanode.ReplicaNode.CopyLog)), none, nil),
 	ResetLog:          answer(resetLogRequest, replica(done(datanode.ReplicaNode.ResetLog)), none, nil),
 	ReplaceSpindle:    answer(replaceSpindleRequest, done(datanode.Node.ReplaceSpindle), none, nil),
+	AddSpindle:        answer(addSpindleRequest, done(datanode.Node.AddSpindle), none, nil),
 	Status: answer(none, func(n datanode.Node, ctx context.Context, _ *struct{}) (*datanode.Status, error) {
 		return n.Status(ctx)
 	}, status, nil),

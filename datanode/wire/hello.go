@@ -17,10 +17,13 @@ const (
 
 // features are the optional parts that this package knows; both sides use those
 // that both have.
-const features = featureReplace
+const features = featureReplace | featureAdd
 
-// featureReplace is the call ReplaceSpindle.
-const featureReplace uint64 = 1
+// featureReplace is the call ReplaceSpindle, featureAdd AddSpindle.
+const (
+	featureReplace uint64 = 1
+	featureAdd     uint64 = 2
+)
 
 const (
 	helloMagic   = "PLNTWIRE"

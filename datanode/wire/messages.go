@@ -144,6 +144,9 @@ func writeFragmentsReply(c *coder, r *datanode.WriteFragmentsReply) {
 
 func replaceSpindleRequest(c *coder, r *datanode.ReplaceSpindleRequest) { u16(c, &r.Spindle) }
 
+// Which node is meant the connection says.
+func addSpindleRequest(c *coder, r *datanode.AddSpindleRequest) { u16(c, &r.Spindle) }
+
 func discardFragmentsRequest(c *coder, r *datanode.DiscardFragmentsRequest) { u64(c, &r.Segment) }
 
 // rangesMax bounds the ranges of one read.

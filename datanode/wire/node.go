@@ -57,13 +57,25 @@ func (c *Client) DiscardFragments(ctx context.Context, r *datanode.DiscardFragme
 
 // ReplaceSpindle is refused where the node's program does not know the call.
 func (c *Client) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRequest) error {
-	c.mu.Lock()
-	has := c.features
-	c.mu.Unlock()
-	if has&featureReplace == 0 {
+	if !c.has(featureReplace) {
 		return datanode.Errorf(datanode.ErrInvalid, "replace spindle %d of a data node whose program replaces none while it runs: stop it, or upgrade plinth there", r.Spindle)
 	}
 	return tell(ctx, c, ReplaceSpindle, r, replaceSpindleRequest)
+}
+
+// AddSpindle is refused where the node's program does not know the call.
+func (c *Client) AddSpindle(ctx context.Context, r *datanode.AddSpindleRequest) error {
+	if !c.has(featureAdd) {
+		return datanode.Errorf(datanode.ErrInvalid, "add a spindle to a data node whose program adds none while it runs: stop it, or upgrade plinth there")
+	}
+	return tell(ctx, c, AddSpindle, r, addSpindleRequest)
+}
+
+// has reports whether both sides have a feature.
+func (c *Client) has(feature uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.features&feature != 0
 }
 
 // ReadFragments uses r.Into, if all fits, so that the memory of the frame is used

@@ -163,6 +163,12 @@ func (c *Client) DrainNode(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", "/nodes/"+url.PathEscape(name)+"/drain", nil, nil)
 }
 
+// AddSpindle has a data node, whose name may be empty where there is only one, make a spindle
+// more of the drive that is mounted, empty, where it wants its next one.
+func (c *Client) AddSpindle(ctx context.Context, node string) error {
+	return c.call(ctx, "POST", "/spindles", AddSpindle{node}, nil)
+}
+
 // DrainSpindle has what a spindle has moved to others.
 func (c *Client) DrainSpindle(ctx context.Context, n id.Spindle) error {
 	return c.call(ctx, "POST", fmt.Sprintf("/spindles/%d/drain", n), nil, nil)

@@ -44,6 +44,17 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+func (s *Server) addSpindle(w http.ResponseWriter, r *http.Request) error {
+	var req AddSpindle
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	if err := s.host().AddSpindle(r.Context(), req.Node); err != nil {
+		return err
+	}
+	return s.listNodes(w, r)
+}
+
 func (s *Server) drainSpindle(w http.ResponseWriter, r *http.Request) error {
 	return s.setDraining(w, r, true)
 }

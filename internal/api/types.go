@@ -87,6 +87,11 @@ type AddNode struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
+// AddSpindle asks for POST /spindles.
+type AddSpindle struct {
+	Node string `json:"node,omitempty"`
+}
+
 // DiskList answers GET /disks.
 type DiskList struct {
 	Disks []host.DiskInfo `json:"disks"`

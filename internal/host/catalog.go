@@ -17,7 +17,7 @@ import (
 
 const (
 	keyPool    = "pool"
-	keyLayouts = "layouts"
+	keyLayouts = datanode.LayoutsKey
 	nextDisk   = "next/disk"
 	nextSeg    = "next/segment"
 	nextKey    = "next/key"

@@ -21,15 +21,28 @@ const (
 	restTime   = 10 * time.Second
 )
 
-// Members is a node that is made of several which may change: package rack says how.
-type Members interface {
-	datanode.Several
+// changing carries changes of data nodes and layouts on: package rack says how.
+type changing interface {
 	Learn(ctx context.Context) (*stripe.Layouts, error)
 	Settle(ctx context.Context) error
+	Advance(ctx context.Context, hosts map[string]uint64) (did bool, waits string, err error)
+}
+
+// Members is a node that is made of several which may change.
+type Members interface {
+	datanode.Several
+	changing
 	AddNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error
 	DrainNode(ctx context.Context, name string, hosts map[string]uint64) error
 	RemoveNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error
-	Advance(ctx context.Context, hosts map[string]uint64) (did bool, waits string, err error)
+}
+
+// changes is the node as one that may change.
+func (h *Host) changes() changing {
+	if m, ok := h.node.(Members); ok {
+		return m
+	}
+	return rack.Single{Node: h.node}
 }
 
 // layouts are the newest that this host has learnt.
@@ -38,10 +51,7 @@ func (h *Host) layouts() *stripe.Layouts { return h.pool.Stripes.Layouts() }
 // learn takes over what the registry says of data nodes and layouts, and then tells in the
 // host's row that it has.
 func (h *Host) learn(ctx context.Context) error {
-	m, ok := h.node.(Members)
-	if !ok {
-		return nil
-	}
+	m := h.changes()
 	l, err := m.Learn(ctx)
 	if err != nil {
 		return fmt.Errorf("learn of the pool's data nodes: %w", err)
@@ -91,10 +101,7 @@ func (o *owning) tellLearnt(ctx context.Context) error {
 // the warden.
 func (h *Host) membersLoop() {
 	defer h.work.Done()
-	m, ok := h.node.(Members)
-	if !ok {
-		return
-	}
+	m := h.changes()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	said := ""
@@ -123,7 +130,7 @@ func (h *Host) membersLoop() {
 }
 
 // advance carries a change on and returns when to look again.
-func (h *Host) advance(m Members) (time.Duration, error) {
+func (h *Host) advance(m changing) (time.Duration, error) {
 	warden, err := h.beWarden(h.life)
 	if err != nil || !warden {
 		return restTime, err

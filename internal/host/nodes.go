@@ -28,7 +28,7 @@ func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeI
 	if several, ok := h.node.(datanode.Several); ok {
 		all, err := several.Nodes(ctx)
 		if err != nil || all != nil {
-			h.noteWaits(ctx, all)
+			h.noteComing(ctx, all)
 			return all, err
 		}
 	}
@@ -40,16 +40,28 @@ func (h *Host) nodes(ctx context.Context, st *datanode.Status) ([]datanode.NodeI
 		one.CapacityBytes += sp.CapacityBytes
 		one.AllocatedBytes += sp.AllocatedBytes
 	}
-	return []datanode.NodeInfo{one}, nil
+	all := []datanode.NodeInfo{one}
+	h.noteComing(ctx, all)
+	return all, nil
 }
 
-// noteWaits adds for whom a change waits to the nodes that it is about. Of one that still
-// gets new segments it is not known what will be left there.
-func (h *Host) noteWaits(ctx context.Context, all []datanode.NodeInfo) {
-	coming := h.layouts().Any(stripe.Coming)
+// noteComing adds what is known of a change to the nodes that it is about: which spindles are
+// to be used, and for whom it waits. Of a node that still gets new segments it is not
+// known what will be left there.
+func (h *Host) noteComing(ctx context.Context, all []datanode.NodeInfo) {
+	l := h.layouts()
+	coming, used := l.Any(stripe.Coming), l.Used()
 	for i := range all {
-		if s := all[i].State; s == string(rack.NodeJoining) || s == string(rack.NodeDraining) && coming {
-			all[i].Waits, all[i].Leaving = h.waitsFor(ctx), nil
+		n := &all[i]
+		if n.State == string(rack.NodeIn) {
+			for _, s := range n.Numbers().All() {
+				if !used[s] {
+					n.SpindlesComing++
+				}
+			}
+		}
+		if n.State == string(rack.NodeJoining) || n.State == string(rack.NodeDraining) && coming || n.SpindlesComing > 0 {
+			n.Waits, n.Leaving = h.waitsFor(ctx), nil
 		}
 	}
 }
@@ -58,8 +70,8 @@ func (h *Host) noteWaits(ctx context.Context, all []datanode.NodeInfo) {
 func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
 	for _, n := range all {
 		if !n.Answers {
-			out = append(out, fmt.Sprintf("data node %s (%d) does not answer since %s: its spindles %d to %d are missed, and what is written meanwhile is not on it",
-				n.Name, n.Number, n.Since.Format(time.DateTime), n.FirstSpindle, int(n.FirstSpindle)+n.Spindles-1))
+			out = append(out, fmt.Sprintf("data node %s (%d) does not answer since %s: its spindles %v are missed, and what is written meanwhile is not on it",
+				n.Name, n.Number, n.Since.Format(time.DateTime), n.Numbers()))
 		}
 		out = append(out, changeWarnings(&n)...)
 		if n.LogsMissingCount == 0 {
@@ -77,6 +89,8 @@ func (h *Host) nodeWarnings(all []datanode.NodeInfo) (out []string) {
 // changeWarnings says how far a node is that comes or goes.
 func changeWarnings(n *datanode.NodeInfo) []string {
 	switch {
+	case n.Waits != "" && n.SpindlesComing > 0:
+		return []string{fmt.Sprintf("%d new spindles of data node %s (%d) are not used yet, which waits for %s", n.SpindlesComing, n.Name, n.Number, n.Waits)}
 	case n.Waits != "":
 		return []string{fmt.Sprintf("data node %s (%d) is %s, which waits for %s", n.Name, n.Number, n.State, n.Waits)}
 	case n.Leaving == nil:
@@ -104,7 +118,7 @@ func (h *Host) anySpare() bool {
 // ofSilent reports whether a spindle is of a node that does not answer.
 func ofSilent(all []datanode.NodeInfo, s id.Spindle) bool {
 	return slices.ContainsFunc(all, func(n datanode.NodeInfo) bool {
-		return !n.Answers && s >= n.FirstSpindle && int(s) < int(n.FirstSpindle)+n.Spindles
+		return !n.Answers && n.Numbers().Has(s)
 	})
 }
 

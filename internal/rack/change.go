@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/stripe"
 )
@@ -20,26 +21,26 @@ type change struct {
 	*roll
 	hosts map[string]uint64  // the version of the layouts that each host has learnt
 	told  map[id.Node]uint64 // that each node was told
+	// spindles is how many each node has: those that it got since it came are to be used.
+	spindles map[id.Node]int
 }
+
+// spindleNumbers is how many numbers of spindles a pool has.
+const spindleNumbers = 1 << 16
 
 // step is what a change needs next: one of its fields.
 type step struct {
 	waits  string // for whom
 	tell   []id.Node
 	commit *roll
+	grow   bool
 }
 
 // next decides. The zero step: nothing is to be done.
 func (c *change) next() (step, error) {
 	v := c.layouts.Version
-	var late []string
-	for _, h := range slices.Sorted(maps.Keys(c.hosts)) {
-		if c.hosts[h] < v {
-			late = append(late, h)
-		}
-	}
-	if len(late) > 0 {
-		return step{waits: "hosts that have not learnt of it yet, or whose program is older: " + strings.Join(late, ", ")}, nil
+	if waits := c.late(); waits != "" {
+		return step{waits: waits}, nil
 	}
 	var untold []id.Node
 	for i := range c.nodes {
@@ -51,7 +52,7 @@ func (c *change) next() (step, error) {
 		return step{tell: untold}, nil
 	}
 	if !c.layouts.Any(stripe.Coming) {
-		return step{}, nil
+		return step{grow: c.grown()}, nil
 	}
 	// Everybody knows the lists that are coming.
 	out := &roll{nodes: slices.Clone(c.nodes)}
@@ -63,6 +64,51 @@ func (c *change) next() (step, error) {
 	var err error
 	out.layouts, err = c.layouts.Switch(out.placed)
 	return step{commit: out}, err
+}
+
+// late names the hosts that have not learnt of the layouts, empty if all have.
+func (c *change) late() string {
+	var late []string
+	for _, h := range slices.Sorted(maps.Keys(c.hosts)) {
+		if c.hosts[h] < c.layouts.Version {
+			late = append(late, h)
+		}
+	}
+	if len(late) == 0 {
+		return ""
+	}
+	return "hosts that have not learnt of it yet, or whose program is older: " + strings.Join(late, ", ")
+}
+
+// grown reports whether a node has got spindles that new segments are to use.
+func (c *change) grown() bool {
+	return slices.ContainsFunc(c.nodes, func(n NodeRow) bool { return c.more(&n) > 0 })
+}
+
+// more is how many spindles a node has that have no numbers yet.
+func (c *change) more(n *NodeRow) int {
+	if n.State != NodeIn {
+		return 0
+	}
+	return max(c.spindles[n.Number]-n.Numbers().Count(), 0)
+}
+
+// grow returns what the registry shall say then. Errors are for an operator.
+func (c *change) grow(empty func(id.Layout) bool) (*roll, error) {
+	nodes := slices.Clone(c.nodes)
+	for i := range nodes {
+		n := &nodes[i]
+		more := c.more(n)
+		if more == 0 {
+			continue
+		}
+		first := (&Membership{Nodes: nodes}).next()
+		if more > spindleNumbers-first || len(n.Later) == laterMax {
+			return nil, fmt.Errorf("data node %s has %d spindles more than the pool can give numbers: %d were given out", n.Name, more, first)
+		}
+		n.Later = append(slices.Clone(n.Later), datanode.SpindleRange{First: id.Spindle(first), Spindles: more})
+	}
+	return c.with(nodes, empty)
 }
 
 // placed tells a spindle's node and whether that is being drained.
@@ -96,10 +142,10 @@ func (p *roll) add(n NodeRow, empty func(id.Layout) bool) (*roll, error) {
 		has.State = NodeIn
 		return p.with(nodes, empty)
 	}
-	last := &nodes[len(nodes)-1]
-	n.Number, n.First, n.State = last.Number+1, last.First+id.Spindle(last.Spindles), NodeJoining
-	if int(last.First)+last.Spindles+n.Spindles > 1<<16 {
-		return nil, fmt.Errorf("the pool has used up its numbers of spindles: %d were given out", int(last.First)+last.Spindles)
+	next := (&Membership{Nodes: nodes}).next()
+	n.Number, n.First, n.State = nodes[len(nodes)-1].Number+1, id.Spindle(next), NodeJoining
+	if next+n.Spindles > spindleNumbers {
+		return nil, fmt.Errorf("the pool has used up its numbers of spindles: %d were given out", next)
 	}
 	return p.with(append(nodes, n), empty)
 }
@@ -153,7 +199,7 @@ func (p *roll) remove(name string, left *Leaving) (*roll, error) {
 	n.State = NodeOut
 	out := &roll{nodes: nodes}
 	var err error
-	out.layouts, err = p.layouts.Drop(func(s id.Spindle) bool { return s >= n.First && int(s) < int(n.First)+n.Spindles })
+	out.layouts, err = p.layouts.Drop(n.Numbers().Has)
 	if err == nil {
 		err = m.validate()
 	}

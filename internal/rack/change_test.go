@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"plinth/internal/id"
@@ -44,12 +45,13 @@ type changeWorld struct {
 	segments map[id.Segment][]id.Spindle
 	// strays were written by hosts that died before they published them: a node that starts
 	// makes them known if it keeps them.
-	strays  map[id.Segment][]id.Spindle
-	number  uint64
-	wardens [2]*change // what each read last
-	wrong   error
+	strays   map[id.Segment][]id.Spindle
+	number   uint64
+	spindles map[id.Node]int // that each has
+	wardens  [2]*change      // what each read last
+	wrong    error
 
-	changes, removals, written int
+	changes, removals, written, grown int
 }
 
 type changeHost struct {
@@ -68,7 +70,7 @@ func (w *changeWorld) fail(format string, args ...any) {
 func newChangeWorld(seed uint64, flaw changeFlaw) *changeWorld {
 	w := &changeWorld{
 		rng: rand.New(rand.NewPCG(seed, 5)), flaw: flaw, hosts: make(map[string]*changeHost), nodes: make(map[id.Node]*stripe.Layouts),
-		segments: make(map[id.Segment][]id.Spindle), strays: make(map[id.Segment][]id.Spindle),
+		segments: make(map[id.Segment][]id.Spindle), strays: make(map[id.Segment][]id.Spindle), spindles: make(map[id.Node]int),
 	}
 	var rows []NodeRow
 	for i := range 4 {
@@ -145,7 +147,12 @@ func (w *changeWorld) operate() {
 	name := w.roll.nodes[w.rng.IntN(len(w.roll.nodes))].Name
 	var next *roll
 	var err error
-	switch w.rng.IntN(8) {
+	switch w.rng.IntN(9) {
+	case 8:
+		if n := id.Node(w.rng.IntN(len(w.roll.nodes))); w.spindles[n] < 6 && w.roll.nodes[n].State != NodeOut {
+			w.spindles[n] = w.roll.nodes[n].Numbers().Count() + 1 + w.rng.IntN(2)
+		}
+		return
 	case 0:
 		if len(w.roll.nodes) < 40 {
 			next, err = w.roll.add(NodeRow{Name: fmt.Sprint("dn", len(w.roll.nodes)), Addresses: []string{"x"}, Spindles: 2 + w.rng.IntN(3)}, w.empty())
@@ -162,7 +169,7 @@ func (w *changeWorld) operate() {
 		n := &w.roll.nodes[i]
 		name = n.Name
 		left := &Leaving{Segments: w.look(func(list []id.Spindle) bool {
-			return slices.ContainsFunc(list, func(s id.Spindle) bool { return s >= n.First && int(s) < int(n.First)+n.Spindles })
+			return slices.ContainsFunc(list, n.Numbers().Has)
 		})}
 		if w.flaw == removedTooSoon {
 			left = &Leaving{}
@@ -243,6 +250,7 @@ func (w *changeWorld) warden(n int) {
 			c.hosts[name] = h.told
 		}
 		c.roll = w.roll
+		c.spindles = maps.Clone(w.spindles)
 		for node, l := range w.nodes {
 			c.told[node] = l.Version
 		}
@@ -263,6 +271,14 @@ func (w *changeWorld) warden(n int) {
 		w.fail("%v", err)
 	case s.commit != nil:
 		w.commit(c.revision, s.commit)
+	case s.grow: // after another look
+		c.roll = w.roll
+		if next, err := c.grow(w.empty()); err == nil {
+			w.commit(c.revision, next)
+			w.grown++
+		} else if !strings.Contains(err.Error(), "lists of spindles are in use") {
+			w.fail("%v", err)
+		}
 	case len(s.tell) > 0: // one of them answers
 		node := s.tell[w.rng.IntN(len(s.tell))]
 		if told := w.nodes[node]; told == nil || told.Version < c.layouts.Version {
@@ -290,7 +306,8 @@ func (w *changeWorld) start() {
 	p := &Part{Layouts: told, row: *row}
 	for s, list := range w.strays {
 		for index, sp := range list {
-			if sp >= row.First && int(sp) < int(row.First)+row.Spindles && slices.Equal(list, told.Lists[s.Layout()]) && p.Keeps(s, uint8(index), sp-row.First) {
+			own, has := row.Numbers().Local(sp)
+			if has && slices.Equal(list, told.Lists[s.Layout()]) && p.Keeps(s, uint8(index), own) {
 				delete(w.strays, s)
 				w.segments[s] = list
 			}
@@ -357,16 +374,16 @@ func TestSimChanges(t *testing.T) {
 			seeds = append(seeds, rand.Uint64())
 		}
 	}
-	changes, removals, written := 0, 0, 0
+	changes, removals, written, grown := 0, 0, 0, 0
 	for _, seed := range seeds {
 		w := simulateChanges(seed, noFlaw)
 		if w.wrong != nil {
 			t.Fatalf("-change-seed %d: %v", seed, w.wrong)
 		}
-		changes, removals, written = changes+w.changes, removals+w.removals, written+w.written
+		changes, removals, written, grown = changes+w.changes, removals+w.removals, written+w.written, grown+w.grown
 	}
-	t.Logf("%d runs: %d changes of the registry, %d nodes taken out, %d segments", len(seeds), changes, removals, written)
-	if changes == 0 || removals == 0 || written == 0 {
+	t.Logf("%d runs: %d changes of the registry, %d nodes taken out, %d times spindles came, %d segments", len(seeds), changes, removals, grown, written)
+	if changes == 0 || removals == 0 || written == 0 || grown == 0 {
 		t.Error("the simulations went through too little")
 	}
 }

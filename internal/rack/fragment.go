@@ -74,7 +74,7 @@ func (r *Rack) WriteFragments(ctx context.Context, q *datanode.WriteFragmentsReq
 		own.Fragments = make([]datanode.Fragment, len(s.parts))
 		for j, i := range s.parts {
 			own.Fragments[j] = q.Fragments[i]
-			own.Fragments[j].Spindle -= s.m.First
+			own.Fragments[j].Spindle = s.m.local(own.Fragments[j].Spindle)
 		}
 		var got *datanode.WriteFragmentsReply
 		err := s.m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) (err error) {
@@ -124,7 +124,7 @@ func (r *Rack) ReadFragments(ctx context.Context, q *datanode.ReadFragmentsReque
 		own.Ranges = make([]datanode.FragmentRange, len(s.parts))
 		for j, i := range s.parts {
 			own.Ranges[j] = q.Ranges[i]
-			own.Ranges[j].Spindle -= s.m.First
+			own.Ranges[j].Spindle = s.m.local(own.Ranges[j].Spindle)
 		}
 		var got *datanode.ReadFragmentsReply
 		err := s.m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) (err error) {
@@ -156,7 +156,7 @@ func (r *Rack) ListFragments(ctx context.Context, q *datanode.ListFragmentsReque
 		return nil, noSpindle(q.Spindle)
 	}
 	own := *q
-	own.Spindle -= m.First
+	own.Spindle = m.local(q.Spindle)
 	var reply *datanode.ListFragmentsReply
 	err := m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) (err error) {
 		reply, err = m.Node.ListFragments(ctx, &own)
@@ -175,8 +175,22 @@ func (r *Rack) ReplaceSpindle(ctx context.Context, q *datanode.ReplaceSpindleReq
 		return noSpindle(q.Spindle)
 	}
 	return m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error {
-		return m.Node.ReplaceSpindle(ctx, &datanode.ReplaceSpindleRequest{Spindle: q.Spindle - m.First})
+		return m.Node.ReplaceSpindle(ctx, &datanode.ReplaceSpindleRequest{Spindle: m.local(q.Spindle)})
 	})
+}
+
+// AddSpindle implements datanode.Node: the pool gives the spindle its number when a change of
+// the nodes does (Advance).
+func (r *Rack) AddSpindle(ctx context.Context, q *datanode.AddSpindleRequest) error {
+	m := r.numbered(q.Node)
+	if m == nil {
+		return datanode.Errorf(datanode.ErrInvalid, "add a spindle to node %d: there is none", q.Node)
+	}
+	err := m.call(ctx, r.opts.FragmentTime, func(ctx context.Context) error { return m.Node.AddSpindle(ctx, q) })
+	if err == nil {
+		_, err = r.statusOf(ctx, m)
+	}
+	return err
 }
 
 // DiscardFragments implements datanode.FragmentNode. The keeper goes first: it knows

@@ -141,6 +141,8 @@ func (r *Rack) follow(ctx context.Context, old *current, p *roll) (*current, err
 		case row.State == NodeOut:
 		case at >= 0:
 			o := old.members[at]
+			numbers := row.Numbers()
+			o.ranges.Store(&numbers)
 			o.mu.Lock()
 			o.state = row.State
 			o.mu.Unlock()

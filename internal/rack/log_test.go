@@ -307,7 +307,7 @@ func TestANodeThatWasBootedAnew(t *testing.T) {
 	b.Wrap(2, func(n datanode.Replica) datanode.Replica { return booted{n, &run} })
 	var members []rack.Member
 	for n := range 3 {
-		members = append(members, rack.Member{Number: id.Node(n), Node: b.Switches[n], First: id.Spindle(4 * n), Spindles: 4})
+		members = append(members, rack.Member{Number: id.Node(n), Node: b.Switches[n], Spindles: datanode.SpindleRanges{{First: id.Spindle(4 * n), Spindles: 4}}})
 	}
 	members[2].Run = func() logset.Boot { return *run.Load() }
 	r, err := rack.New(members, rack.Options{Layouts: b.Layouts, CallTime: patience, FragmentTime: patience, Logger: slog.New(slog.DiscardHandler)})

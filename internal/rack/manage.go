@@ -88,14 +88,14 @@ func (r *Rack) commit(ctx context.Context, p, next *roll) error {
 	for i := range next.nodes {
 		row := next.nodes[i]
 		if i < len(p.nodes) {
-			if p.nodes[i].State == row.State {
+			if p.nodes[i].State == row.State && len(p.nodes[i].Later) == len(row.Later) {
 				continue
 			}
 			txn.Compares = append(txn.Compares, datanode.Compare{Key: nodeKey(row.Number), Revision: p.revisions[i]})
 		} else {
 			txn.Compares = append(txn.Compares, datanode.Compare{Key: nodeKey(row.Number)})
 		}
-		txn.Puts = append(txn.Puts, datanode.Put{Key: nodeKey(row.Number), Value: mustMarshal(jsonNode{membershipVersion, row})})
+		txn.Puts = append(txn.Puts, datanode.Put{Key: nodeKey(row.Number), Value: row.marshal()})
 	}
 	_, err := r.RegistryCommit(ctx, txn)
 	if errors.Is(err, datanode.ErrConflict) {
@@ -270,14 +270,16 @@ func (r *Rack) Advance(ctx context.Context, hosts map[string]uint64) (did bool, 
 	if err != nil || p.nodes == nil {
 		return false, "", err
 	}
-	c := &change{roll: p, hosts: hosts, told: r.toldOf(p)}
+	c := &change{roll: p, hosts: hosts, told: r.toldOf(p), spindles: r.spindlesOf()}
 	s, err := c.next()
 	switch {
 	case err != nil:
 		return false, "", err
 	case s.commit != nil:
-		r.log.Info("new segments use other layouts", "version", s.commit.layouts.Version, "nodes", p.membership(nil).names())
+		r.log.Info("the pool's layouts change", "version", s.commit.layouts.Version, "nodes", p.membership(nil).names())
 		return true, "", r.commit(ctx, p, s.commit)
+	case s.grow:
+		return true, "", r.grow(ctx, hosts)
 	}
 	waits = s.waits
 	for _, n := range s.tell {
@@ -302,6 +304,31 @@ func (r *Rack) toldOf(p *roll) map[id.Node]uint64 {
 		m.mu.Unlock()
 	}
 	return told
+}
+
+// grow gives the spindles numbers that members have got, and new segments lists with them.
+func (r *Rack) grow(ctx context.Context, hosts map[string]uint64) error {
+	p, empty, err := r.state(ctx, hosts)
+	if err != nil {
+		return err
+	}
+	next, err := (&change{roll: p, spindles: r.spindlesOf()}).grow(empty)
+	if err != nil {
+		return err
+	}
+	r.log.Info("data nodes have got spindles", "version", next.layouts.Version)
+	return r.commit(ctx, p, next)
+}
+
+// spindlesOf returns how many spindles each member had when it answered last.
+func (r *Rack) spindlesOf() map[id.Node]int {
+	has := make(map[id.Node]int)
+	for _, m := range r.members() {
+		if st := m.last(); st != nil {
+			has[m.Number] = len(st.Spindles)
+		}
+	}
+	return has
 }
 
 // tell has a member know the pool's nodes and layouts.

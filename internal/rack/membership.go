@@ -22,6 +22,11 @@ const (
 	nodeNameMax       = 256
 	addressesMax      = 4
 	addressMax        = 256
+	// laterVersion is the version of a row, and of what is said of nodes, where some have
+	// spindles that came later: who does not know of these would miss segments there.
+	laterVersion = 2
+	// laterMax bounds how often a node gets spindles.
+	laterMax = 256
 )
 
 // NodeState is what a node is there for.
@@ -44,8 +49,15 @@ type NodeRow struct {
 	Name      string     `json:"name"`      // of its certificate
 	Addresses []string   `json:"addresses"` // as who made the pool reached it
 	First     id.Spindle `json:"first"`     // the pool's number of its spindle 0
-	Spindles  int        `json:"spindles"`
-	State     NodeState  `json:"state"`
+	Spindles  int        `json:"spindles"`  // that it came with
+	// Later are the pool's numbers of spindles that it got since.
+	Later datanode.SpindleRanges `json:"later,omitempty"`
+	State NodeState              `json:"state"`
+}
+
+// Numbers are the pool's numbers of the node's spindles.
+func (n *NodeRow) Numbers() datanode.SpindleRanges {
+	return append(datanode.SpindleRanges{{First: n.First, Spindles: n.Spindles}}, n.Later...)
 }
 
 // Membership is what a pool of several nodes is made of. Every node has it in its own
@@ -137,11 +149,7 @@ func (m *Membership) spindles(of ...NodeState) (all [][]id.Spindle) {
 		if !slices.Contains(of, n.State) {
 			continue
 		}
-		var own []id.Spindle
-		for i := range n.Spindles {
-			own = append(own, n.First+id.Spindle(i))
-		}
-		all = append(all, own)
+		all = append(all, n.Numbers().All())
 	}
 	return all
 }
@@ -182,7 +190,7 @@ func (m *Membership) name(n id.Node) string {
 // node returns the node with a spindle, nil if there is none.
 func (m *Membership) node(s id.Spindle) *NodeRow {
 	for i := range m.Nodes {
-		if n := &m.Nodes[i]; s >= n.First && int(s) < int(n.First)+n.Spindles {
+		if n := &m.Nodes[i]; n.Numbers().Has(s) {
 			return n
 		}
 	}
@@ -201,10 +209,11 @@ func (m *Membership) names() string {
 }
 
 // Same tells whether two say the same of all that does not change. One may know nodes
-// that came later.
+// and spindles that came later.
 func (m *Membership) Same(o *Membership) bool {
 	one := func(a, b NodeRow) bool {
-		return a.Number == b.Number && a.Name == b.Name && a.First == b.First && a.Spindles == b.Spindles
+		later := min(len(a.Later), len(b.Later))
+		return a.Number == b.Number && a.Name == b.Name && a.First == b.First && a.Spindles == b.Spindles && slices.Equal(a.Later[:later], b.Later[:later])
 	}
 	both := min(len(m.Nodes), len(o.Nodes))
 	return m.Geometry == o.Geometry && (m.Registry == nil) == (o.Registry == nil) && slices.EqualFunc(m.Nodes[:both], o.Nodes[:both], one)
@@ -224,16 +233,25 @@ func (m *Membership) validate() error {
 	if m.Registry != nil && *m.Registry != 0 {
 		return fmt.Errorf("the registry is at node %d: a newer program wrote it", *m.Registry)
 	}
-	first := 0
+	var all datanode.SpindleRanges
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
 		if err := n.validate(); err != nil {
 			return err
 		}
-		if int(n.Number) != i || int(n.First) != first || n.State != NodeOut && m.Named(n.Name) != n {
-			return fmt.Errorf("node %d of name %s with spindles from %d on is out of order", n.Number, n.Name, n.First)
+		if int(n.Number) != i || n.State != NodeOut && m.Named(n.Name) != n {
+			return fmt.Errorf("node %d of name %s is out of order", n.Number, n.Name)
 		}
-		first += n.Spindles
+		all = append(all, n.Numbers()...)
+	}
+	// Every number was given out once, in order.
+	slices.SortFunc(all, func(a, b datanode.SpindleRange) int { return int(a.First) - int(b.First) })
+	next := 0
+	for _, r := range all {
+		if int(r.First) != next {
+			return fmt.Errorf("spindles from %d on follow %d others", r.First, next)
+		}
+		next += r.Spindles
 	}
 	return nil
 }
@@ -242,8 +260,10 @@ func (n *NodeRow) validate() error {
 	switch {
 	case n.Name == "" || len(n.Name) > nodeNameMax:
 		return fmt.Errorf("node %d with a name of %d bytes", n.Number, len(n.Name))
-	case n.Spindles < 1 || int(n.First)+n.Spindles > 1<<16:
-		return fmt.Errorf("node %d with %d spindles from %d on", n.Number, n.Spindles, n.First)
+	case len(n.Later) > laterMax || slices.ContainsFunc(n.Numbers(), func(r datanode.SpindleRange) bool {
+		return r.Spindles < 1 || r.Spindles > 1<<16 || int(r.First)+r.Spindles > 1<<16
+	}):
+		return fmt.Errorf("node %d with spindles %.100v", n.Number, n.Numbers())
 	case len(n.Addresses) < 1 || len(n.Addresses) > addressesMax || slices.ContainsFunc(n.Addresses, func(a string) bool { return a == "" || len(a) > addressMax }):
 		return fmt.Errorf("node %d with addresses %.100q", n.Number, n.Addresses)
 	case !slices.Contains([]NodeState{NodeJoining, NodeIn, NodeDraining, NodeOut}, n.State):
@@ -254,7 +274,11 @@ func (n *NodeRow) validate() error {
 
 // Marshal returns what a node has under datanode.MemberKey.
 func (m *Membership) Marshal(number id.Node) []byte {
-	return mustMarshal(jsonMembership{membershipVersion, number, m.Geometry.String(), m.Registry, m.Version, m.Nodes})
+	version := membershipVersion
+	for i := range m.Nodes {
+		version = max(version, m.Nodes[i].version())
+	}
+	return mustMarshal(jsonMembership{version, number, m.Geometry.String(), m.Registry, m.Version, m.Nodes})
 }
 
 // ParseMember reads what a node has under datanode.MemberKey: its number, and the pool's
@@ -265,7 +289,7 @@ func ParseMember(b []byte) (id.Node, *Membership, error) {
 	m := &Membership{Registry: j.Registry, Nodes: j.Nodes, Version: j.Layouts}
 	switch {
 	case err != nil:
-	case j.Version != membershipVersion:
+	case j.Version < membershipVersion || j.Version > laterVersion:
 		err = fmt.Errorf("version %d: a newer program wrote it", j.Version)
 	default:
 		if m.Geometry, err = stripe.ParseGeometry(j.Geometry); err == nil {
@@ -290,16 +314,34 @@ func nodeKey(n id.Node) string { return fmt.Sprintf("%s%04d", nodePrefix, n) }
 func (m *Membership) Rows() []datanode.Put {
 	var puts []datanode.Put
 	for _, n := range m.Nodes {
-		puts = append(puts, datanode.Put{Key: nodeKey(n.Number), Value: mustMarshal(jsonNode{membershipVersion, n})})
+		puts = append(puts, datanode.Put{Key: nodeKey(n.Number), Value: n.marshal()})
 	}
 	return puts
+}
+
+// version is the least that says all of the row.
+func (n *NodeRow) version() int {
+	if len(n.Later) > 0 {
+		return laterVersion
+	}
+	return membershipVersion
+}
+
+func (n *NodeRow) marshal() []byte { return mustMarshal(jsonNode{n.version(), *n}) }
+
+// next is the number of the next spindle that comes to the pool.
+func (m *Membership) next() (n int) {
+	for i := range m.Nodes {
+		n += m.Nodes[i].Numbers().Count()
+	}
+	return n
 }
 
 // ParseNode reads a node's row.
 func ParseNode(b []byte) (NodeRow, error) {
 	var j jsonNode
 	err := json.Unmarshal(b, &j)
-	if err == nil && j.Version != membershipVersion {
+	if err == nil && (j.Version < membershipVersion || j.Version > laterVersion) {
 		err = fmt.Errorf("version %d: a newer program wrote it", j.Version)
 	}
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"plinth/datanode"
 	"plinth/internal/id"
 	"plinth/internal/rack"
 	"plinth/internal/stripe"
@@ -216,5 +217,57 @@ func TestIdentifyAfterAChange(t *testing.T) {
 	}
 	if got, err := rack.Identify([]rack.Given{a, c}); err != nil || got != m { // the registry says the rest
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Spindles that a node got later have numbers behind all others, and who does not know of them
+// is told that a newer program wrote it.
+func TestLaterSpindles(t *testing.T) {
+	m, _ := three(t)
+	was := m.Marshal(1)
+	later := *m
+	later.Nodes = slices.Clone(m.Nodes)
+	later.Nodes[1].Later = datanode.SpindleRanges{{First: 12, Spindles: 2}}
+	later.Nodes[0].Later = datanode.SpindleRanges{{First: 14, Spindles: 1}}
+	number, read, err := rack.ParseMember(later.Marshal(1))
+	if err != nil || number != 1 || !read.Same(&later) || !read.Same(m) || !m.Same(read) {
+		t.Fatalf("%d, %+v, %v", number, read, err)
+	}
+	if !strings.Contains(string(was), `{"version":1,`) || !strings.Contains(string(later.Marshal(1)), `{"version":2,`) {
+		t.Errorf("%s, %s", was, later.Marshal(1))
+	}
+	own := read.Nodes[1].Numbers()
+	if got := own.All(); !slices.Equal(got, []id.Spindle{4, 5, 6, 7, 12, 13}) || own.String() != "4 to 7, 12 to 13" {
+		t.Errorf("%v: %v", own, got)
+	}
+	for local, s := range own.All() {
+		back, has := own.Local(s)
+		if to, ok := own.Global(id.Spindle(local)); !has || !ok || to != s || int(back) != local {
+			t.Errorf("spindle %d is %d there, and %d again", s, back, to)
+		}
+	}
+	if _, ok := own.Global(6); ok || own.Has(8) || own.Has(14) || own.Count() != 6 {
+		t.Errorf("%v has others", own)
+	}
+	for what, change := range map[string]func(rows []rack.NodeRow){
+		"a gap":           func(rows []rack.NodeRow) { rows[0].Later[0].First = 15 },
+		"a number twice":  func(rows []rack.NodeRow) { rows[0].Later[0].First = 13 },
+		"none":            func(rows []rack.NodeRow) { rows[0].Later[0].Spindles = 0 },
+		"too many":        func(rows []rack.NodeRow) { rows[0].Later[0].Spindles = 1 << 20 },
+		"of another node": func(rows []rack.NodeRow) { rows[0].Later[0].First = 2 },
+	} {
+		bad := later
+		bad.Nodes = slices.Clone(later.Nodes)
+		bad.Nodes[0].Later = slices.Clone(later.Nodes[0].Later)
+		change(bad.Nodes)
+		if _, _, err := rack.ParseMember(bad.Marshal(1)); err == nil {
+			t.Errorf("%s is taken", what)
+		}
+	}
+	other := later
+	other.Nodes = slices.Clone(later.Nodes)
+	other.Nodes[1].Later = datanode.SpindleRanges{{First: 12, Spindles: 3}}
+	if later.Same(&other) {
+		t.Error("two pools are the same")
 	}
 }

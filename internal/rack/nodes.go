@@ -110,8 +110,10 @@ func (r *Rack) missing(members []*member, d id.Disk, row logset.Row) (out []int)
 
 // info describes a member as it answered last.
 func (m *member) info(row NodeRow) datanode.NodeInfo {
+	numbers := m.own()
 	i := datanode.NodeInfo{
-		Number: m.Number, Name: row.Name, Addresses: row.Addresses, State: string(row.State), FirstSpindle: m.First, Spindles: m.Spindles,
+		Number: m.Number, Name: row.Name, Addresses: row.Addresses, State: string(row.State), FirstSpindle: numbers[0].First, LaterSpindles: numbers[1:],
+		Spindles: numbers.Count(),
 	}
 	since := m.silent.Load()
 	if i.Answers = since == 0; i.Answers {

@@ -10,9 +10,7 @@ import (
 	"plinth/internal/stripe"
 )
 
-// layoutsKey is where a registry has stripe layouts: the pool's, and each node's own a
-// copy, which says what the node keeps.
-const layoutsKey = "layouts"
+const layoutsKey = datanode.LayoutsKey
 
 // Tell has a node that knows nothing of its pool know what it is there, in its own
 // registry. It may be repeated. ErrConflict if the node knows something else.
@@ -86,10 +84,9 @@ func (p *Part) Keeps(s id.Segment, index uint8, on id.Spindle) bool {
 	if p.Layouts.Kind(s.Layout()) == stripe.Free {
 		return false
 	}
-	list := p.Layouts.Lists[s.Layout()]
-	if int(index) >= len(list) || list[index] != p.row.First+on {
+	list, own := p.Layouts.Lists[s.Layout()], p.row.Numbers()
+	if n, ok := own.Global(on); !ok || int(index) >= len(list) || list[index] != n {
 		return false
 	}
-	first := list[0]
-	return first >= p.row.First && int(first) < int(p.row.First)+p.row.Spindles
+	return own.Has(list[0])
 }

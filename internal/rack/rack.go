@@ -38,10 +38,9 @@ type Member struct {
 	// Run names the run of the node's machine that calls reach which begin now: before a
 	// call reaches another one, it says so. nil: the node is one process.
 	Run      func() logset.Boot
-	First    id.Spindle // the pool's number of its spindle 0
-	Spindles int
-	State    NodeState // "": NodeIn
-	Name     string    // of its certificate; may be empty
+	Spindles datanode.SpindleRanges // the pool's numbers of its spindles, as the rack begins
+	State    NodeState              // "": NodeIn
+	Name     string                 // of its certificate; may be empty
 }
 
 // Options of a rack. The zero value is right but for Layouts.
@@ -114,6 +113,8 @@ func (r *Rack) members() []*member { return r.now.Load().members }
 type member struct {
 	Member
 
+	ranges atomic.Pointer[datanode.SpindleRanges] // of its spindles, as they are now
+
 	silent atomic.Int64 // since when it does not answer, Unix ns; 0: it does
 	heard  atomic.Int64 // since when it does
 
@@ -156,7 +157,7 @@ func New(members []Member, opts Options) (*Rack, error) {
 	c := &current{layouts: opts.Layouts}
 	for _, m := range members {
 		for _, o := range c.members {
-			if m.Number == o.Number || int(m.First) < int(o.First)+o.Spindles && int(o.First) < int(m.First)+m.Spindles {
+			if m.Number == o.Number || slices.ContainsFunc(m.Spindles.All(), o.Spindles.Has) {
 				return nil, fmt.Errorf("nodes %d and %d have the same number or spindles", m.Number, o.Number)
 			}
 		}
@@ -174,6 +175,7 @@ func (r *Rack) newMember(m Member) *member {
 		Member: m, state: cmp.Or(m.State, NodeIn), tried: make(map[id.Disk]id.Epoch), fenced: make(map[id.Disk]id.Epoch), owed: make(map[id.Segment]bool),
 	}
 	n.heard.Store(time.Now().UnixNano())
+	n.ranges.Store(&m.Spindles)
 	return n
 }
 
@@ -215,7 +217,7 @@ func (r *Rack) Broken() <-chan struct{} { return r.broken }
 // of returns the member that has a spindle, nil if none has.
 func (c *current) of(s id.Spindle) *member {
 	for _, m := range c.members {
-		if s >= m.First && int(s) < int(m.First)+m.Spindles {
+		if m.own().Has(s) {
 			return m
 		}
 	}
@@ -242,6 +244,15 @@ func (r *Rack) keeper(s id.Segment) (*member, error) {
 		}
 	}
 	return nil, datanode.Errorf(datanode.ErrStaleLayout, "segment %s: there are %d layouts", s, len(c.layouts.Lists))
+}
+
+// own are the pool's numbers of a member's spindles.
+func (m *member) own() datanode.SpindleRanges { return *m.ranges.Load() }
+
+// local returns the member's own number of a spindle of its.
+func (m *member) local(s id.Spindle) id.Spindle {
+	n, _ := m.own().Local(s) // it was found by that, and numbers stay
+	return n
 }
 
 // is returns what a member is there for.

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"plinth/datanode"
-	"plinth/internal/id"
 )
 
 func (m *member) last() *datanode.Status {
@@ -25,15 +24,8 @@ func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
 	members := r.members()
 	own := make([]*datanode.Status, len(members))
 	errs := each(members, func(i int, m *member) error {
-		err := m.call(ctx, r.opts.CallTime, func(ctx context.Context) (err error) {
-			own[i], err = m.Node.Status(ctx)
-			return err
-		})
-		if err == nil {
-			m.mu.Lock()
-			m.status = own[i]
-			m.mu.Unlock()
-		}
+		st, err := r.statusOf(ctx, m)
+		own[i] = st
 		return err
 	})
 	if err := ctx.Err(); err != nil {
@@ -80,11 +72,32 @@ func (r *Rack) Status(ctx context.Context) (*datanode.Status, error) {
 	return st, nil
 }
 
-// present returns a member's spindles under the pool's numbers.
+// statusOf asks a member, nil with an error.
+func (r *Rack) statusOf(ctx context.Context, m *member) (st *datanode.Status, err error) {
+	err = m.call(ctx, r.opts.CallTime, func(ctx context.Context) (err error) {
+		st, err = m.Node.Status(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	m.status = st
+	m.mu.Unlock()
+	return st, nil
+}
+
+// present returns a member's spindles under the pool's numbers, without those that have
+// none yet.
 func (m *member) present(st *datanode.Status) []datanode.SpindleStatus {
-	all := slices.Clone(st.Spindles)
-	for i := range all {
-		all[i].Spindle += m.First
+	numbers := m.own()
+	var all []datanode.SpindleStatus
+	for _, sp := range st.Spindles {
+		n, ok := numbers.Global(sp.Spindle)
+		if ok {
+			sp.Spindle = n
+			all = append(all, sp)
+		}
 	}
 	return all
 }
@@ -94,8 +107,8 @@ func (m *member) absent(err error) []datanode.SpindleStatus {
 	if st := m.last(); st != nil {
 		all = m.present(st)
 	} else {
-		for i := range m.Spindles {
-			all = append(all, datanode.SpindleStatus{Spindle: m.First + id.Spindle(i)})
+		for _, s := range m.own().All() {
+			all = append(all, datanode.SpindleStatus{Spindle: s})
 		}
 	}
 	for i := range all {

@@ -362,7 +362,7 @@ func (a *Agent) link(ctx context.Context, n *nodes, m *rack.Membership, layouts 
 }
 
 func memberOf(row *rack.NodeRow, node datanode.Replica, run func() logset.Boot) rack.Member {
-	return rack.Member{Number: row.Number, Name: row.Name, Node: node, Run: run, First: row.First, Spindles: row.Spindles, State: row.State}
+	return rack.Member{Number: row.Number, Name: row.Name, Node: node, Run: run, Spindles: row.Numbers(), State: row.State}
 }
 
 // keep begins to keep a node.

@@ -99,7 +99,7 @@ func (s *Site) open(ctx context.Context, o *Options, open opener, create bool) e
 	if err != nil {
 		return err
 	}
-	o.Node.PoolID = id
+	o.Node.PoolID, o.Node.WidthOf = id, stripe.WidthOf
 	if s.Node, err = open(ctx, dir, o.Node); err != nil {
 		return err
 	}

@@ -23,6 +23,19 @@ func (l *Layouts) Prepare(nodes [][]id.Spindle, empty func(id.Layout) bool) (*La
 	if err != nil {
 		return nil, err
 	}
+	return l.prepare(made, empty)
+}
+
+// PrepareOne is Prepare for the spindles of a pool's one node.
+func (l *Layouts) PrepareOne(spindles []id.Spindle, empty func(id.Layout) bool) (*Layouts, error) {
+	made, err := MakeLayouts(l.Geometry, spindles, l.Version+1)
+	if err != nil {
+		return nil, err
+	}
+	return l.prepare(made, empty)
+}
+
+func (l *Layouts) prepare(made *Layouts, empty func(id.Layout) bool) (*Layouts, error) {
 	out := l.next()
 	var room []int
 	for n, k := range out.Kinds {

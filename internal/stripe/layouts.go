@@ -145,6 +145,19 @@ func (l *Layouts) Spindles() []id.Spindle {
 	return slices.Compact(all)
 }
 
+// Used are the spindles of the lists that are for new segments.
+func (l *Layouts) Used() map[id.Spindle]bool {
+	used := make(map[id.Spindle]bool)
+	for n, list := range l.Lists {
+		if k := l.Kind(id.Layout(n)); k == Usual || k == Spare {
+			for _, s := range list {
+				used[s] = true
+			}
+		}
+	}
+	return used
+}
+
 // tail returns how many of the last lists are spare, false if kinds say more than that.
 func (l *Layouts) tail() (spare int, ok bool) {
 	usual := len(l.Kinds)
@@ -253,6 +266,15 @@ func UnmarshalLayouts(b []byte) (*Layouts, error) {
 		return nil, corrupt("%v", err)
 	}
 	return l, nil
+}
+
+// WidthOf returns the width of the stripes of marshalled layouts.
+func WidthOf(b []byte) (int, error) {
+	l, err := UnmarshalLayouts(b)
+	if err != nil {
+		return 0, err
+	}
+	return l.Geometry.Width(), nil
 }
 
 // Without reports whether there is a usual layout with none of some spindles.

@@ -257,7 +257,7 @@ func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack
 	s.Helper()
 	join := func(_ *rack.Membership, _ *stripe.Layouts, row rack.NodeRow) rack.Member {
 		return rack.Member{
-			Number: row.Number, Name: row.Name, Node: way(s.at(row.Addresses[0])), First: row.First, Spindles: row.Spindles, State: row.State,
+			Number: row.Number, Name: row.Name, Node: way(s.at(row.Addresses[0])), Spindles: row.Numbers(), State: row.State,
 		}
 	}
 	o.Layouts, o.Join, o.Meet = s.Layouts, join, s.meet
@@ -274,7 +274,7 @@ func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack
 	} else {
 		for n := range s.nodes {
 			members = append(members, rack.Member{
-				Number: id.Node(n), Node: way(n), First: id.Spindle(n * s.spindles), Spindles: s.spindles,
+				Number: id.Node(n), Node: way(n), Spindles: datanode.SpindleRanges{{First: id.Spindle(n * s.spindles), Spindles: s.spindles}},
 			})
 		}
 	}
