@@ -61,7 +61,7 @@ func newApp() *cli.App {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			upCommand(), hostCommand(), dataNodeCommand(), recoverCommand(), diskCommand(), snapshotCommand(), cloneCommand(), diffCommand(),
-			statusCommand(), eventsCommand(), nodeCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), spindleCommand(), attachCommand(), detachCommand(), qemuCommand(), clusterCommand(), benchCommand(), completionCommand(),
+			statusCommand(), eventsCommand(), nodeCommand(), cpuCommand(), verifyCommand(), reclaimCommand(), rebalanceCommand(), spindleCommand(), attachCommand(), detachCommand(), qemuCommand(), clusterCommand(), benchCommand(), completionCommand(),
 		},
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},

@@ -163,6 +163,16 @@ func (c *Client) DrainNode(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", "/nodes/"+url.PathEscape(name)+"/drain", nil, nil)
 }
 
+// Rebalance has what was written before spindles or data nodes came spread over all of them,
+// or with on unset calls that off.
+func (c *Client) Rebalance(ctx context.Context, on bool) error {
+	method := "DELETE"
+	if on {
+		method = "POST"
+	}
+	return c.call(ctx, method, "/rebalance", nil, nil)
+}
+
 // AddSpindle has a data node, whose name may be empty where there is only one, make a spindle
 // more of the drive that is mounted, empty, where it wants its next one.
 func (c *Client) AddSpindle(ctx context.Context, node string) error {

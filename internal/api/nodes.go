@@ -44,6 +44,22 @@ func (s *Server) removeNode(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+func (s *Server) startRebalance(w http.ResponseWriter, r *http.Request) error {
+	return s.setRebalance(w, r, true)
+}
+
+func (s *Server) stopRebalance(w http.ResponseWriter, r *http.Request) error {
+	return s.setRebalance(w, r, false)
+}
+
+func (s *Server) setRebalance(w http.ResponseWriter, r *http.Request, on bool) error {
+	err := s.host().Rebalance(r.Context(), on)
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
 func (s *Server) addSpindle(w http.ResponseWriter, r *http.Request) error {
 	var req AddSpindle
 	if err := readJSON(r, &req); err != nil {

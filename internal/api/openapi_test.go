@@ -59,6 +59,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"POST", "/nodes", "/nodes", `{"name":"dn2","addresses":["10.0.0.2:10811"]}`, 409},
 		{"POST", "/nodes", "/nodes", `{"node":"dn2"}`, 400},
 		{"POST", "/nodes/dn1/drain", "/nodes/{name}/drain", "", 409},
+		{"POST", "/rebalance", "/rebalance", "", 409},
+		{"DELETE", "/rebalance", "/rebalance", "", 409},
 		{"POST", "/spindles", "/spindles", `{"node":"dn7"}`, 409},
 		{"POST", "/spindles", "/spindles", `{"nodes":"dn7"}`, 400},
 		{"POST", "/spindles", "/spindles", `{}`, 200},

@@ -53,6 +53,8 @@ func (s *Server) routes() []route {
 		{"POST", "/nodes", s.addNode},
 		{"DELETE", "/nodes/{name}", s.removeNode},
 		{"POST", "/nodes/{name}/drain", s.drainNode},
+		{"POST", "/rebalance", s.startRebalance},
+		{"DELETE", "/rebalance", s.stopRebalance},
 		{"POST", "/spindles", s.addSpindle},
 		{"POST", "/spindles/{spindle}/drain", s.drainSpindle},
 		{"DELETE", "/spindles/{spindle}/drain", s.useSpindle},

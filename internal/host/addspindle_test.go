@@ -3,6 +3,7 @@ package host_test
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"plinth/datanode"
 	"plinth/internal/rack/racktest"
@@ -76,5 +77,67 @@ func TestSimHostAddSpindle(t *testing.T) {
 		c.has("one", content)
 		s.Back(away)
 	}
+	s.ok(c.Close())
+}
+
+// TestSimHostRebalance has spindles come to a pool that holds much, and what it holds spread over
+// them, while one of the hosts writes.
+func TestSimHostRebalance(t *testing.T) {
+	s := openShelvesOf(t, true)
+	ctx := t.Context()
+	a, content := s.begin()
+	old := bytes.Clone(content)
+	b := s.on("b")
+	b.create("two", content[:1<<20])
+	s.inSync(3)
+	s.refused(a.Rebalance(ctx, true), "nothing lies where new segments do not go")
+	s.refused(a.Rebalance(ctx, false), "no rebalance is under way")
+	for node := range 3 {
+		s.ok(a.AddSpindle(ctx, racktest.Name(node)))
+		s.awaitNode(racktest.Name(node), func(n *datanode.NodeInfo) bool { return n.Spindles == 5 && n.SpindlesComing == 0 }, a, b)
+	}
+	onNew := func() (fragments int64) {
+		st, err := a.cut.Status(ctx)
+		s.ok(err)
+		for _, sp := range st.Spindles[12:] {
+			fragments += sp.Fragments
+		}
+		return fragments
+	}
+	before := onNew()
+	s.ok(b.Rebalance(ctx, true))
+	s.refused(a.Rebalance(ctx, true), "is under way")
+	s.ok(a.Rebalance(ctx, false))
+	s.ok(a.Rebalance(ctx, true))
+	for deadline, round := time.Now().Add(2*time.Minute), 0; ; round = (round + 1) % 64 {
+		copy(content[round<<16:], noise(byte(round), 1<<16))
+		a.writeAt("one", content[round<<16:(round+1)<<16], int64(round)<<16)
+		for _, m := range []*member{a, b} {
+			s.ok(m.Quiesce(ctx))
+			s.ok(m.Sweep(ctx))
+		}
+		st, err := a.Status(ctx)
+		s.ok(err)
+		if st.Rebalance == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the pool is not balanced: %+v", st.Rebalance)
+		}
+	}
+	s.refused(a.Rebalance(ctx, false), "no rebalance is under way")
+	if n := onNew(); n <= before {
+		t.Errorf("%d fragments are on the new spindles, %d were there before", n, before)
+	}
+	a.has("one", content)
+	a.has("one@s", old)
+	b.has("two", old[:1<<20])
+	s.ok(b.Close())
+	a.settled()
+	s.ok(a.Close())
+	c := s.on("c")
+	c.has("one", content)
+	c.has("one@s", old)
+	c.settled()
 	s.ok(c.Close())
 }

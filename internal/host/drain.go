@@ -70,10 +70,11 @@ func nextLook(began time.Time) int64 {
 	return time.Now().Add(max(lookTime, lookShare*time.Since(began))).UnixNano()
 }
 
-// lookLeaving goes through all segments for that, and counts what is left on spindles.
+// lookLeaving goes through all segments for that, and counts what is left on spindles and in
+// lists.
 func (h *Host) lookLeaving(ctx context.Context) (map[id.Disk]bool, error) {
 	began := time.Now()
-	out, left := make(map[id.Disk]bool), make(map[id.Spindle]leftOn)
+	out, left, lists := make(map[id.Disk]bool), make(map[id.Spindle]leftOn), RebalanceStatus{}
 	for _, s := range h.pool.Stripes.Draining() {
 		left[s] = leftOn{}
 	}
@@ -86,6 +87,7 @@ func (h *Host) lookLeaving(ctx context.Context) (map[id.Disk]bool, error) {
 			u := &reply.Segments[i]
 			if after = u.Segment; h.pool.Stripes.Leaves(u.Segment) {
 				h.countLeft(left, u)
+				h.countList(&lists, u.Segment, u.StoredBytes)
 				for _, d := range u.Disks {
 					out[d.Disk] = true
 				}
@@ -95,6 +97,6 @@ func (h *Host) lookLeaving(ctx context.Context) (map[id.Disk]bool, error) {
 			break
 		}
 	}
-	h.drainLeft.Store(&drainLeft{began, left})
+	h.drainLeft.Store(&drainLeft{began, left, lists})
 	return out, nil
 }

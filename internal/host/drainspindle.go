@@ -176,10 +176,11 @@ func (r *drainingRow) with(l *stripe.Layouts, st *datanode.Status, n id.Spindle,
 // drainFullMax is how full, in percent, spindles may become by what leaves another one.
 const drainFullMax = 90
 
-// drainLeft is what was left on spindles that are being emptied.
+// drainLeft is what was left on spindles that are being emptied, and in lists that leave.
 type drainLeft struct {
-	at time.Time
-	on map[id.Spindle]leftOn
+	at    time.Time
+	on    map[id.Spindle]leftOn
+	lists RebalanceStatus
 }
 
 // drainLeftTime is how long that is good for those who only look.
@@ -191,12 +192,7 @@ func (h *Host) drainingStatus(ctx context.Context) (out []DrainingSpindle) {
 	if len(draining) == 0 {
 		return nil
 	}
-	left := h.drainLeft.Load()
-	if left == nil || time.Since(left.at) > drainLeftTime {
-		if _, err := h.lookLeaving(ctx); err == nil { // or else it is not known
-			left = h.drainLeft.Load()
-		}
-	}
+	left := h.leftNow(ctx)
 	for _, s := range draining {
 		d := DrainingSpindle{Spindle: s}
 		if left != nil {

@@ -176,6 +176,11 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	if err := validateHostName(opts.Name); err != nil {
 		return nil, err
 	}
+	if _, several := node.(datanode.Several); several {
+		if _, ok := node.(Members); !ok { // or else it would be taken for one node
+			return nil, fmt.Errorf("%w: several data nodes that do not say how they change", ErrInvalid)
+		}
+	}
 	cores, err := opts.CPU.Number()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)

@@ -21,24 +21,25 @@ const (
 	restTime   = 10 * time.Second
 )
 
-// changing carries changes of data nodes and layouts on: package rack says how.
-type changing interface {
+// Changing carries changes of data nodes and layouts on: package rack says how.
+type Changing interface {
 	Learn(ctx context.Context) (*stripe.Layouts, error)
 	Settle(ctx context.Context) error
 	Advance(ctx context.Context, hosts map[string]uint64) (did bool, waits string, err error)
+	Rebalance(ctx context.Context, on bool) error
 }
 
 // Members is a node that is made of several which may change.
 type Members interface {
 	datanode.Several
-	changing
+	Changing
 	AddNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error
 	DrainNode(ctx context.Context, name string, hosts map[string]uint64) error
 	RemoveNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error
 }
 
 // changes is the node as one that may change.
-func (h *Host) changes() changing {
+func (h *Host) changes() Changing {
 	if m, ok := h.node.(Members); ok {
 		return m
 	}
@@ -130,7 +131,7 @@ func (h *Host) membersLoop() {
 }
 
 // advance carries a change on and returns when to look again.
-func (h *Host) advance(m changing) (time.Duration, error) {
+func (h *Host) advance(m Changing) (time.Duration, error) {
 	warden, err := h.beWarden(h.life)
 	if err != nil || !warden {
 		return restTime, err

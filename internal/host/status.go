@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"plinth/datanode"
@@ -72,8 +73,10 @@ type Status struct {
 	SlowSpindles []id.Spindle `json:"slow_spindles,omitempty"`
 	// Draining are spindles that are being emptied.
 	Draining []DrainingSpindle `json:"draining_spindles,omitempty"`
-	Scrub    ScrubStatus       `json:"scrub"`
-	Rebuild  RebuildStatus     `json:"rebuild"`
+	// Rebalance is there while one is under way.
+	Rebalance *RebalanceStatus `json:"rebalance,omitempty"`
+	Scrub     ScrubStatus      `json:"scrub"`
+	Rebuild   RebuildStatus    `json:"rebuild"`
 	// RehomedBytes counts sealed chunks that this host has moved from data nodes that are
 	// drained.
 	RehomedBytes int64 `json:"rehomed_bytes"`
@@ -237,7 +240,8 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 	for i := range s.Draining {
 		s.Warnings = append(s.Warnings, s.Draining[i].warning())
 	}
-	s.Warnings = append(append(s.Warnings, s.Rebuild.warnings()...), s.Scrub.warnings()...)
+	s.Rebalance = h.rebalanceStatus(ctx, s.Nodes)
+	s.Warnings = slices.Concat(s.Warnings, s.Rebalance.warnings(), s.Rebuild.warnings(), s.Scrub.warnings())
 	for _, d := range s.Disks {
 		s.Space.LogicalBytes += d.LogicalBytes
 		if d.State == "failed" {

@@ -34,6 +34,7 @@ type step struct {
 	tell   []id.Node
 	commit *roll
 	grow   bool
+	rests  bool // nothing: what is left of a rebalance can be looked at
 }
 
 // next decides. The zero step: nothing is to be done.
@@ -52,7 +53,8 @@ func (c *change) next() (step, error) {
 		return step{tell: untold}, nil
 	}
 	if !c.layouts.Any(stripe.Coming) {
-		return step{grow: c.grown()}, nil
+		grown := c.grown()
+		return step{grow: grown, rests: !grown}, nil
 	}
 	// Everybody knows the lists that are coming.
 	out := &roll{nodes: slices.Clone(c.nodes)}

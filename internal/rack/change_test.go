@@ -51,7 +51,7 @@ type changeWorld struct {
 	wardens  [2]*change      // what each read last
 	wrong    error
 
-	changes, removals, written, grown int
+	changes, removals, written, grown, balanced int
 }
 
 type changeHost struct {
@@ -108,11 +108,11 @@ func (w *changeWorld) commit(at uint64, next *roll) {
 	w.changes++
 }
 
-// look counts what lies in layouts, as a walk over all indexes does.
+// look counts what lies in layouts, as a walk over all indexes does; nil: in those that leave.
 func (w *changeWorld) look(of func(list []id.Spindle) bool) int64 {
 	n := int64(0)
 	for s := range w.segments {
-		if of(w.roll.layouts.Lists[s.Layout()]) {
+		if of == nil && w.roll.layouts.Kind(s.Layout()) == stripe.Leaving || of != nil && of(w.roll.layouts.Lists[s.Layout()]) {
 			n++
 		}
 	}
@@ -147,7 +147,13 @@ func (w *changeWorld) operate() {
 	name := w.roll.nodes[w.rng.IntN(len(w.roll.nodes))].Name
 	var next *roll
 	var err error
-	switch w.rng.IntN(9) {
+	switch w.rng.IntN(10) {
+	case 9:
+		l, err := rebalance(w.roll.layouts, w.rng.IntN(4) > 0, draining(w.roll.nodes), w.roll.placed)
+		if err == nil {
+			w.commit(w.roll.revision, &roll{nodes: w.roll.nodes, layouts: l})
+		}
+		return
 	case 8:
 		if n := id.Node(w.rng.IntN(len(w.roll.nodes))); w.spindles[n] < 6 && w.roll.nodes[n].State != NodeOut {
 			w.spindles[n] = w.roll.nodes[n].Numbers().Count() + 1 + w.rng.IntN(2)
@@ -279,6 +285,16 @@ func (w *changeWorld) warden(n int) {
 		} else if !strings.Contains(err.Error(), "lists of spindles are in use") {
 			w.fail("%v", err)
 		}
+	case s.rests && draining(c.nodes) == "" && c.layouts.Any(stripe.Leaving) && c.revision == w.roll.revision:
+		if w.look(nil) == 0 {
+			next, err := c.layouts.Rebalance(false, c.placed)
+			if err != nil || next == nil || next.Any(stripe.Leaving) {
+				w.fail("a rebalance does not end: %v", err)
+				return
+			}
+			w.commit(c.revision, &roll{nodes: c.nodes, layouts: next})
+			w.balanced++
+		}
 	case len(s.tell) > 0: // one of them answers
 		node := s.tell[w.rng.IntN(len(s.tell))]
 		if told := w.nodes[node]; told == nil || told.Version < c.layouts.Version {
@@ -374,16 +390,17 @@ func TestSimChanges(t *testing.T) {
 			seeds = append(seeds, rand.Uint64())
 		}
 	}
-	changes, removals, written, grown := 0, 0, 0, 0
+	changes, removals, written, grown, balanced := 0, 0, 0, 0, 0
 	for _, seed := range seeds {
 		w := simulateChanges(seed, noFlaw)
 		if w.wrong != nil {
 			t.Fatalf("-change-seed %d: %v", seed, w.wrong)
 		}
+		balanced += w.balanced
 		changes, removals, written, grown = changes+w.changes, removals+w.removals, written+w.written, grown+w.grown
 	}
-	t.Logf("%d runs: %d changes of the registry, %d nodes taken out, %d times spindles came, %d segments", len(seeds), changes, removals, grown, written)
-	if changes == 0 || removals == 0 || written == 0 || grown == 0 {
+	t.Logf("%d runs: %d changes of the registry, %d nodes taken out, %d times spindles came, %d rebalances ended, %d segments", len(seeds), changes, removals, grown, balanced, written)
+	if changes == 0 || removals == 0 || written == 0 || grown == 0 || balanced == 0 {
 		t.Error("the simulations went through too little")
 	}
 }

@@ -62,20 +62,11 @@ func (r *Rack) state(ctx context.Context, hosts map[string]uint64) (p *roll, emp
 	if !settled {
 		return p, func(id.Layout) bool { return false }, nil
 	}
-	used := make(map[id.Layout]bool)
-	for after := id.Segment(0); ; {
-		reply, err := r.Usage(ctx, &datanode.UsageRequest{After: after})
-		if err != nil {
-			return nil, nil, err
-		}
-		for i := range reply.Segments {
-			after = reply.Segments[i].Segment
-			used[after.Layout()] = true
-		}
-		if !reply.More || len(reply.Segments) == 0 {
-			return p, func(l id.Layout) bool { return !used[l] }, nil
-		}
+	lie, err := used(ctx, r)
+	if err != nil {
+		return nil, nil, err
 	}
+	return p, func(l id.Layout) bool { return !lie[l] }, nil
 }
 
 // commit makes a new version of nodes and layouts, if nobody else has made one since p was
@@ -280,6 +271,9 @@ func (r *Rack) Advance(ctx context.Context, hosts map[string]uint64) (did bool, 
 		return true, "", r.commit(ctx, p, s.commit)
 	case s.grow:
 		return true, "", r.grow(ctx, hosts)
+	case s.rests:
+		did, err = r.endRebalance(ctx, p)
+		return did, "", err
 	}
 	waits = s.waits
 	for _, n := range s.tell {

@@ -44,16 +44,25 @@ func (s Single) Advance(ctx context.Context, hosts map[string]uint64) (did bool,
 		return false, "", err
 	}
 	next, waits, err := nextOfOne(l, hosts, len(st.Spindles))
+	if next == nil && waits == "" && err == nil {
+		next, err = balanced(ctx, l, s.Node, apart)
+	}
 	if next == nil || err != nil {
 		return false, waits, err
 	}
-	_, err = s.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
-		Compares: []datanode.Compare{{Key: layoutsKey, Revision: revision}}, Puts: []datanode.Put{{Key: layoutsKey, Value: next.Marshal()}},
-	})
+	err = s.commit(ctx, revision, next)
 	if errors.Is(err, datanode.ErrConflict) { // another host did it
 		err = nil
 	}
 	return err == nil, "", err
+}
+
+// commit puts other layouts in place of those of a revision.
+func (s Single) commit(ctx context.Context, revision uint64, next *stripe.Layouts) error {
+	_, err := s.Node.RegistryCommit(ctx, &datanode.RegistryTxn{
+		Compares: []datanode.Compare{{Key: layoutsKey, Revision: revision}}, Puts: []datanode.Put{{Key: layoutsKey, Value: next.Marshal()}},
+	})
+	return err
 }
 
 // nextOfOne returns the layouts that follow, nil for none, or for whom they wait.
@@ -67,8 +76,7 @@ func nextOfOne(l *stripe.Layouts, hosts map[string]uint64, spindles int) (next *
 		return nil, waits, nil
 	}
 	if coming {
-		// Each spindle is by itself: no list is worse than others for what it has on the node.
-		next, err = l.Switch(func(s id.Spindle) (id.Node, bool) { return id.Node(s), false })
+		next, err = l.Switch(apart)
 	} else {
 		next, err = l.PrepareOne(datanode.SpindleRanges{{Spindles: spindles}}.All(), func(id.Layout) bool { return false })
 	}

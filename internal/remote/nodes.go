@@ -23,6 +23,7 @@ const othersTime = 2 * time.Second
 // nodes is the data nodes of a session: one, or a rack of several.
 type nodes struct {
 	datanode.Node // as the host sees them
+	host.Changing // the rack, or what changes a pool of one node
 	// client is the one node's, or that of the node with the registry: the session ends
 	// with it. nil: the registry stands beside the nodes.
 	client *wire.Client
@@ -38,6 +39,8 @@ type nodes struct {
 	// make says how the pool is made if it is not there.
 	make host.NewPool
 }
+
+var _ host.Members = (*nodes)(nil)
 
 // Nodes implements datanode.Several; nil where there is one node.
 func (n *nodes) Nodes(ctx context.Context) ([]datanode.NodeInfo, error) {
@@ -77,22 +80,6 @@ func (n *nodes) Answers(s id.Spindle) bool { return n.rack == nil || n.rack.Answ
 // errOneNode is what a pool of one node answers that is asked for others.
 var errOneNode = fmt.Errorf("%w: the pool is one of one data node, and cannot get others", rack.ErrRefused)
 
-// Learn is host.Members.
-func (n *nodes) Learn(ctx context.Context) (*stripe.Layouts, error) {
-	if n.rack == nil {
-		return host.Layouts(ctx, n)
-	}
-	return n.rack.Learn(ctx)
-}
-
-// Settle is host.Members.
-func (n *nodes) Settle(ctx context.Context) error {
-	if n.rack == nil {
-		return nil
-	}
-	return n.rack.Settle(ctx)
-}
-
 // AddNode is host.Members, and so are the others.
 func (n *nodes) AddNode(ctx context.Context, name string, addresses []string, hosts map[string]uint64) error {
 	if n.rack == nil {
@@ -113,13 +100,6 @@ func (n *nodes) RemoveNode(ctx context.Context, name string, addresses []string,
 		return errOneNode
 	}
 	return n.rack.RemoveNode(ctx, name, addresses, hosts)
-}
-
-func (n *nodes) Advance(ctx context.Context, hosts map[string]uint64) (bool, string, error) {
-	if n.rack == nil {
-		return false, "", nil
-	}
-	return n.rack.Advance(ctx, hosts)
 }
 
 // broken reports whether the session has ended, or will at once.
@@ -357,7 +337,7 @@ func (a *Agent) link(ctx context.Context, n *nodes, m *rack.Membership, layouts 
 		},
 		Leave: n.leave,
 	})
-	n.Node = n.rack
+	n.Node, n.Changing = n.rack, n.rack
 	return err
 }
 

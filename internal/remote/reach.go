@@ -57,7 +57,7 @@ func (a *Agent) reach(dial context.Context, strict bool) (_ *nodes, err error) {
 		if a.opts.OpenRegistry != nil {
 			return nil, errors.New("--registry is for a pool of several data nodes: name them all to make one; a pool of one node has its registry there")
 		}
-		return &nodes{Node: found[0].client, client: found[0].client, make: host.NewPool{Geometry: a.opts.Geometry}}, nil
+		return &nodes{Node: found[0].client, Changing: rack.Single{Node: found[0].client}, client: found[0].client, make: host.NewPool{Geometry: a.opts.Geometry}}, nil
 	}
 	isNew := m == nil
 	if isNew {

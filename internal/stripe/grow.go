@@ -96,6 +96,26 @@ func (l *Layouts) Switch(of func(id.Spindle) (node id.Node, leaves bool)) (*Layo
 	return out, out.Validate()
 }
 
+// Rebalance returns a new version in which what lies in lists that get nothing new is to be
+// moved to those that do, or with on unset stays, where it does not leave for another
+// reason; nil if nothing changes.
+func (l *Layouts) Rebalance(on bool, of func(id.Spindle) (node id.Node, leaves bool)) (*Layouts, error) {
+	out, changed := l.next(), false
+	for n, k := range out.Kinds {
+		switch {
+		case on && k == Old:
+			out.Kinds[n] = Leaving
+		case !on && k == Leaving:
+			out.Kinds[n] = l.retired(n, of)
+		}
+		changed = changed || out.Kinds[n] != k
+	}
+	if !changed {
+		return nil, nil
+	}
+	return out, out.Validate()
+}
+
 // retired is the kind of a list that gets nothing new.
 func (l *Layouts) retired(n int, of func(id.Spindle) (id.Node, bool)) Kind {
 	kind, on := Old, make(map[id.Node]int)

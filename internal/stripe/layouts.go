@@ -48,8 +48,8 @@ const (
 	// Old ones get nothing new, and what lies there stays. OldSpare ones were spare.
 	Old
 	OldSpare
-	// Leaving ones have spindles of a node that is being emptied: what lies there is
-	// to be moved.
+	// Leaving ones have spindles of a node that is being emptied, or were Old when a
+	// rebalance began: what lies there is to be moved.
 	Leaving
 	// Coming ones will be Usual, and ComingSpare ones Spare, when everybody knows them.
 	Coming
