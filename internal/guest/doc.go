@@ -9,7 +9,7 @@
 // loopback is 10.0.2.2 inside (Host).
 //
 // The kernel is Debian's package, fetched once into a cache of the user and
-// unpacked, never installed. Programs come from this machine with the
+// unpacked and decompressed there, never installed. Programs come from this machine with the
 // libraries that ldd names.
 //
 // One goroutine reads a guest's console; it ends with the guest. A guest whose

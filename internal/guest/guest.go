@@ -20,9 +20,9 @@ import (
 const Host = "10.0.2.2"
 
 const (
-	timeoutDefault = time.Minute
-	memoryDefault  = 512
-	processors     = 4 // the kernel uses one connection of an NBD device per processor
+	timeoutDefault    = time.Minute
+	memoryDefault     = 512
+	processorsDefault = 1 // others make every instruction of an emulated kernel dearer
 	// consoleBytesMax bounds what is kept of a console; the rest is dropped.
 	consoleBytesMax = 4 << 20
 )
@@ -50,6 +50,9 @@ type Options struct {
 	Args []string
 	// Reboots lets the guest reboot; otherwise a reboot, and a panic, end it.
 	Reboots bool
+	// Processors are the guest's; its kernel uses one connection of an NBD device for
+	// each. Default: 1.
+	Processors int
 	// MemoryMiB is the guest's memory. Default: 512.
 	MemoryMiB int
 	// Timeout is the longest life of the guest. Default: one minute.
@@ -79,7 +82,7 @@ func Start(ctx context.Context, k *Kernel, dir string, o Options) (*Guest, error
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg,thread=multi",
-		"-smp", strconv.Itoa(processors), "-m", strconv.Itoa(orDefault(o.MemoryMiB, memoryDefault)),
+		"-smp", strconv.Itoa(orDefault(o.Processors, processorsDefault)), "-m", strconv.Itoa(orDefault(o.MemoryMiB, memoryDefault)),
 		"-kernel", k.Image, "-initrd", path, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
 		"-serial", "stdio", "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
 	}

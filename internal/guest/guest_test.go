@@ -80,3 +80,21 @@ func TestAwait(t *testing.T) {
 		t.Error("a silent guest says more")
 	}
 }
+
+func TestPayload(t *testing.T) {
+	image := make([]byte, 2048)
+	copy(image[0x202:], "HdrS")
+	image[0x1f1], image[0x249], image[0x24c] = 1, 1, 7 // 256 bytes after two sectors
+	copy(image[1280:], "abcsize")
+	if got, err := payload(image); err != nil || string(got) != "abc" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := decompress(t.Context(), os.Args[0], filepath.Join(t.TempDir(), "plain")); err == nil {
+		t.Error("a program is a kernel")
+	}
+	for name, bad := range map[string][]byte{"too short": image[:0x24f], "cut off": image[:1286], "no kernel": make([]byte, 2048)} {
+		if got, err := payload(bad); err == nil {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}

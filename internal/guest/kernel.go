@@ -19,12 +19,13 @@ const kernelPackage = "linux-image-amd64"
 
 // Kernel is an unpacked kernel package.
 type Kernel struct {
-	Image   string            // path of the bzImage
+	Image   string            // path of what QEMU boots
 	modules map[string]string // path by name, with _ for -
 }
 
 // FindKernel returns the kernel in the user's cache. With an empty cache it
-// downloads Debian's package by apt-get, which takes 70 MB and no root.
+// downloads Debian's package by apt-get, which takes 70 MB and no root. The image
+// is decompressed, which an emulated processor would do slowly at each boot.
 func FindKernel(ctx context.Context) (*Kernel, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil { // no home
@@ -42,7 +43,20 @@ func FindKernel(ctx context.Context) (*Kernel, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return openKernel(dir)
+	k, err := openKernel(dir)
+	if err != nil {
+		return nil, err
+	}
+	plain := k.Image + plainExt
+	if _, err := os.Stat(plain); errors.Is(err, fs.ErrNotExist) {
+		if err := decompress(ctx, k.Image, plain); err != nil {
+			return nil, fmt.Errorf("decompress %s: %w", k.Image, err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	k.Image = plain
+	return k, nil
 }
 
 // fetchKernel downloads and unpacks beside dir, and then moves it there whole.
@@ -110,7 +124,7 @@ func openKernel(dir string) (*Kernel, error) {
 		if name, ok := strings.CutSuffix(d.Name(), ".ko"); ok {
 			k.modules[strings.ReplaceAll(name, "-", "_")] = path
 		}
-		if strings.HasPrefix(d.Name(), "vmlinuz-") {
+		if strings.HasPrefix(d.Name(), "vmlinuz-") && filepath.Ext(path) != plainExt {
 			k.Image = path
 		}
 		return nil
@@ -181,12 +195,17 @@ func moduleNeeds(path string) ([]string, error) {
 // command runs a program to its end and returns its output; an error has what it
 // complained of.
 func command(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	var complaints bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Stderr = dir, &complaints
+	cmd.Dir = dir
+	return output(cmd)
+}
+
+func output(cmd *exec.Cmd) ([]byte, error) {
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(complaints.Bytes()))
+		return nil, fmt.Errorf("%s: %w: %s", cmd.Args[0], err, bytes.TrimSpace(complaints.Bytes()))
 	}
 	return out, nil
 }

@@ -138,7 +138,8 @@ workers="$workers $!"
 `, guest.Host, l.Addr().(*net.TCPAddr).Port, i, kind)
 	}
 	g := boot(t, guest.Options{
-		Modules: append([]string{"nbd"}, fileSystemModules...), Programs: append([]string{"nbd-client"}, fileSystemPrograms...),
+		Processors: 4,
+		Modules:    append([]string{"nbd"}, fileSystemModules...), Programs: append([]string{"nbd-client"}, fileSystemPrograms...),
 		// What "sums" names was synced before it was named there, and is there after any loss
 		// of power. What churns is not synced.
 		Script: fmt.Sprintf(`

@@ -16,9 +16,10 @@ func TestGuestSnapshot(t *testing.T) {
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "data", "512M")
 	g := boot(t, guest.Options{
-		Modules:  append([]string{"nbd"}, fileSystemModules...),
-		Programs: append([]string{"dumpe2fs"}, fileSystemPrograms...),
-		Files:    map[string]string{"/usr/bin/plinth": staticProgram(t)},
+		Processors: 2, // a connection for each
+		Modules:    append([]string{"nbd"}, fileSystemModules...),
+		Programs:   append([]string{"dumpe2fs"}, fileSystemPrograms...),
+		Files:      map[string]string{"/usr/bin/plinth": staticProgram(t)},
 		Script: `
 export PLINTH_NBD=` + guest.Host + `:` + s.port(t) + `
 plinth attach data /dev/nbd0

@@ -1,10 +1,12 @@
 package interop
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,8 +63,9 @@ func TestGuestClient(t *testing.T) {
 	t.Parallel()
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	g := boot(t, guest.Options{
-		Modules:  append([]string{"nbd"}, fileSystemModules...),
-		Programs: append([]string{"nbd-client"}, fileSystemPrograms...),
+		Processors: 4, // a connection for each
+		Modules:    append([]string{"nbd"}, fileSystemModules...),
+		Programs:   append([]string{"nbd-client"}, fileSystemPrograms...),
 		Script: `
 nbd-client ` + guest.Host + ` ` + s.port(t) + ` /dev/nbd0 -N vm1 -C 4 -b 4096
 test "$(cat /sys/block/nbd0/size)" = $((10 << 21))
@@ -97,17 +100,25 @@ exit 0
 	s.stop(t)
 }
 
-// staticProgram builds the program without libraries, as it runs everywhere.
+// staticProgram is the program without libraries, as it runs everywhere.
 func staticProgram(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "plinth")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "plinth/cmd/plinth")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	path, err := buildStatic()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
+
+var buildStatic = sync.OnceValues(func() (string, error) {
+	path := executable + "-static"
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "plinth/cmd/plinth")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // await waits for words on a guest's console.
 func await(t *testing.T, g *guest.Guest, text string) {
@@ -130,14 +141,15 @@ func TestGuestAttach(t *testing.T) {
 	s := start(t, filepath.Join(tempDir(t), "data"), small...)
 	s.command(t, "disk", "create", "data", "1G")
 	g := boot(t, guest.Options{
-		Modules:  append([]string{"nbd"}, fileSystemModules...),
-		Programs: append([]string{"resize2fs"}, fileSystemPrograms...),
-		Files:    map[string]string{"/usr/bin/plinth": staticProgram(t)},
+		Processors: 2, // a connection for each
+		Modules:    append([]string{"nbd"}, fileSystemModules...),
+		Programs:   append([]string{"resize2fs"}, fileSystemPrograms...),
+		Files:      map[string]string{"/usr/bin/plinth": staticProgram(t)},
 		Script: `
 export PLINTH_NBD=` + guest.Host + `:` + s.port(t) + `
 plinth attach data /dev/nbd3 --request-timeout 2s
 test "$(cat /sys/block/nbd3/size)" = $((1 << 21))
-test "$(ls /sys/block/nbd3/mq | wc -l)" = 4
+test "$(ls /sys/block/nbd3/mq | wc -l)" = 2
 if plinth attach data /dev/nbd4; then exit 1; fi
 if plinth attach vm1 /dev/nbd3; then exit 1; fi
 if plinth attach missing; then exit 1; fi
