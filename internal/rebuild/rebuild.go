@@ -214,25 +214,30 @@ func (r *Row) Next(l *stripe.Layouts, serving Serving) (layout id.Layout, target
 	if !r.Running() {
 		return 0, nil, false
 	}
+	var back []id.Spindle // to be restored, and serves
+	for s, incarnation := range r.Pass.Spindles {
+		if serving[s] == incarnation {
+			back = append(back, s)
+		}
+	}
+	is := func(s id.Spindle) bool { return slices.Contains(back, s) }
 	most := 0
 	for n, list := range l.Lists {
-		if !r.Pass.Left.has(id.Layout(n)) {
+		if !r.Pass.Left.has(id.Layout(n)) || !slices.ContainsFunc(list, is) {
 			continue
 		}
 		lost := 0
-		var of []id.Spindle
 		for _, s := range list {
-			switch incarnation, restored := r.Pass.Spindles[s]; {
-			case restored && serving[s] == incarnation:
-				of = append(of, s)
-				lost++
-			case restored || serving[s] == 0:
+			if _, restored := r.Pass.Spindles[s]; restored || serving[s] == 0 {
 				lost++
 			}
 		}
-		if len(of) > 0 && lost > most {
-			layout, targets, most = id.Layout(n), of, lost
+		if lost > most {
+			layout, most = id.Layout(n), lost
 		}
+	}
+	if most > 0 {
+		targets = slices.DeleteFunc(slices.Clone(l.Lists[layout]), func(s id.Spindle) bool { return !is(s) })
 	}
 	return layout, targets, most > 0
 }
