@@ -74,7 +74,7 @@ func nextLook(began time.Time) int64 {
 // lists.
 func (h *Host) lookLeaving(ctx context.Context) (map[id.Disk]bool, error) {
 	began := time.Now()
-	out, left, lists := make(map[id.Disk]bool), make(map[id.Spindle]leftOn), RebalanceStatus{}
+	out, left, lists := make(map[id.Disk]bool), make(map[id.Spindle]leftOn), leftOn{}
 	for _, s := range h.pool.Stripes.Draining() {
 		left[s] = leftOn{}
 	}

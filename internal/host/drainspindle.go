@@ -180,7 +180,7 @@ const drainFullMax = 90
 type drainLeft struct {
 	at    time.Time
 	on    map[id.Spindle]leftOn
-	lists RebalanceStatus
+	lists leftOn
 }
 
 // drainLeftTime is how long that is good for those who only look.
@@ -215,7 +215,7 @@ func (d *DrainingSpindle) warning() string {
 	return fmt.Sprintf("spindle %d is being drained: %d segments are left, with %d bytes there", d.Spindle, *d.Segments, d.Bytes)
 }
 
-// leftOn is what is left on a spindle.
+// leftOn is what is left on a spindle, or in lists.
 type leftOn struct{ segments, bytes int64 }
 
 // countLeft adds a segment to what is left on spindles that are being emptied.

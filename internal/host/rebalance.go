@@ -13,10 +13,11 @@ import (
 	"plinth/internal/stripe"
 )
 
-// RebalanceStatus is what a rebalance has still to move, as this host saw it last.
+// RebalanceStatus is what a rebalance has still to move, as this host saw it last; Segments is
+// nil where it has not looked.
 type RebalanceStatus struct {
-	Segments int64 `json:"segments"`
-	Bytes    int64 `json:"bytes"`
+	Segments *int64 `json:"segments,omitempty"`
+	Bytes    int64  `json:"bytes"`
 }
 
 // Rebalance has what was written before spindles or data nodes came spread over all of them, or
@@ -41,16 +42,19 @@ func (h *Host) rebalanceStatus(ctx context.Context, nodes []datanode.NodeInfo) *
 	}
 	left := h.leftNow(ctx)
 	if left == nil {
-		return nil // it is not known
+		return &RebalanceStatus{}
 	}
-	return &left.lists
+	return &RebalanceStatus{&left.lists.segments, left.lists.bytes}
 }
 
 func (s *RebalanceStatus) warnings() []string {
-	if s == nil {
+	switch {
+	case s == nil:
 		return nil
+	case s.Segments == nil:
+		return []string{"a rebalance is under way"}
 	}
-	return []string{fmt.Sprintf("a rebalance is under way: %d segments with %d bytes are still to be moved", s.Segments, s.Bytes)}
+	return []string{fmt.Sprintf("a rebalance is under way: %d segments with %d bytes are still to be moved", *s.Segments, s.Bytes)}
 }
 
 // leftNow is what is left on spindles and in lists that leave, as it was some seconds ago at
@@ -66,9 +70,9 @@ func (h *Host) leftNow(ctx context.Context) *drainLeft {
 }
 
 // countList adds a segment to what is left in lists that leave.
-func (h *Host) countList(left *RebalanceStatus, seg id.Segment, bytes int64) {
+func (h *Host) countList(left *leftOn, seg id.Segment, bytes int64) {
 	if h.layouts().Kind(seg.Layout()) == stripe.Leaving {
-		left.Segments++
-		left.Bytes += bytes
+		left.segments++
+		left.bytes += bytes
 	}
 }

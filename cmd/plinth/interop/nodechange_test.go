@@ -186,7 +186,7 @@ func fillBehind(t *testing.T, h *site, mib int) {
 	}
 }
 
-// Data nodes come, are drained and go while hosts and data nodes are killed: nothing that
+// Data nodes come, get spindles, are drained and go, and what lies there is spread, while hosts and data nodes are killed: nothing that
 // was acknowledged is lost, and each change ends.
 func TestNodeChangeKills(t *testing.T) {
 	if *changeRounds == 0 {
@@ -205,6 +205,11 @@ func TestNodeChangeKills(t *testing.T) {
 	h[0].command(t, "snapshot", "create", "vm1", "empty")
 	fillBehind(t, h[0], *changeFill)
 	there := slices.Clone(p.nodes) // those of the pool
+	address, err := api.ParseAddress(h[0].api)
+	must(t, err)
+	client, err := api.NewClient(address, api.ClientOptions{})
+	must(t, err)
+	defer client.Close()
 	kills := 0
 	// until kills hosts and data nodes, at random, until something is so.
 	until := func(what string, is func() bool) {
@@ -248,6 +253,22 @@ func TestNodeChangeKills(t *testing.T) {
 				return code == 0 || n != nil && n.State == "in"
 			})
 			there = append(there, d)
+			grows := there[rand.IntN(len(there))].name
+			had := nodeOf(t, h[0], grows).Spindles
+			until("spindle add", func() bool {
+				n := nodeOf(t, h[0], grows)
+				if n != nil && n.Spindles == had {
+					_ = client.AddSpindle(t.Context(), grows) // or it is tried again
+				}
+				return n != nil && n.Spindles > had && n.SpindlesComing == 0
+			})
+			spread := false
+			until("rebalance", func() bool {
+				_, _, code := plinth(t, []string{"PLINTH_API=" + h[0].api}, "rebalance")
+				spread = spread || code == 0
+				out, _, code := plinth(t, []string{"PLINTH_API=" + h[0].api}, "status", "--json")
+				return spread && code == 0 && !strings.Contains(out, `"rebalance":`)
+			})
 			leaves := there[first+rand.IntN(3-first)]
 			until("drain", func() bool {
 				if n := nodeOf(t, h[0], leaves.name); n != nil && n.State == "in" {
