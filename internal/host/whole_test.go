@@ -59,7 +59,7 @@ const (
 // taken back, bits flip, reads fail or are slow, and a drive is replaced and rebuilt.
 //
 // Workload: reads, writes, FUA, flush, zeroing, resize, snapshots, clones, removal,
-// moves, reclaim, drains of spindles.
+// moves, reclaim, drains of spindles, spindles that come, rebalances.
 //
 // What is looked for: every sector is a register, over all losses of power; snapshots and
 // clones stay as they were; at rest verify finds nothing: no chunk, fragment or
@@ -230,7 +230,8 @@ func (w *whole) open() {
 		s.Alive = func() bool { return !w.drives[n].Load().Crashed() }
 	}
 	header, _ := keyring.CreatePool(root, pool)
-	w.ok(FormatLayouts(w.Context(), w.nodes.Switches[0], header, w.nodes.Layouts))
+	rows := w.nodes.Told()
+	w.ok(FormatLayouts(w.Context(), w.nodes.Switches[0], header, w.nodes.Layouts, rows...))
 	for i := range w.hosts {
 		h := &wholeHost{run: w, name: fmt.Sprint("h", i), rng: rand.New(rand.NewPCG(w.seed, uint64(10+i)))}
 		for n := range h.ways {

@@ -45,23 +45,34 @@ func (h *wholeHost) open() {
 	root, err := keyring.LoadRootFile(w.key)
 	w.ok(err)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		r := w.nodes.RackBy(rack.Options{Logger: w.logger(h.name)}, func(n int) datanode.Replica { return h.ways[n] })
-		host, err := Open(w.Context(), r, root, Options{
-			Name: h.name, Peer: h.name + ":1", FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
-			LeaseTTL: wholeTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, CheckpointUpdates: 100, Logger: w.logger(h.name),
-			clock: func() time.Duration { return time.Since(w.began) + time.Duration(h.jump.Load()) },
-		})
+		host, r, err := h.try(root)
 		if err == nil {
 			h.mu.Lock()
 			h.now, h.rack = host, r
 			h.mu.Unlock()
 			return
 		}
-		_ = r.Close()
 		if time.Now().After(deadline) {
 			w.Fatalf("%s does not open: %v", h.name, err)
 		}
 	}
+}
+
+func (h *wholeHost) try(root *keyring.Root) (*Host, *rack.Rack, error) {
+	w := h.run
+	r, err := w.nodes.TryRackBy(rack.Options{Logger: w.logger(h.name)}, func(n int) datanode.Replica { return h.ways[n] })
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := Open(w.Context(), r, root, Options{
+		Name: h.name, Peer: h.name + ":1", FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
+		LeaseTTL: wholeTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, CheckpointUpdates: 100, Logger: w.logger(h.name),
+		clock: func() time.Duration { return time.Since(w.began) + time.Duration(h.jump.Load()) },
+	})
+	if err != nil {
+		_ = r.Close()
+	}
+	return host, r, err
 }
 
 // kill ends the host, as a death does: nothing of it reaches anybody any more.

@@ -10,21 +10,29 @@ import (
 
 	"plinth/internal/id"
 	"plinth/internal/linear"
+	"plinth/internal/rack/racktest"
 	"plinth/nbd"
 )
 
-// wholeKept is how many snapshots there are at most.
-const wholeKept = 6
+const (
+	// wholeKept is how many snapshots there are at most.
+	wholeKept = 6
+	// wholeGrown is how many spindles come at most in a chapter, and growsOneIn of the pools
+	// gets some: more lists of spindles cost all who look at them.
+	wholeGrown = 3
+	growsOneIn = 3
+)
 
 // wholeKeeper makes snapshots and clones, reads and removes them, and has hosts do what
 // their operators ask for.
 type wholeKeeper struct {
 	*whole
-	over context.Context
-	rng  *rand.Rand
-	all  []*wholeSnapshot
-	made int // names
-	off  int // the spindle that is drained, from 1; 0: none
+	over  context.Context
+	rng   *rand.Rand
+	all   []*wholeSnapshot
+	made  int // names
+	grown int // spindles that came
+	off   int // the spindle that is drained, from 1; 0: none
 }
 
 type wholeSnapshot struct {
@@ -73,7 +81,7 @@ func (k *wholeKeeper) did(what string, err error) bool {
 }
 
 func (k *wholeKeeper) step(ctx context.Context, h *Host, d *wholeDisk) {
-	switch n := k.rng.IntN(14); {
+	switch n := k.rng.IntN(15); {
 	case n < 4 && len(k.all) < wholeKept:
 		k.snapshot(ctx, h, d)
 	case n < 7 && len(k.all) > 0:
@@ -94,6 +102,8 @@ func (k *wholeKeeper) step(ctx context.Context, h *Host, d *wholeDisk) {
 		k.did("sweeps", h.Sweep(ctx))
 	case n < 13:
 		k.resize(ctx, h, d)
+	case n < 14 && k.seed%growsOneIn == 0:
+		k.grow(ctx, h)
 	default:
 		k.drain(ctx, h)
 	}
@@ -148,6 +158,21 @@ func (k *wholeKeeper) drain(ctx context.Context, h *Host) {
 	n := 1 + k.rng.IntN(wholeNodes*wholeSpindles)
 	if k.did("drains", h.DrainSpindle(ctx, id.Spindle(n-1), true)) {
 		k.off = n
+	}
+}
+
+// grow has a node get a spindle, or what is there spread over those that came, or that called
+// off.
+func (k *wholeKeeper) grow(ctx context.Context, h *Host) {
+	switch n := k.rng.IntN(8); {
+	case n < 3 && k.grown < wholeGrown:
+		if k.did("spindles added", h.AddSpindle(ctx, racktest.Name(k.rng.IntN(wholeNodes)))) {
+			k.grown++
+		}
+	case n < 7:
+		k.did("rebalances", h.Rebalance(ctx, true))
+	default:
+		k.did("rebalances called off", h.Rebalance(ctx, false))
 	}
 }
 

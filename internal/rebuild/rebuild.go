@@ -221,7 +221,7 @@ func (r *Row) Next(l *stripe.Layouts, serving Serving) (layout id.Layout, target
 		}
 	}
 	is := func(s id.Spindle) bool { return slices.Contains(back, s) }
-	most := 0
+	most, limit := 0, r.lostMax(serving)
 	for n, list := range l.Lists {
 		if !r.Pass.Left.has(id.Layout(n)) || !slices.ContainsFunc(list, is) {
 			continue
@@ -233,13 +233,26 @@ func (r *Row) Next(l *stripe.Layouts, serving Serving) (layout id.Layout, target
 			}
 		}
 		if lost > most {
-			layout, most = id.Layout(n), lost
+			if layout, most = id.Layout(n), lost; most >= limit {
+				break // none can have lost more
+			}
 		}
 	}
 	if most > 0 {
 		targets = slices.DeleteFunc(slices.Clone(l.Lists[layout]), func(s id.Spindle) bool { return !is(s) })
 	}
 	return layout, targets, most > 0
+}
+
+// lostMax is how many fragments of a list may be lost.
+func (r *Row) lostMax(serving Serving) int {
+	lost := len(r.Pass.Spindles)
+	for s := range r.Whole {
+		if _, restored := r.Pass.Spindles[s]; !restored && serving[s] == 0 {
+			lost++
+		}
+	}
+	return lost
 }
 
 // Outcome is what came of going through a layout.
@@ -298,9 +311,14 @@ func (r *Row) finish(now time.Time, l *stripe.Layouts) {
 	p := r.Pass
 	open := make(map[id.Spindle]bool)
 	for n, list := range l.Lists {
+		if len(open) == len(p.Spindles) {
+			break
+		}
 		if p.Left.has(id.Layout(n)) || p.Failed.has(id.Layout(n)) {
 			for _, s := range list {
-				open[s] = true
+				if _, restored := p.Spindles[s]; restored {
+					open[s] = true
+				}
 			}
 		}
 	}

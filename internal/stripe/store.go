@@ -35,11 +35,8 @@ type Store struct {
 	node datanode.FragmentNode
 	opts Options
 	// now has the newest layouts. Those of one geometry follow each other.
-	now      atomic.Pointer[Layouts]
-	geometry Geometry
-	// writing is held for reading by Write from choosing a layout on.
-	writing sync.RWMutex
-
+	now           atomic.Pointer[Layouts]
+	geometry      Geometry
 	surveys       chan struct{} // one token per survey, surveysMax
 	checks        chan struct{} // of Check, ChecksMax
 	next          atomic.Uint64 // layout to try first
@@ -55,6 +52,28 @@ type Store struct {
 
 	mu     sync.Mutex
 	failed map[id.Spindle]bool // spindles that new segments avoid
+	writes *writes             // under way since the layouts last changed
+}
+
+// writes are those that began under the same layouts: they choose lists of these, or newer ones.
+type writes struct {
+	count int           // under way
+	ended chan struct{} // nil while they are the newest; closed when none is under way
+}
+
+// begin notes a write that chooses its layout from now on; end is called when it has ended.
+func (s *Store) begin() (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.writes
+	w.count++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if w.count--; w.count == 0 && w.ended != nil {
+			close(w.ended)
+		}
+	}
 }
 
 // NewStore returns a store over node, whose layouts it does not change: after
@@ -66,7 +85,7 @@ func NewStore(node datanode.FragmentNode, layouts *Layouts, opts Options) (*Stor
 	s := &Store{
 		node: node, opts: opts, geometry: layouts.Geometry,
 		surveys: make(chan struct{}, surveysMax), checks: make(chan struct{}, ChecksMax),
-		failed: make(map[id.Spindle]bool),
+		failed: make(map[id.Spindle]bool), writes: new(writes),
 	}
 	s.paced.Store(newPaces(layouts, nil))
 	s.now.Store(layouts)
@@ -84,8 +103,15 @@ func (s *Store) SetLayouts(layouts *Layouts) error {
 	}
 	s.paced.Store(newPaces(layouts, *s.paced.Load())) // first: a reader takes the layouts and then the pace
 	s.now.Store(layouts)
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	// Writes that begin meanwhile do not wait for those before, which may take long.
+	s.mu.Lock()
+	before := s.writes
+	s.writes, before.ended = new(writes), make(chan struct{})
+	if before.count == 0 {
+		close(before.ended)
+	}
+	s.mu.Unlock()
+	<-before.ended
 	return nil
 }
 

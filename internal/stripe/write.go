@@ -34,8 +34,7 @@ func (s *Store) WriteTo(ctx context.Context, seg *Segment, number func(context.C
 		return datanode.Errorf(datanode.ErrInvalid, "write segment of geometry %d+%d with %d fragments under layouts of %s",
 			seg.Header.K, seg.Header.M, len(seg.Fragments), g)
 	}
-	s.writing.RLock()
-	defer s.writing.RUnlock()
+	defer s.begin()()
 	full := make(map[id.Spindle]bool)
 	var last *datanode.Error
 	for range writeAttemptsMax {

@@ -255,6 +255,14 @@ func (s *Shelves) Rack(o rack.Options) *rack.Rack {
 // RackBy is Rack of a host that has ways of its own to the nodes.
 func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack.Rack {
 	s.Helper()
+	r, err := s.TryRackBy(o, way)
+	s.ok(err)
+	return r
+}
+
+// TryRackBy is RackBy where the node with the registry may be away.
+func (s *Shelves) TryRackBy(o rack.Options, way func(n int) datanode.Replica) (*rack.Rack, error) {
+	s.Helper()
 	join := func(_ *rack.Membership, _ *stripe.Layouts, row rack.NodeRow) rack.Member {
 		return rack.Member{
 			Number: row.Number, Name: row.Name, Node: way(s.at(row.Addresses[0])), Spindles: row.Numbers(), State: row.State,
@@ -263,8 +271,10 @@ func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack
 	o.Layouts, o.Join, o.Meet = s.Layouts, join, s.meet
 	var members []rack.Member
 	if s.rows {
-		rows, layouts, err := rack.ReadRoll(s.Context(), s.Switches[0])
-		s.ok(err)
+		rows, layouts, err := rack.ReadRoll(s.Context(), way(0))
+		if err != nil {
+			return nil, err
+		}
 		o.Layouts = layouts
 		for _, row := range rows {
 			if row.State != rack.NodeOut {
@@ -285,7 +295,8 @@ func (s *Shelves) RackBy(o rack.Options, way func(n int) datanode.Replica) *rack
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r, err := rack.New(members, o)
-	s.ok(err)
-	s.Cleanup(func() { s.ok(r.Close()) })
-	return r
+	if err == nil {
+		s.Cleanup(func() { s.ok(r.Close()) })
+	}
+	return r, err
 }
