@@ -126,7 +126,7 @@ func TestWidthIsThePools(t *testing.T) {
 }
 
 // Whatever a crash leaves of an addition, the node is whole, and the next try ends it.
-func TestAddCrash(t *testing.T) {
+func TestCrashAdd(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 4))
 	for budget, done := int64(0), false; !done; budget += crashfs.OpCost {
 		disk := crashfs.New()

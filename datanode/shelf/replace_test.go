@@ -188,9 +188,9 @@ func TestRosterOfOlderPrograms(t *testing.T) {
 	refused(t, "a damaged roster", err, ErrDamaged, "remove the file")
 }
 
-// TestReplaceCrash loses power at any point of a replacement and of the start after it:
+// TestCrashReplace loses power at any point of a replacement and of the start after it:
 // the next try ends it, and no other drive is taken for one that has changed.
-func TestReplaceCrash(t *testing.T) {
+func TestCrashReplace(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for budget, done := int64(0), false; !done; budget += crashfs.OpCost {
 		disk := crashfs.New()
@@ -286,9 +286,9 @@ func TestReplaceWhileOpen(t *testing.T) {
 	shut(t, s)
 }
 
-// TestReplaceWhileOpenCrash loses power at any point of a replacement in a node that serves.
+// TestCrashReplaceWhileOpen loses power at any point of a replacement in a node that serves.
 // The spindle is then the former drive with what it had, or it is in another incarnation.
-func TestReplaceWhileOpenCrash(t *testing.T) {
+func TestCrashReplaceWhileOpen(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	var kept, lost, made int
 	for budget, done := int64(0), false; !done; budget += crashfs.OpCost {
