@@ -96,7 +96,7 @@ func TestFlowsShareEvenly(t *testing.T) {
 
 // A disk that uses less than its share does not wait, however many others ask for
 // all there is.
-func TestLightFlowDoesNotWait(t *testing.T) {
+func TestSimLightFlowDoesNotWait(t *testing.T) {
 	for _, heavies := range []int{1, 3, 20} {
 		t.Run(fmt.Sprint(heavies), func(t *testing.T) {
 			budget(t, 1, func(t *testing.T, m *machine, b *Budget) {
@@ -158,7 +158,7 @@ func TestLightFlowDoesNotWaitForDebts(t *testing.T) {
 
 // The background has as much as all disks, if it asks for it, and what it leaves
 // goes to the disks.
-func TestBackgroundHasItsShare(t *testing.T) {
+func TestSimBackgroundHasItsShare(t *testing.T) {
 	const long = 5 * time.Second
 	for _, disks := range []int{1, 5} {
 		for _, share := range []float64{1, 0.25} {

@@ -47,7 +47,7 @@ func door(t *testing.T, limits Limits, f func(*testing.T, *Door)) {
 	})
 }
 
-func TestLimitsAreKept(t *testing.T) {
+func TestSimLimitsAreKept(t *testing.T) {
 	read, write := Op{Read, 4096}, Op{Write, 16384}
 	for _, c := range []struct {
 		limits    Limits
