@@ -150,8 +150,8 @@ damage COUNT="100000":
 
 # what snapshots cost with none and with 10,000, on a disk of 1 GiB (a minute) and on one of 10 TiB with 20 million chunks (BIG=true: three minutes, 20 GB of files and 11 GB of memory in MAPS)
 snapshots BIG="false" MAPS="/dev/shm":
-    go test -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000
-    {{BIG}} && go test -tags synthetic -count=1 -timeout 0 -v -run '^TestSnapshotCost$' ./internal/disk -cost-strict -cost-files -cost-maps {{MAPS}} -cost-chunks 20000000 -cost-tib 10 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000 || ! {{BIG}}
+    go test -count=1 -timeout 0 -v -run '^TestSimSnapshotCost$' ./internal/disk -cost-strict -cost-chunks 262144 -cost-tib 0.00098 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000
+    {{BIG}} && go test -tags synthetic -count=1 -timeout 0 -v -run '^TestSimSnapshotCost$' ./internal/disk -cost-strict -cost-files -cost-maps {{MAPS}} -cost-chunks 20000000 -cost-tib 10 -cost-snapshots 10000 -cost-marks 1000 -cost-reads 5000 || ! {{BIG}}
 
 # replace a spindle and rebuild it without a bound, with spindles of so many MiB/s that take 8 ms to begin (0: as files are): half a minute, 3 GB
 rebuild MIB="768" DRIVE="100" SPINDLES="10":

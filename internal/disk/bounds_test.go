@@ -282,9 +282,9 @@ func (f *fullLog) Append(ctx context.Context, r *datanode.AppendRequest) (*datan
 	return f.Node.Append(ctx, r)
 }
 
-// TestResultFitsAFullLog gives up, with few operations, much of what a disk has,
+// TestSimResultFitsAFullLog gives up, with few operations, much of what a disk has,
 // and fills the smallest log behind them: it has room for the result.
-func TestResultFitsAFullLog(t *testing.T) {
+func TestSimResultFitsAFullLog(t *testing.T) {
 	h := newHouseOf(t, "/node", shelf.Options{FS: crashfs.New(), LogBytes: shelf.LogBytesMin}, nil)
 	st, err := h.Status(t.Context())
 	h.ok(err)

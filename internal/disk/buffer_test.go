@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"sync/atomic"
 	"testing"
 
@@ -22,8 +23,8 @@ func TestBufferComesInPieces(t *testing.T) {
 	d := h.open(p, 1)
 	c := newContent(1)
 	for p.Space.Charged() < limit*3/4 {
-		for i := range c.data { // compressible, so that the log holds it
-			c.data[i] = byte(i>>12 + len(d.layers))
+		for i := 0; i < len(c.data); i += 4096 { // compressible, so that the log holds it
+			copy(c.data[i:], bytes.Repeat([]byte{byte(i>>12 + len(d.layers))}, 4096))
 		}
 		const each = 128 << 10
 		for off := 0; off < len(c.data); off += each {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -260,9 +261,11 @@ func (c *content) write(ctx context.Context, d *Disk) error {
 			p[i] = byte(i>>12%3 + 1)
 		}
 	default:
-		for i := range p {
-			p[i] = byte(c.rng.Uint32())
+		random := make([]byte, 0, n+8)
+		for len(random) < n {
+			random = binary.LittleEndian.AppendUint64(random, c.rng.Uint64())
 		}
+		copy(p, random)
 	}
 	return d.WriteAt(ctx, p, int64(off), false)
 }

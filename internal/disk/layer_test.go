@@ -8,9 +8,9 @@ import (
 	"plinth/internal/id"
 )
 
-// TestLayerAgainstModel applies random operations to a layer and to plain
+// TestSimLayer applies random operations to a layer and to plain
 // bytes. The layer's "sealed" chunks are plaintext here: open copies.
-func TestLayerAgainstModel(t *testing.T) {
+func TestSimLayer(t *testing.T) {
 	const size, chunks = 4096, 24
 	open := func(sealed []byte) ([]byte, error) { return bytes.Clone(sealed), nil }
 	for seed := range uint64(20) {

@@ -26,14 +26,14 @@ import (
 )
 
 var (
-	costChunks    = flag.Int("cost-chunks", 2_000, "TestSnapshotCost: mapped chunks of each disk")
-	costTiB       = flag.Float64("cost-tib", 0.01, "TestSnapshotCost: size of each disk")
-	costSnapshots = flag.Int("cost-snapshots", 40, "TestSnapshotCost: snapshots that one of the disks has")
-	costMarks     = flag.Int("cost-marks", 20, "TestSnapshotCost: snapshots that are timed")
-	costReads     = flag.Int("cost-reads", 100, "TestSnapshotCost: reads that are timed")
-	costFiles     = flag.Bool("cost-files", false, "TestSnapshotCost: log, spindles and index in files, not in memory")
-	costMaps      = flag.String("cost-maps", "", "TestSnapshotCost: directory of the maps, perhaps in memory; empty: with the other files")
-	costStrict    = flag.Bool("cost-strict", false, "TestSnapshotCost: fail where a figure is out of its bounds")
+	costChunks    = flag.Int("cost-chunks", 2_000, "TestSimSnapshotCost: mapped chunks of each disk")
+	costTiB       = flag.Float64("cost-tib", 0.01, "TestSimSnapshotCost: size of each disk")
+	costSnapshots = flag.Int("cost-snapshots", 40, "TestSimSnapshotCost: snapshots that one of the disks has")
+	costMarks     = flag.Int("cost-marks", 20, "TestSimSnapshotCost: snapshots that are timed")
+	costReads     = flag.Int("cost-reads", 100, "TestSimSnapshotCost: reads that are timed")
+	costFiles     = flag.Bool("cost-files", false, "TestSimSnapshotCost: log, spindles and index in files, not in memory")
+	costMaps      = flag.String("cost-maps", "", "TestSimSnapshotCost: directory of the maps, perhaps in memory; empty: with the other files")
+	costStrict    = flag.Bool("cost-strict", false, "TestSimSnapshotCost: fail where a figure is out of its bounds")
 )
 
 // outside counts the time that is not the server's own: appends and syncs of the
@@ -78,10 +78,10 @@ type costs struct {
 	last  id.Snapshot
 }
 
-// TestSnapshotCost measures what snapshots cost where a disk has none and where
+// TestSimSnapshotCost measures what snapshots cost where a disk has none and where
 // it has many: taking one, the first write after one, reads, a clone. The maps
 // are made without the disks' logs; what they name is there to be read.
-func TestSnapshotCost(t *testing.T) {
+func TestSimSnapshotCost(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := &costs{rng: rand.New(rand.NewPCG(seed, 3))}

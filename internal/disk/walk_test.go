@@ -1,9 +1,10 @@
 package disk
 
 import (
-	"bytes"
 	"math/rand/v2"
 	"testing"
+
+	"plinth/internal/chunk"
 )
 
 // Extents against content: what is said to be zeros is, what is not zeros is
@@ -52,9 +53,8 @@ func (h *house) walk(d *Disk, c *content, exact bool) {
 				}
 				for at, n := at, n; n > 0; {
 					k := min(n, size-at%size)
-					zero := len(bytes.TrimLeft(c.data[at:at+k], "\x00")) == 0
-					whole := bytes.TrimLeft(c.data[at/size*size:at/size*size+size], "\x00")
-					if !data && !zero || exact && data && len(whole) == 0 {
+					zero := chunk.IsZero(c.data[at : at+k])
+					if !data && !zero || exact && data && chunk.IsZero(c.data[at/size*size:][:size]) {
 						h.Fatalf("%d bytes at %d: data %v, zeros %v", k, at, data, zero)
 					}
 					at, n = at+k, n-k
