@@ -135,14 +135,25 @@ func listsMax(g Geometry) int { return min(GrownMax, GrownBytesMax/(2*g.Width()+
 
 // Spindles returns all spindles of the layouts that are not free, in order.
 func (l *Layouts) Spindles() []id.Spindle {
-	var all []id.Spindle
+	var in []bool // by spindle: far fewer than the lists have entries, which are dear to sort
 	for n, list := range l.Lists {
-		if l.Kind(id.Layout(n)) != Free {
-			all = append(all, list...)
+		if l.Kind(id.Layout(n)) == Free {
+			continue
+		}
+		for _, s := range list {
+			if int(s) >= len(in) {
+				in = append(in, make([]bool, int(s)+1-len(in))...)
+			}
+			in[s] = true
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	var all []id.Spindle
+	for s, is := range in {
+		if is {
+			all = append(all, id.Spindle(s))
+		}
+	}
+	return all
 }
 
 // Used are the spindles of the lists that are for new segments.
