@@ -15,13 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"plinth/datanode"
 	"plinth/datanode/shelf"
 	"plinth/internal/keyring"
 	"plinth/internal/linear"
 	"plinth/internal/stripe"
+	"plinth/internal/vfsx/crashfs"
 	"plinth/nbd"
 )
 
@@ -114,7 +113,7 @@ func (l *linearRun) open() {
 	l.key = filepath.Join(t.TempDir(), "root.key")
 	root, err := keyring.CreateRootFile(l.key)
 	l.ok(err)
-	pool, fs := keyring.NewPoolID(), vfs.NewMem()
+	pool, fs := keyring.NewPoolID(), crashfs.New()
 	o := shelf.Options{
 		PoolID: pool, FS: fs, Spindles: 4, LogBytes: 64 << 20, SpindleBytes: 128 << 20, Width: 3, IndexCacheBytes: 1 << 20,
 		Logger: slog.New(slog.DiscardHandler),
@@ -139,7 +138,7 @@ func (l *linearRun) openHost(i int) {
 		node = l.node(i)
 	}
 	l.hosts[i], err = Open(l.t.Context(), node, root, Options{
-		Name: fmt.Sprint("h", i), Peer: fmt.Sprint("h", i, ":1"), FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
+		Name: fmt.Sprint("h", i), Peer: fmt.Sprint("h", i, ":1"), FS: crashfs.New(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
 		LeaseTTL: linearTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, Logger: slog.New(slog.DiscardHandler),
 		clock: func() time.Duration { return time.Since(l.began) },
 	})

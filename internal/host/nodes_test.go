@@ -7,14 +7,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"plinth/datanode"
 	"plinth/internal/host"
 	"plinth/internal/keyring"
 	nodes "plinth/internal/rack"
 	"plinth/internal/rack/racktest"
 	"plinth/internal/stripe"
+	"plinth/internal/vfsx/crashfs"
 	"plinth/nbd"
 )
 
@@ -58,7 +57,7 @@ func (s *shelves) onEach(name string, destage, idle time.Duration) *member {
 	r := s.Rack(nodes.Options{})
 	m := &member{r: s.rack, name: name, cut: &cut{Node: r}}
 	m.Host, err = host.Open(s.rack.Context(), several{m.cut, r}, root, host.Options{
-		Name: name, FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin, LeaseTTL: longTTL,
+		Name: name, FS: crashfs.New(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin, LeaseTTL: longTTL,
 		DestageInterval: destage, IdleTime: idle, Logger: slog.New(slog.DiscardHandler),
 	})
 	s.ok(err)

@@ -11,13 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"plinth/datanode"
 	"plinth/datanode/shelf"
 	"plinth/internal/host"
 	"plinth/internal/keyring"
 	"plinth/internal/stripe"
+	"plinth/internal/vfsx/crashfs"
 	"plinth/nbd"
 )
 
@@ -47,7 +46,7 @@ func openRack(t *testing.T) *rack {
 	r := &rack{T: t, key: filepath.Join(t.TempDir(), "root.key")}
 	root, err := keyring.CreateRootFile(r.key)
 	r.ok(err)
-	pool, fs := keyring.NewPoolID(), vfs.NewMem()
+	pool, fs := keyring.NewPoolID(), crashfs.New()
 	r.ok(fs.MkdirAll("pool", 0o700))
 	o := shelf.Options{
 		PoolID: pool, FS: fs, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: 64 << 20, Width: 3, IndexCacheBytes: 1 << 20,
@@ -121,7 +120,7 @@ func (r *rack) openOn(node datanode.Node, name string, o host.Options) *member {
 	root, err := keyring.LoadRootFile(r.key)
 	r.ok(err)
 	m := &member{r: r, name: name, cut: &cut{Node: node}}
-	o.Name, o.FS, o.Dir, o.CacheBytes, o.RAMCacheBytes = name, vfs.NewMem(), "host", 1<<20, host.RAMCacheBytesMin
+	o.Name, o.FS, o.Dir, o.CacheBytes, o.RAMCacheBytes = name, crashfs.New(), "host", 1<<20, host.RAMCacheBytesMin
 	o.DestageInterval, o.IdleTime, o.Logger = time.Hour, time.Hour, slog.New(slog.DiscardHandler)
 	m.Host, err = host.Open(r.Context(), m.cut, root, o)
 	r.ok(err)

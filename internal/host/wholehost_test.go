@@ -7,11 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"plinth/datanode"
 	"plinth/internal/keyring"
 	"plinth/internal/rack"
+	"plinth/internal/vfsx/crashfs"
 )
 
 // wholeHost is one host after the other of one name.
@@ -65,7 +64,7 @@ func (h *wholeHost) try(root *keyring.Root) (*Host, *rack.Rack, error) {
 		return nil, nil, err
 	}
 	host, err := Open(w.Context(), r, root, Options{
-		Name: h.name, Peer: h.name + ":1", FS: vfs.NewMem(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
+		Name: h.name, Peer: h.name + ":1", FS: crashfs.New(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: RAMCacheBytesMin,
 		LeaseTTL: wholeTTL, DestageInterval: 300 * time.Millisecond, IdleTime: time.Second, CheckpointUpdates: 100, Logger: w.logger(h.name),
 		clock: func() time.Duration { return time.Since(w.began) + time.Duration(h.jump.Load()) },
 	})
