@@ -11,11 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"plinth/datanode/shelf"
 	"plinth/internal/host"
 	"plinth/internal/standalone"
+	"plinth/internal/vfsx/crashfs"
 )
 
 // quiet drops what is logged.
@@ -25,7 +24,7 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 func newHost(t testing.TB) *host.Host {
 	t.Helper()
 	site, err := standalone.Open(context.Background(), standalone.Options{
-		Dir: "data", FS: vfs.NewMem(), Keys: host.RootSource{File: filepath.Join(t.TempDir(), "root.key")}, Logger: quiet,
+		Dir: "data", FS: crashfs.New(), Keys: host.RootSource{File: filepath.Join(t.TempDir(), "root.key")}, Logger: quiet,
 		Node: shelf.Options{Spindles: 2, LogBytes: 8 << 20, SpindleBytes: 16 << 20},
 		Host: host.Options{FlashPath: "flash", FlashBytes: 40 << 20},
 	})
