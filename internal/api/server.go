@@ -158,7 +158,11 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, body := classify(err)
 	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
-		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		level := slog.LevelError
+		if errors.Is(err, host.ErrBusy) { // who asked may ask again
+			level = slog.LevelWarn
+		}
+		s.log.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	writeJSON(w, status, errorReply{body})
 }

@@ -90,7 +90,7 @@ func TestBadDirectory(t *testing.T) {
 	refused("another process has")
 	s.qemuIO(t, "unix", []string{"write -P 1 0 1M"})
 	s.stop(t)
-	refused("leave the setting out", "--spindles", "11")
+	refused("leave the setting out", "--spindles", "13")
 	refused("leave the setting out", "--spindle-size", "1G")
 	refused("leave the setting out", "--log-size", "1G")
 	refused("leave the setting out", "--ec", "4+2")
