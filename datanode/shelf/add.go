@@ -30,47 +30,30 @@ func AddSpindle(dir string, opts Options) (n int, err error) {
 }
 
 func (s *Shelf) addClosed() error {
-	if err := s.readRoster(); err != nil {
+	if err := s.openDrives(); err != nil {
 		return err
 	}
-	if err := s.openSpindles(); err != nil {
-		return err
-	}
-	if err := s.meetDrives(); err != nil {
-		return err
-	}
-	return s.add(s.super.spindles)
+	return s.add(context.Background(), s.super.spindles)
 }
 
 // AddSpindle implements datanode.Node: the rules are those of the function, which is for a
 // node that nobody has open.
 func (s *Shelf) AddSpindle(ctx context.Context, r *datanode.AddSpindleRequest) error {
-	err := s.Held()
+	err := s.changeDrive(ctx, "add", r.Spindle, ErrNotAdded, s.add)
 	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		err = s.add(int(r.Spindle))
-	}
-	switch {
-	case err == nil:
 		s.logger.Info("the node has a spindle more", "spindle", r.Spindle)
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
 	}
-	err = fmt.Errorf("add spindle %d: %w", r.Spindle, err)
-	if errors.Is(err, ErrNotAdded) {
-		return &datanode.Error{Code: datanode.CodeInvalid, Text: err.Error()}
-	}
-	return datanode.AsError(err)
+	return err
 }
 
 // add makes spindle n, the next, and opens it. Until the superblock counts it a crash leaves
 // a directory that the next try clears.
-func (s *Shelf) add(n int) error {
+func (s *Shelf) add(ctx context.Context, n int) error {
 	s.adding.Lock()
 	defer s.adding.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	has := s.spindles.Status()
 	switch {
 	case n != len(has):

@@ -28,34 +28,48 @@ func ReplaceSpindle(dir string, n int, opts Options) error {
 }
 
 func (s *Shelf) replaceClosed(n int) error {
+	if err := s.openDrives(); err != nil {
+		return err
+	}
+	return s.replace(context.Background(), n)
+}
+
+// openDrives opens the spindles alone, of a node that nobody has open.
+func (s *Shelf) openDrives() error {
 	if err := s.readRoster(); err != nil {
 		return err
 	}
 	if err := s.openSpindles(); err != nil {
 		return err
 	}
-	if err := s.meetDrives(); err != nil {
-		return err
-	}
-	return s.replace(context.Background(), n)
+	return s.meetDrives()
 }
 
 // ReplaceSpindle implements datanode.Node: the rules are those of the function, which is
 // for a node that nobody has open.
 func (s *Shelf) ReplaceSpindle(ctx context.Context, r *datanode.ReplaceSpindleRequest) error {
+	err := s.changeDrive(ctx, "replace", r.Spindle, ErrNotReplaced, s.replace)
+	if err == nil {
+		s.logger.Info("spindle is a new drive: hosts restore what it had", "spindle", r.Spindle)
+	}
+	return err
+}
+
+// changeDrive changes the drive of a spindle of a node that serves. refused is the error that
+// says what is in the way.
+func (s *Shelf) changeDrive(ctx context.Context, what string, n id.Spindle, refused error, change func(context.Context, int) error) error {
 	err := s.Held()
 	if err == nil {
-		err = s.replace(ctx, int(r.Spindle))
+		err = change(ctx, int(n))
 	}
 	switch {
 	case err == nil:
-		s.logger.Info("spindle is a new drive: hosts restore what it had", "spindle", r.Spindle)
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	err = fmt.Errorf("replace spindle %d: %w", r.Spindle, err)
-	if errors.Is(err, ErrNotReplaced) {
+	err = fmt.Errorf("%s spindle %d: %w", what, n, err)
+	if errors.Is(err, refused) {
 		return &datanode.Error{Code: datanode.CodeInvalid, Text: err.Error()}
 	}
 	return datanode.AsError(err)
