@@ -20,11 +20,12 @@ func TestGuestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := boot(t, guest.Options{
-		MemoryMiB: 1024,
-		Modules:   []string{"ext4"},
-		Programs:  []string{"mkfs.ext4", "nbdcopy"},
-		Files:     map[string]string{"/usr/bin/plinth": staticProgram(t)},
-		Args:      []string{"-drive", "format=raw,if=virtio,cache=unsafe,file=" + device},
+		Processors: 4, // on one, what is read ahead may be read twice
+		MemoryMiB:  1024,
+		Modules:    []string{"ext4"},
+		Programs:   []string{"mkfs.ext4", "nbdcopy"},
+		Files:      map[string]string{"/usr/bin/plinth": staticProgram(t)},
+		Args:       []string{"-drive", "format=raw,if=virtio,cache=unsafe,file=" + device},
 		Script: `
 mkdir /data
 mount -t tmpfs -o size=600m tmpfs /data
@@ -57,7 +58,7 @@ check() {
 kill $up; wait $up
 up
 check
-plinth status | grep -E ' [0-9] % of' # what is read ahead may be read twice
+plinth status | grep ' 0 % of'
 kill $up; wait $up
 up
 check
