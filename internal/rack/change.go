@@ -33,8 +33,12 @@ type step struct {
 	waits  string // for whom
 	tell   []id.Node
 	commit *roll
-	grow   bool
-	rests  bool // nothing: what is left of a rebalance can be looked at
+	grow   bool // nodes have spindles without numbers
+}
+
+// rests reports whether nothing is to be done: what is left of a rebalance can be looked at.
+func (s *step) rests() bool {
+	return s.waits == "" && len(s.tell) == 0 && s.commit == nil && !s.grow
 }
 
 // next decides. The zero step: nothing is to be done.
@@ -53,8 +57,7 @@ func (c *change) next() (step, error) {
 		return step{tell: untold}, nil
 	}
 	if !c.layouts.Any(stripe.Coming) {
-		grown := c.grown()
-		return step{grow: grown, rests: !grown}, nil
+		return step{grow: c.grown()}, nil
 	}
 	// Everybody knows the lists that are coming.
 	out := &roll{nodes: slices.Clone(c.nodes)}

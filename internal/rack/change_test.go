@@ -285,7 +285,7 @@ func (w *changeWorld) warden(n int) {
 		} else if !strings.Contains(err.Error(), "lists of spindles are in use") {
 			w.fail("%v", err)
 		}
-	case s.rests && draining(c.nodes) == "" && c.layouts.Any(stripe.Leaving) && c.revision == w.roll.revision:
+	case s.rests() && draining(c.nodes) == "" && c.layouts.Any(stripe.Leaving) && c.revision == w.roll.revision:
 		if w.look(nil) == 0 {
 			next, err := c.layouts.Rebalance(false, c.placed)
 			if err != nil || next == nil || next.Any(stripe.Leaving) {

@@ -271,7 +271,7 @@ func (r *Rack) Advance(ctx context.Context, hosts map[string]uint64) (did bool, 
 		return true, "", r.commit(ctx, p, s.commit)
 	case s.grow:
 		return true, "", r.grow(ctx, hosts)
-	case s.rests:
+	case s.rests():
 		did, err = r.endRebalance(ctx, p)
 		return did, "", err
 	}
