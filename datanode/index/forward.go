@@ -204,7 +204,7 @@ func (c *change) forward(target id.Segment, copies []datanode.SlotEntry, moves [
 		return err
 	}
 	for i := range holders {
-		if err := c.spread(holders[i].Disk, source, update{}); err != nil {
+		if err := c.spread(holders[i].Disk, source); err != nil {
 			return err
 		}
 	}

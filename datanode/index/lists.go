@@ -93,18 +93,34 @@ func (x *Index) setAll(r *datanode.SetListsRequest) ([]id.Segment, error) {
 	}
 	x.holds.Lock()
 	defer x.holds.Unlock()
-	var refused []id.Segment
-	for _, i := range c.order(r.Lists) {
-		ok, err := c.setList(r.Disk, update{r.Epoch, r.Seq}, &r.Lists[i], rows[i])
-		if err != nil {
-			c.drop()
-			return nil, err
-		}
-		if !ok {
-			refused = append(refused, r.Lists[i].Segment)
-		}
+	refused, err := c.setLists(r.Disk, update{r.Epoch, r.Seq}, r.Lists, rows)
+	if err != nil {
+		c.drop()
+		return nil, err
 	}
 	return refused, c.commit()
+}
+
+// setLists replaces lists, under holds, and returns the segments of those that
+// are newer. The numbers of copies follow when all that is said is known.
+func (c *change) setLists(d id.Disk, at update, lists []datanode.List, rows []*segmentRow) (refused []id.Segment, err error) {
+	var changed []id.Segment
+	for _, i := range c.order(lists) {
+		switch outcome, err := c.setList(d, at, &lists[i], rows[i]); {
+		case err != nil:
+			return nil, err
+		case outcome == listNewer:
+			refused = append(refused, lists[i].Segment)
+		case outcome == listSet:
+			changed = append(changed, lists[i].Segment)
+		}
+	}
+	for _, s := range changed {
+		if err := c.count(d, s, at); err != nil {
+			return nil, err
+		}
+	}
+	return refused, nil
 }
 
 // order returns the indexes of lists: any, but what is moved comes before its
@@ -154,23 +170,32 @@ func (c *change) named(l *datanode.List) (*segmentRow, error) {
 	return row, c.fill(l.Segment, row, l.Slots)
 }
 
-// setList replaces one list, under holds. It reports false for a list that is
-// newer. Of a segment that is unknown the row is nil.
-func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow) (bool, error) {
+// What came of an update of a list.
+type listOutcome int
+
+const (
+	listSet   listOutcome = iota
+	listNewer             // the list is, and stays
+	listEmpty             // it is, and was
+)
+
+// setList replaces one list, under holds. Of a segment that is unknown the row is
+// nil.
+func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow) (listOutcome, error) {
 	old, err := c.list(l.Segment, d)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	if old != nil && !old.last.less(at) {
-		return false, nil
+		return listNewer, nil
 	}
 	bits, err := c.owed(d, l.Segment, slices.Clone(trimBits(l.Bits)))
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	born := row != nil && row.bornTo(d, 0)
 	if old == nil && !born && len(bits) == 0 {
-		return true, nil
+		return listEmpty, nil
 	}
 	// An empty row stays where it is what replaces a birth.
 	if len(bits) > 0 || born {
@@ -183,13 +208,13 @@ func (c *change) setList(d id.Disk, at update, l *datanode.List, row *segmentRow
 	} else {
 		del(c.batch, diskKey(d, l.Segment))
 		if err := c.released(d, l.Segment, row); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
-	if err := c.spread(d, l.Segment, at); err != nil {
-		return false, err
+	if err := c.spread(d, l.Segment); err != nil {
+		return 0, err
 	}
-	return true, c.settle(l.Segment)
+	return listSet, c.settle(l.Segment)
 }
 
 // released notes that a disk holds nothing of a segment any more, and whether

@@ -119,11 +119,8 @@ func (c *change) owed(d id.Disk, s id.Segment, bits []byte) ([]byte, error) {
 	return bits, nil
 }
 
-// spread makes a disk hold the copies of what it holds of a segment in transit,
-// and counts an update of its list as one of theirs, unless the change names them
-// itself: an older update, late, must not take from the copies what this one
-// relies on. A zero update counts for nothing.
-func (c *change) spread(d id.Disk, s id.Segment, at update) error {
+// spread makes a disk hold the copies of what it holds of a segment in transit.
+func (c *change) spread(d id.Disk, s id.Segment) error {
 	t := c.transitOf(s)
 	if t == nil || len(t.moves) == 0 {
 		return nil
@@ -144,23 +141,36 @@ func (c *change) spread(d id.Disk, s id.Segment, at update) error {
 		} else if row.bits = copies; len(copies) == 0 {
 			continue
 		}
-		if !c.said[target] && row.last.less(at) {
-			row.last = at
-		}
-		grown := old == nil || len(row.bits) != len(old.bits) || popcount(row.bits) != popcount(old.bits)
-		if !grown && row.last == old.last {
+		if old != nil && len(row.bits) == len(old.bits) && popcount(row.bits) == popcount(old.bits) {
 			continue
 		}
 		c.putList(target, d, row)
-		if !grown {
-			continue
-		}
 		set(c.batch, diskKey(d, target), nil)
-		if err := c.spread(d, target, update{}); err != nil {
+		if err := c.spread(d, target); err != nil {
 			return err
 		}
 		if err := c.settle(target); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// count counts an update of a disk's list of a segment as one of its lists of the
+// copies, unless the change names them itself: an older update, late, must not take
+// from the copies what this one relies on.
+func (c *change) count(d id.Disk, s id.Segment, at update) error {
+	t := c.transitOf(s)
+	if t == nil {
+		return nil
+	}
+	for _, target := range t.targets {
+		l, err := c.list(target, d)
+		if err != nil {
+			return err
+		}
+		if l != nil && !c.said[target] && l.last.less(at) {
+			c.putList(target, d, &listRow{last: at, set: l.set, bits: l.bits})
 		}
 	}
 	return nil
@@ -278,7 +288,7 @@ func (c *change) mendMoves() error {
 			return err
 		}
 		for i := range holders {
-			if err := c.spread(holders[i].Disk, s, update{}); err != nil {
+			if err := c.spread(holders[i].Disk, s); err != nil {
 				return err
 			}
 		}

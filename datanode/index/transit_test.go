@@ -219,6 +219,30 @@ func TestLostMoves(t *testing.T) {
 	}
 }
 
+// TestCopiesCountInAnyOrder has one update name a segment of which a disk holds no
+// copy, and another whose copy it comes to hold by way of a third, in one target: the
+// number of its list there is the same whichever is named first.
+func TestCopiesCountInAnyOrder(t *testing.T) {
+	for _, lists := range [][]datanode.List{{list(1, 0), list(2)}, {list(2), list(1, 0)}} {
+		h := newHouse(t, vfs.NewMem())
+		h.publish(pack(1, []int{1}), pack(2, []int{2, 5}))
+		h.condemn(1, 2)
+		h.ok(h.moved(1, 3, []int{1}))
+		h.condemn(3)
+		h.publish(pack(4, []int{1, 2}, datanode.Birth{Disk: 9, Epoch: 1, Slots: 2}))
+		h.ok(h.Forward(context.Background(), &datanode.ForwardRequest{Disk: 9, Epoch: 1, Segment: id.MakeSegment(3, 4), Moves: []datanode.Move{
+			{From: id.MakeSegment(3, 3), Location: at(0)}, {From: id.MakeSegment(3, 2), To: 1, Location: at(1)}}}))
+		h.setLists(2, 1, 1, list(2, 1)) // not moved
+		h.setLists(2, 1, 3, lists...)
+		if got := h.heldBits(2, 4); !slices.Equal(got, bits(0)) {
+			t.Errorf("lists %v: disk 2 holds %b of the copies", lists, got)
+		}
+		if got := h.setLists(2, 1, 2, list(4)); len(got) != 1 {
+			t.Errorf("lists %v: an older update is not refused", lists)
+		}
+	}
+}
+
 // TestLongWays has chunks moved on again and again, from many segments to many,
 // before any disk has followed: there are more ways than can be walked.
 func TestLongWays(t *testing.T) {
