@@ -50,7 +50,7 @@ func (s *slab) close() error { return errors.Join(s.direct.Close(), s.f.Close())
 
 // write writes whole blocks, one piece behind the other, not yet durably.
 func (s *slab) write(pieces [][]byte, off int64) error {
-	s.directOnce.Do(func() { s.direct = vfsx.OpenDirect(s.f) })
+	s.directOnce.Do(func() { s.direct = vfsx.OpenDirect(s.f, s.aio) })
 	if ok, err := s.direct.WriteAt(pieces, off); ok {
 		return err
 	}
@@ -74,7 +74,7 @@ func (sp *spindle) createSlab(n uint32) (*slab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create slab: %w", err)
 	}
-	s.f, s.syncer.f = f, f
+	s.f, s.syncer.f, s.syncer.aio = f, f, sp.aio
 	if err := s.format(); err != nil {
 		return nil, errors.Join(fmt.Errorf("create slab %s: %w", s.path, err), f.Close(), sp.fs.Remove(s.path))
 	}
@@ -121,7 +121,7 @@ func (sp *spindle) openSlab(n uint32) (s *slab, rows []located, err error) {
 		}
 	}()
 	s = sp.newSlab(n)
-	s.f, s.syncer.f = f, f
+	s.f, s.syncer.f, s.syncer.aio = f, f, sp.aio
 	first := make([]byte, blockBytes)
 	if err := readFull(s.f, first, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
@@ -236,7 +236,8 @@ func readFull(f io.ReaderAt, p []byte, off int64) error {
 // syncer groups the syncs of one file: those who wait while one runs share the
 // next. A failure stays, since nobody knows what was lost (I2).
 type syncer struct {
-	f vfs.File
+	f   vfs.File
+	aio *vfsx.AIO
 
 	mu      sync.Mutex
 	changed *sync.Cond // created with the first wait
@@ -263,7 +264,7 @@ func (s *syncer) sync() error {
 		s.started++
 		s.running = true
 		s.mu.Unlock()
-		err := s.f.SyncData()
+		err := s.aio.SyncData(s.f)
 		s.mu.Lock()
 		s.running = false
 		s.done = s.started

@@ -30,6 +30,7 @@ type spindle struct {
 	log    *slog.Logger
 	super  super        // zero if it could not be read
 	info   vfs.FileInfo // of the superblock's file, when it was opened
+	aio    *vfsx.AIO    // of its slabs
 
 	writing, reading chan struct{} // semaphores
 	probing          atomic.Bool
@@ -67,7 +68,7 @@ func openSpindle(fs vfs.FS, dir string, number id.Spindle, opts *Options) (*spin
 	sp := &spindle{
 		number: number, fs: fs, dir: dir, pool: opts.PoolID, log: opts.logger().With("spindle", number),
 		writing: make(chan struct{}, writersMax), reading: make(chan struct{}, readersMax),
-		pending: map[name]*pending{}, state: datanode.SpindleOK,
+		pending: map[name]*pending{}, state: datanode.SpindleOK, aio: vfsx.NewAIO(),
 	}
 	if is, known := opts.Identities[number]; known {
 		sp.is = &is
@@ -403,6 +404,7 @@ func (sp *spindle) close() error {
 			errs = append(errs, s.close())
 		}
 	}
+	sp.aio.Close()
 	return errors.Join(errs...)
 }
 

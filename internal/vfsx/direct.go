@@ -20,17 +20,16 @@ const DirectAlign = 4096
 // and seldom read soon. What else reads and writes the file sees it. It is safe
 // for concurrent use.
 type Direct struct {
-	f  *os.File
-	fd int // of f
+	f   *os.File
+	fd  int // of f
+	aio *AIO
 }
 
-// OpenDirect opens f's file for direct writes. It returns nil where there are
+// OpenDirect opens f's file for direct writes, which aio makes. It returns nil where there are
 // none: for a file without a descriptor of its own, like a wrapper's, or a file
 // system that refuses.
-func OpenDirect(f vfs.File) *Direct {
-	if _, ok := f.(interface {
-		SyscallConn() (syscall.RawConn, error)
-	}); !ok || f.Fd() == vfs.InvalidFd {
+func OpenDirect(f vfs.File, aio *AIO) *Direct {
+	if !hasDescriptor(f) {
 		return nil
 	}
 	// By descriptor, as the name may be another file's by now.
@@ -38,7 +37,16 @@ func OpenDirect(f vfs.File) *Direct {
 	if err != nil {
 		return nil
 	}
-	return &Direct{d, int(d.Fd())}
+	return &Direct{d, int(d.Fd()), aio}
+}
+
+// hasDescriptor reports whether a file has one, and is not a wrapper's, who wants to see
+// the calls.
+func hasDescriptor(f vfs.File) bool {
+	_, ok := f.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	})
+	return ok && f.Fd() != vfs.InvalidFd
 }
 
 // Close ends it; f stays open.
@@ -67,7 +75,7 @@ func (d *Direct) WriteAt(pieces [][]byte, off int64) (ok bool, err error) {
 		}
 	}
 	for len(left) > 0 {
-		n, err := unix.Pwritev(d.fd, left, off)
+		n, err := d.aio.pwritev(d.fd, left, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -91,13 +91,23 @@ func TestSpaceIsTakenAndGivenBack(t *testing.T) {
 // What is written past the cache is what readers of the file see, and what cannot
 // be written so is left to the caller.
 func TestDirectWrites(t *testing.T) {
+	t.Run("by the kernel", func(t *testing.T) {
+		aio := vfsx.NewAIO()
+		testDirectWrites(t, aio)
+		aio.Close()
+		testDirectWrites(t, aio) // as usual
+	})
+	t.Run("as usual", func(t *testing.T) { testDirectWrites(t, nil) })
+}
+
+func testDirectWrites(t *testing.T, aio *vfsx.AIO) {
 	f := create(t, vfs.Default, t.TempDir()+"/f")
 	if err := vfsx.Allocate(f, 0, 8*block); err != nil {
 		t.Fatal(err)
 	}
 	want := make([]byte, 8*block)
 	expect(t, f, want) // which caches it
-	d := vfsx.OpenDirect(f)
+	d := vfsx.OpenDirect(f, aio)
 	if d == nil {
 		t.Logf("no direct writes in %s", t.TempDir())
 	}
@@ -113,6 +123,9 @@ func TestDirectWrites(t *testing.T) {
 	if ok {
 		copy(want[2*block:], p)
 	}
+	if err := aio.SyncData(f); err != nil {
+		t.Error(err)
+	}
 	expect(t, f, want)
 	for what, c := range map[string]struct {
 		pieces [][]byte
@@ -127,10 +140,10 @@ func TestDirectWrites(t *testing.T) {
 		}
 	}
 	expect(t, f, want)
-	if d := vfsx.OpenDirect(create(t, vfs.NewMem(), "f")); d != nil {
+	if d := vfsx.OpenDirect(create(t, vfs.NewMem(), "f"), aio); d != nil {
 		t.Error("direct writes to a file without a descriptor")
 	}
-	if d := vfsx.OpenDirect(wrapped{f}); d != nil {
+	if d := vfsx.OpenDirect(wrapped{f}, aio); d != nil {
 		t.Error("direct writes around a wrapper")
 	}
 }
