@@ -10,9 +10,15 @@ import (
 // dispatch hands r to a worker. It does not block: there may be a worker for
 // every request that the window admits.
 func (t *transmission) dispatch(r *request) {
+	t.begin(r)
+	t.queue.push(r)
+}
+
+// begin gives r the time that its device call may take; ended follows it.
+func (t *transmission) begin(r *request) {
+	t.calls.Add(1)
 	r.ctx = t.deadline()
 	r.due.Store(t.slice.due)
-	t.queue.push(r)
 }
 
 // slice is a deadline that the requests of some time share, so that none costs
@@ -43,20 +49,32 @@ func (t *transmission) deadline() context.Context {
 func (t *transmission) worker() {
 	t.queue.arrive()
 	for r := t.queue.pop(); r != nil; r = t.queue.pop() {
-		err := t.perform(r)
-		if !t.returned(r) {
-			continue
+		if t.ended(r, t.perform(r)) {
+			t.answerLate(r)
 		}
-		if err != nil {
-			r.errno = errnoOf(err, r.Type, t.conn.server.opts.Errno)
-			t.errors.add(t, r, err)
-		}
-		t.replies.push(r)
-		if t.window.alone() {
-			t.replies.flush()
-		} else {
-			t.replies.flushSoon()
-		}
+	}
+}
+
+// ended notes what came of r's device call, and reports whether r is to be answered.
+func (t *transmission) ended(r *request, err error) bool {
+	t.calls.Add(-1)
+	if !t.returned(r) {
+		return false
+	}
+	if err != nil {
+		r.errno = errnoOf(err, r.Type, t.conn.server.opts.Errno)
+		t.errors.add(t, r, err)
+	}
+	return true
+}
+
+// answerLate queues a reply on another goroutine than the reader's.
+func (t *transmission) answerLate(r *request) {
+	t.replies.push(r)
+	if t.window.alone() {
+		t.replies.flush()
+	} else {
+		t.replies.flushSoon()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"plinth/nbd/internal/wire"
 )
 
 const (
@@ -33,7 +35,7 @@ type conn struct {
 	mu         sync.Mutex
 	draining   bool
 	handshaken bool
-	window     *window // set with handshaken
+	window     *window // set with handshaken; nil: another protocol has the connection
 }
 
 // run serves the connection to its end and closes it.
@@ -58,10 +60,15 @@ func (c *conn) run() {
 		return
 	}
 	defer s.release()
-	log = log.With("export", s.info.Name)
 	if h.peer.TLS {
 		log = log.With("certificate", h.peer.Names)
 	}
+	if s.other != nil {
+		log.Info("nbd: has gone over to another protocol")
+		c.goOver(s.other, h)
+		return
+	}
+	log = log.With("export", s.info.Name)
 	log.Info("nbd: attached", "bytes", s.info.Size, "readonly", s.info.ReadOnly, "tls", h.peer.TLS)
 
 	setSocketBuffer(c.Conn)
@@ -78,6 +85,14 @@ func (c *conn) run() {
 	default:
 		log.Warn("nbd: connection lost", "err", err)
 	}
+}
+
+// goOver has another protocol go on with the connection.
+func (c *conn) goOver(other func(context.Context, Peer, net.Conn), h *handshake) {
+	ctx, cancel := context.WithCancel(c.server.ctx)
+	defer cancel()
+	c.begin(nil)
+	other(ctx, h.peer, &wire.Rest{Conn: c.stream, R: h.r})
 }
 
 // setSocketBuffer enlarges a unix socket's buffer; the other way the client's
@@ -108,12 +123,22 @@ func (c *conn) begin(w *window) {
 	c.SetDeadline(time.Time{})
 	c.handshaken, c.window = true, w
 	if c.draining {
-		w.drain()
+		c.drainWindow()
 	}
 }
 
+// drainWindow ends what came after the handshake; mu is held.
+func (c *conn) drainWindow() {
+	if c.window == nil {
+		c.Close()
+		return
+	}
+	c.window.drain()
+}
+
 // drain has the connection end soon: a handshake within lingerTime, a
-// transmission when all that it accepted is answered. It does not wait.
+// transmission when all that it accepted is answered, another protocol at once. It
+// does not wait.
 func (c *conn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,7 +147,7 @@ func (c *conn) drain() {
 	}
 	c.draining = true
 	if c.handshaken {
-		c.window.drain()
+		c.drainWindow()
 	} else {
 		c.SetDeadline(time.Now().Add(lingerTime))
 	}

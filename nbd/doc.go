@@ -5,6 +5,9 @@
 // flag of theirs) with simple, structured and extended headers, over TCP and
 // unix sockets.
 //
+// A client may also go over to a protocol of the caller's own (Options.Others), which
+// then has the connection, TLS and its proof included.
+//
 // Nouns: a [Server] offers [Exports]; an [Export] is a [Device] with a name; a
 // connection negotiates (handshake), then carries requests (transmission). The
 // window is what a connection may have in flight, a worker a goroutine that
@@ -36,8 +39,11 @@
 // All methods of Server may be called at once. A connection has a reader and
 // up to RequestsMax+1 workers, started as requests need them (queue.go), a
 // writer (replies.go) and one who watches the time (overdue.go); the server owns
-// them, and Close and Shutdown wait for them. Lock order: Server.mu, conn.mu,
-// window.mu; overdue before window.mu and replies.mu, which are held alone.
+// them, and Close and Shutdown wait for them. A reader that calls the device itself
+// for long becomes a worker, and another goroutine the reader (alone.go): there is
+// one reader at a time, but for those moments in which there is none. Lock order:
+// Server.mu, conn.mu, window.mu; overdue before window.mu and replies.mu, which are
+// held alone, as patience.mu is.
 //
 // # Errors
 //

@@ -120,9 +120,12 @@ func FuzzHandshake(f *testing.F) {
 		option(wire.OptExtendedHeaders), option(wire.OptStartTLS), option(wire.OptExportName, []byte("disk"))))
 	f.Add(slices.Concat(flags, option(99, []byte("?")), option(wire.OptInfo, uint32(4), []byte("disk"), uint16(3), []uint16{1, 2, 3}),
 		option(wire.OptGo, uint32(4), []byte("none"), uint16(0)), option(wire.OptGo, uint32(4), []byte("disk"), uint16(0))))
+	f.Add(slices.Concat(flags, option(77, []byte("?")), option(77)))
+	o := discard
+	o.Others = map[uint32]func(context.Context, Peer, net.Conn){77: func(context.Context, Peer, net.Conn) {}}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		opened := 0
-		s := NewServer(one{&opened}, discard)
+		s := NewServer(one{&opened}, o)
 		defer s.Close()
 		var out bytes.Buffer
 		h := &handshake{server: s, r: bufio.NewReader(bytes.NewReader(in)), w: bufio.NewWriter(&out)}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 
@@ -52,9 +53,12 @@ type session struct {
 
 	form     form
 	contexts contexts
+
+	// other is the protocol that the client has gone over to; there is no export then.
+	other func(context.Context, Peer, net.Conn)
 }
 
-// run negotiates until the client has chosen an export. On error nothing is
+// run negotiates until the client has chosen an export, or another protocol. On error nothing is
 // left open. Blocking is bounded by the connection's deadline.
 func (h *handshake) run(ctx context.Context) (*session, error) {
 	h.w.Write(encode(protocol.NegotiationNewstyleHeader{
@@ -125,6 +129,7 @@ func (h *handshake) data(n uint32) ([]byte, error) {
 
 func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*session, error) {
 	tooBig := n > optionBytesMax
+	other := h.server.opts.Others[opt]
 	switch {
 	case opt == wire.OptAbort:
 		h.reply(opt, wire.RepAck, nil)
@@ -138,10 +143,15 @@ func (h *handshake) option(ctx context.Context, opt, n uint32, data []byte) (*se
 		return h.exportName(ctx, data, tooBig)
 	case h.server.stopping():
 		h.reply(opt, wire.RepErrShutdown, []byte("server is shutting down"))
-	case !known(opt):
+	case other == nil && !known(opt):
 		h.reply(opt, wire.RepErrUnsup, []byte("unknown option"))
 	case tooBig:
 		h.reply(opt, wire.RepErrTooBig, fmt.Appendf(nil, "more than %d bytes of data", optionBytesMax))
+	case other != nil && len(data) > 0:
+		h.reply(opt, wire.RepErrInvalid, []byte("the option takes no data"))
+	case other != nil:
+		h.reply(opt, wire.RepAck, nil)
+		return &session{other: other, release: func() {}}, nil
 	case opt == wire.OptStartTLS:
 		return nil, h.startTLS(ctx, data)
 	case opt == wire.OptList:

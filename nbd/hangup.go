@@ -42,8 +42,14 @@ func (t *transmission) watchHangUp() (stop func()) {
 }
 
 // hungUp reports whether the peer sends no more, also before everything that it
-// sent is read. What cannot tell says no.
-func hungUp(nc net.Conn) bool {
+// sent is read.
+func hungUp(nc net.Conn) bool { return polled(nc, unix.POLLRDHUP) }
+
+// sentMore reports whether something waits to be read.
+func sentMore(nc net.Conn) bool { return polled(nc, unix.POLLIN) }
+
+// polled reports one of some events of a connection. What cannot tell says no.
+func polled(nc net.Conn, events int16) bool {
 	if over, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
 		nc = over.NetConn()
 	}
@@ -55,11 +61,11 @@ func hungUp(nc net.Conn) bool {
 	if err != nil {
 		return false
 	}
-	hung := false
+	is := false
 	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 		n, err := unix.Poll(fds, 0)
-		hung = err == nil && n > 0
+		is = err == nil && n > 0
 	})
-	return err == nil && hung
+	return err == nil && is
 }

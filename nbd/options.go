@@ -1,8 +1,10 @@
 package nbd
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"time"
 )
 
@@ -26,6 +28,12 @@ type Options struct {
 	// name; Grants has one. It is called at once and often. Default: nil, all
 	// may use all.
 	Allow func(p Peer, export string) bool
+	// Others are protocols of the caller's own that a client may go over to in the
+	// handshake, by the number of an option that is none of this protocol's, without
+	// data. When it is acknowledged the function has the connection, from the next byte
+	// on, until it returns; the server closes c then, and earlier where it stops, and ends
+	// ctx. Client.Change is the other end. Default: none.
+	Others map[uint32]func(ctx context.Context, p Peer, c net.Conn)
 	// ConnectionsMax bounds the connections of all listeners together; further
 	// ones are closed at once. Default: 1024.
 	ConnectionsMax int

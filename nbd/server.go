@@ -18,7 +18,9 @@ type Server struct {
 	// ctx is the parent of every call to Exports and devices.
 	ctx    context.Context
 	cancel context.CancelFunc
-	conns  sync.WaitGroup
+	conns  sync.WaitGroup // and patience's goroutine
+
+	patience patience
 
 	// mu guards the rest. It is taken before any conn's mu.
 	mu        sync.Mutex

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"plinth/nbd/internal/wire"
 )
@@ -49,7 +50,9 @@ type transmission struct {
 	slice  slice // the reader's
 
 	queue   *queue
+	calls   atomic.Int32   // of the device that are to come or under way
 	workers sync.WaitGroup // as they are needed, as long as the connection lives
+	alone   alone
 }
 
 func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *transmission {
@@ -72,6 +75,7 @@ func newTransmission(c *conn, s *session, from io.Reader, log *slog.Logger) *tra
 	t.ctx, t.cancel = context.WithCancel(c.server.ctx)
 	// One more: its request may be answered and its place taken.
 	t.queue = newQueue(o.RequestsMax+1, func() { t.workers.Go(t.worker) })
+	t.alone.readEnd = make(chan error, 1)
 	return t
 }
 
@@ -84,9 +88,10 @@ func (t *transmission) run() error {
 	others.Go(func() { t.watch(stop) })
 	others.Go(t.replies.writer)
 	err := t.read()
-	if !errors.Is(err, errDisconnected) && !errors.Is(err, errDrained) {
-		t.cancel() // nobody waits for the answers
+	if errors.Is(err, errHandedOver) {
+		err = <-t.alone.readEnd
 	}
+	t.conn.server.patience.forget(t)
 	t.queue.close()
 	t.workers.Wait()
 	close(stop)
@@ -97,20 +102,31 @@ func (t *transmission) run() error {
 	return err
 }
 
-// read is the loop of the reader.
+// read is the loop of the reader. It ends with the connection's requests, or with
+// errHandedOver.
 func (t *transmission) read() error {
 	for {
-		h, err := t.header()
-		if err != nil {
-			return err
+		err := t.next()
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, errDisconnected) || errors.Is(err, errDrained) || errors.Is(err, errHandedOver):
+		default:
+			t.cancel() // nobody waits for the answers
 		}
-		if h.Type == wire.CmdDisc {
-			return errDisconnected
-		}
-		if err := t.accept(h); err != nil {
-			return err
-		}
+		return err
 	}
+}
+
+func (t *transmission) next() error {
+	h, err := t.header()
+	if err != nil {
+		return err
+	}
+	if h.Type == wire.CmdDisc {
+		return errDisconnected
+	}
+	return t.accept(h)
 }
 
 func (t *transmission) header() (h wire.Request, err error) {
@@ -161,9 +177,10 @@ func (t *transmission) grow(h *wire.Request) {
 }
 
 // accept takes a request in: bad ones are answered at once, others go to a
-// worker, or are answered inline where the device can. One that comes after
-// shutdown began ends the connection (errDrained) without an answer: clients
-// that reconnect send it again, and to those that do not it is the same.
+// worker, or are answered inline where the device can or nobody would wait. One
+// that comes after shutdown began ends the connection (errDrained) without an
+// answer: clients that reconnect send it again, and to those that do not it is the
+// same.
 func (t *transmission) accept(h wire.Request) error {
 	t.grow(&h)
 	errno := check(&h, &t.limits)
@@ -204,6 +221,9 @@ func (t *transmission) accept(h wire.Request) error {
 		return nil
 	}
 	r.contexts = asked
+	if t.isAlone(r) {
+		return t.serveAlone(r)
+	}
 	t.dispatch(r)
 	return nil
 }

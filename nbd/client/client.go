@@ -18,7 +18,8 @@ var (
 	// ErrClosed is returned by every call on a connection that has ended. Dial
 	// again.
 	ErrClosed = errors.New("nbd client: connection closed")
-	// ErrUnsupported is returned for a request that the server did not offer.
+	// ErrUnsupported is returned for a request that the server did not offer, and by
+	// Change where it does not know the protocol.
 	ErrUnsupported = errors.New("nbd client: not offered by the server")
 	// ErrProtocol is wrapped when the server breaks the protocol.
 	ErrProtocol = errors.New("nbd client: server broke the protocol")

@@ -47,10 +47,11 @@ func (e *OptionError) Error() string {
 	return fmt.Sprintf("server refused option %d: error %d: %.256q", e.Option, e.Type&^wire.RepError, e.Message)
 }
 
-// Is makes an unknown export errors.Is nbd.ErrUnknownExport, and a server that
-// stops nbd.ErrShutdown.
+// Is makes an unknown export errors.Is nbd.ErrUnknownExport, a server that stops
+// nbd.ErrShutdown, and an option that the server does not know ErrUnsupported.
 func (e *OptionError) Is(target error) bool {
 	return e.Type == wire.RepErrUnknown && target == nbd.ErrUnknownExport ||
+		e.Type == wire.RepErrUnsup && target == ErrUnsupported ||
 		e.Type == wire.RepErrShutdown && target == nbd.ErrShutdown
 }
 
