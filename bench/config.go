@@ -65,6 +65,8 @@ type Config struct {
 	// FlushEvery flushes after so many writes of a job; the job's other
 	// operations go on meanwhile. 0: never.
 	FlushEvery int `json:"flush_every"`
+	// FUA makes each write of the measurement stable before it counts as done.
+	FUA bool `json:"fua"`
 	// Fill writes all of Bytes before the measurement starts.
 	Fill bool `json:"fill"`
 	// Settle is called after Fill, for a target that goes on working with what

@@ -211,7 +211,7 @@ func (w *worker) operate(ctx context.Context, block int64, read bool) error {
 	}
 	w.content.fill(w.buf, key)
 	start := time.Now()
-	if err := w.target.WriteAt(ctx, w.buf, off, false); err != nil {
+	if err := w.target.WriteAt(ctx, w.buf, off, w.cfg.FUA); err != nil {
 		return fmt.Errorf("write at %d: %w", off, err)
 	}
 	w.sends.add(time.Since(start))

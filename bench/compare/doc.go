@@ -1,5 +1,5 @@
 // Package compare puts plinth beside other NBD servers on one machine, all under
-// fio's nbd engine over unix sockets.
+// fio's nbd engine over unix sockets, or package bench for what that cannot do.
 //
 // Nouns: a [Server] is a program that serves one disk. A [Row] is a workload. A
 // cell is a row on a server in one round; it gives a [Sample]. [Results] are

@@ -28,6 +28,8 @@ var goals = []goal{
 	{row: "write-32", server: plinth, to: "qemu-luks", what: "CPU", of: cpu, bound: 0.7, most: true},
 	{row: "durable-32", server: plinth, to: "qemu-qcow2", what: "IOPS", of: iops, bound: 2},
 	{row: "durable-32", server: plinth, to: file, what: "IOPS", of: iops, bound: 1},
+	{row: "fua-32", server: plinth, to: "qemu-qcow2", what: "IOPS", of: iops, bound: 2},
+	{row: "fua-32", server: plinth, to: file, what: "IOPS", of: iops, bound: 1},
 	{row: "seq-write", server: plinth, to: "qemu-luks", what: "MB/s", of: iops, bound: 1},
 	{row: "seq-read", server: plinth, to: "qemu-luks", what: "MB/s", of: iops, bound: 1},
 }

@@ -13,12 +13,19 @@ type Row struct {
 	Writes  bool
 	// Durable makes every write wait for a flush, whose time is the latency.
 	Durable bool
+	// FUA has writes of a Durable row ask a server for that themselves, of the same
+	// number in flight over one connection, as a virtual machine's do. fio's engine
+	// cannot: the client is package bench's.
+	FUA bool
 	// Sustained is measured until more than the log's size should have been
 	// written: Config.SustainedRuntime.
 	Sustained bool
 	// Also names servers beyond those that are in every row.
 	Also []string
 }
+
+// durable is fio's work for durable writes, of a server or the raw file.
+var durable = []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--numjobs=32"}
 
 // Rows are all workloads, in the order in which they are measured. Each durable
 // write is a job of its own with a flush after it: fio keeps a write and its
@@ -35,7 +42,9 @@ var Rows = []Row{
 	{Name: "write-32", Title: "4 KiB random write, depth 32, sustained", OpBytes: 4096, Writes: true, Sustained: true, Also: []string{memory, xts},
 		Args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}},
 	{Name: "durable-32", Title: "4 KiB random write, each flushed, 32 in flight", OpBytes: 4096, Writes: true, Durable: true, Also: []string{file},
-		Args: []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--numjobs=32"}},
+		Args: durable},
+	{Name: "fua-32", Title: "4 KiB random write with FUA, 32 in flight", OpBytes: 4096, Writes: true, Durable: true, FUA: true, Also: []string{file},
+		Args: durable},
 	{Name: "seq-write", Title: "1 MiB sequential write, depth 4", OpBytes: 1 << 20, Writes: true, Also: []string{memory, xts, null},
 		Args: []string{"--rw=write", "--bs=1m", "--iodepth=4"}},
 }

@@ -150,11 +150,7 @@ func (r *run) sample(ctx context.Context, v *serving, row *Row) (*Sample, error)
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"--norandommap", "--time_based", fmt.Sprintf("--runtime=%dms", r.runtime(row).Milliseconds())}, row.Args...)
-	if row.Durable {
-		args = append(args, v.everyFlush())
-	}
-	s, err := v.runFio(ctx, &r.Config, row, args...)
+	s, err := r.load(ctx, v, row)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +179,18 @@ func (r *run) sample(ctx context.Context, v *serving, row *Row) (*Sample, error)
 		s.FromRAM, s.FromFlash = float64(found.ram)/all, float64(found.flash)/all
 	}
 	return s, nil
+}
+
+// load runs the row's operations.
+func (r *run) load(ctx context.Context, v *serving, row *Row) (*Sample, error) {
+	if row.FUA && v.cmd != nil {
+		return v.runFUA(ctx, &r.Config, row, r.runtime(row))
+	}
+	args := append([]string{"--norandommap", "--time_based", fmt.Sprintf("--runtime=%dms", r.runtime(row).Milliseconds())}, row.Args...)
+	if row.Durable {
+		args = append(args, v.everyFlush())
+	}
+	return v.runFio(ctx, &r.Config, row, args...)
 }
 
 // everyFlush is the argument by which fio waits after each write until it is

@@ -53,6 +53,7 @@ func benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "rwmixread", Value: 50, Usage: "percentage of reads in rw and randrw, 1 to 99"},
 			&cli.IntFlag{Name: "compressible", Usage: "percentage of each 4 KiB written that compresses away"},
 			&cli.IntFlag{Name: "dedupe", Usage: "percentage of 4 KiB pieces written that are duplicates"},
+			&cli.BoolFlag{Name: "fua", Usage: "have each write on stable media before its answer"},
 			&cli.IntFlag{Name: "fsync", Usage: "flush after so many writes of a job; 0 means never"},
 			&cli.BoolFlag{Name: "fill", Usage: "write all of --size before; reads of what was never written tell nothing"},
 			&cli.BoolFlag{Name: "verify", Usage: "compare what is read with what was written, at the end all of it"},
@@ -70,7 +71,7 @@ func runBench(c *cli.Context) error {
 	cfg := bench.Config{
 		Workload: bench.Workload(c.String("rw")), BlockBytes: int(size(c, "bs")), Depth: c.Int("iodepth"), Jobs: c.Int("numjobs"),
 		Runtime: c.Duration("runtime"), Once: c.Duration("runtime") == 0, Bytes: size(c, "size"), ReadPercent: c.Int("rwmixread"),
-		Compressible: c.Int("compressible"), Dedupe: c.Int("dedupe"), FlushEvery: c.Int("fsync"),
+		Compressible: c.Int("compressible"), Dedupe: c.Int("dedupe"), FlushEvery: c.Int("fsync"), FUA: c.Bool("fua"),
 		Fill: c.Bool("fill"), Verify: c.Bool("verify"), Seed: c.Uint64("seed"),
 	}
 	var res *bench.Result
