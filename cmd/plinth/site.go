@@ -58,7 +58,7 @@ func agentFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "destage-interval", Usage: "longest time, about, until a write is destaged", DefaultText: "2s"},
 		&cli.Int64Flag{Name: "checkpoint-updates", Usage: "map updates after which a checkpoint is made", DefaultText: "1048576"},
 		&cli.DurationFlag{Name: "scrub-interval", Usage: "time in which the checksums of all fragments are tested once; 0 for never", DefaultText: "336h"},
-		&cli.GenericFlag{Name: "rebuild-rate", Value: new(sizeFlag), Usage: "bytes per second that a rebuild reads from, or writes to, one spindle; 0 for no bound", DefaultText: "100M"},
+		&cli.GenericFlag{Name: "rebuild-rate", Value: new(sizeFlag), Usage: "bytes per second that a rebuild reads from, or writes to, one spindle, by all hosts together; 0 for no bound", DefaultText: "100M"},
 		&cli.DurationFlag{Name: "idle-time", Usage: "quiet time after which a disk is checkpointed and scanned", DefaultText: "10s"},
 	}
 }

@@ -91,6 +91,9 @@ func printStatus(s *host.Status) error {
 	if f := s.Flash; f != nil {
 		rows = append(rows, [2]string{"flash cache", flashText(f)})
 	}
+	if l := s.Lending; l != nil && (l.Asked > 0 || l.LentChunks > 0) {
+		rows = append(rows, [2]string{"other flash", lendingText(l)})
+	}
 	if len(s.Nodes) > 1 {
 		rows = append(rows, [2]string{"data nodes", nodesText(s)})
 	}
@@ -132,7 +135,11 @@ func rebuildText(x *host.RebuildStatus) string {
 		return fmt.Sprintf("ended %s, %s restored on spindles %v", x.Ended.Format(time.DateOnly), done, x.Restored)
 	}
 	share := 100 * float64(x.Bytes) / float64(max(x.Bytes+x.BytesLeft, 1))
-	return fmt.Sprintf("%.0f %%, %s restored, about %d fragments, %s left", share, done, x.FragmentsLeft, formatSize(x.BytesLeft))
+	text := fmt.Sprintf("%.0f %%, %s restored, about %d fragments, %s left", share, done, x.FragmentsLeft, formatSize(x.BytesLeft))
+	if n := x.HostsAtIt(); n > 1 {
+		text += fmt.Sprintf(", %d hosts at it", n)
+	}
+	return text
 }
 
 // ramText says how full the RAM cache is and how often it helped.
@@ -157,6 +164,18 @@ func flashText(f *host.FlashStatus) string {
 		text += fmt.Sprintf(", %.0f %% of %d reads hit", float64(f.Hits)*100/float64(n), n)
 	}
 	return text
+}
+
+// lendingText says what came from other hosts' flash, and what went to them.
+func lendingText(l *host.LendingStatus) string {
+	var parts []string
+	if l.Asked > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d chunks came from another host, %s", l.Here, l.Asked, formatSize(l.Bytes)))
+	}
+	if l.LentChunks > 0 {
+		parts = append(parts, fmt.Sprintf("%d went to others, %s", l.LentChunks, formatSize(l.LentBytes)))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // ratio adds how many times smaller something became.

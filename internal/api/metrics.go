@@ -75,6 +75,7 @@ var poolMetrics = []metric{
 	gauge("scrub_progress", "Of the pass under way, from 0 to 1.", func(s *host.Status) float64 { return s.Scrub.Progress }),
 	counter("rehomed_bytes_total", "Sealed chunks that this host has moved from data nodes that are drained.", func(s *host.Status) float64 { return float64(s.RehomedBytes) }),
 	gauge("rebuild_spindles", "Spindles that are being rebuilt.", func(s *host.Status) float64 { return float64(len(s.Rebuild.Spindles)) }),
+	gauge("rebuild_hosts", "Hosts that restore.", func(s *host.Status) float64 { return float64(s.Rebuild.HostsAtIt()) }),
 	gauge("rebuild_restored_bytes", "Of fragments, that the newest rebuild has restored.", func(s *host.Status) float64 { return float64(s.Rebuild.Bytes) }),
 	gauge("rebuild_left_bytes", "Of fragments, that it has still to restore: an estimate.", func(s *host.Status) float64 { return float64(s.Rebuild.BytesLeft) }),
 	gauge("rebuild_lost_segments", "Segments that it could not restore.", func(s *host.Status) float64 { return float64(s.Rebuild.LostSegments) }),
@@ -108,6 +109,7 @@ var diskMetrics = []diskMetric{
 	perDisk(prometheus.CounterValue, "log_full_total", "Appends that found the log full.", func(d *host.DiskInfo) float64 { return float64(d.Stats.LogFull) }),
 	perDisk(prometheus.CounterValue, "chunk_reads_total", "Chunks read from segments.", func(d *host.DiskInfo) float64 { return float64(d.Stats.ChunkReads) }),
 	perDisk(prometheus.CounterValue, "flash_reads_total", "Chunks read from the host's flash.", func(d *host.DiskInfo) float64 { return float64(d.Stats.FlashReads) }),
+	perDisk(prometheus.CounterValue, "peer_reads_total", "Chunks read from the flash of the host that had the disk before.", func(d *host.DiskInfo) float64 { return float64(d.Stats.PeerReads) }),
 	perDisk(prometheus.CounterValue, "chunks_bad_total", "Chunks that did not verify when first read.", func(d *host.DiskInfo) float64 { return float64(d.Stats.ChunksBad) }),
 	perDisk(prometheus.CounterValue, "destages_total", "Destage commits.", func(d *host.DiskInfo) float64 { return float64(d.Stats.Destages) }),
 	perDisk(prometheus.CounterValue, "dedupe_hits_total", "Destaged chunks that were known.", func(d *host.DiskInfo) float64 { return float64(d.Stats.DedupeHits) }),
@@ -146,6 +148,29 @@ var flashMetrics = []flashMetric{
 	perFlash(prometheus.CounterValue, "damaged_total", "Records and tables that were not what the index took them for.", func(f *host.FlashStatus) float64 { return float64(f.Damaged) }),
 }
 
+// lendingMetric is a value of what hosts have from each other's flash; there is none of a
+// host that takes no part.
+type lendingMetric struct {
+	desc  *prometheus.Desc
+	value func(*host.LendingStatus) int64
+}
+
+func ofLending(name, help string, value func(*host.LendingStatus) int64) lendingMetric {
+	return lendingMetric{prometheus.NewDesc("plinth_"+name+"_total", help, nil, nil), value}
+}
+
+var lendingMetrics = []lendingMetric{
+	ofLending("peer_flash_asked", "Chunks that another host was asked for.", func(l *host.LendingStatus) int64 { return l.Asked }),
+	ofLending("peer_flash_hits", "Chunks that it had in its flash.", func(l *host.LendingStatus) int64 { return l.Here }),
+	ofLending("peer_flash_misses", "Chunks that it had not, or that did not verify.", func(l *host.LendingStatus) int64 { return l.Asked - l.Here }),
+	ofLending("peer_flash_bytes", "Of sealed chunks that it had.", func(l *host.LendingStatus) int64 { return l.Bytes }),
+	ofLending("peer_flash_bad", "Chunks from it that did not verify.", func(l *host.LendingStatus) int64 { return l.Bad }),
+	ofLending("peer_flash_failures", "Connections and answers that did not come.", func(l *host.LendingStatus) int64 { return l.Failures }),
+	ofLending("flash_lent_chunks", "Chunks that other hosts were given.", func(l *host.LendingStatus) int64 { return l.LentChunks }),
+	ofLending("flash_lent_bytes", "Of sealed chunks that other hosts were given.", func(l *host.LendingStatus) int64 { return l.LentBytes }),
+	ofLending("flash_lent_refused", "Chunks that they were not, for lack of CPU time.", func(l *host.LendingStatus) int64 { return l.Refused }),
+}
+
 var (
 	spindleUp   = prometheus.NewDesc("plinth_spindle_up", "1 if the spindle serves.", []string{"spindle"}, nil)
 	spindleSlow = prometheus.NewDesc("plinth_spindle_slow", "1 if this host's reads go around the spindle, because it takes far longer than the others.", []string{"spindle"}, nil)
@@ -165,6 +190,9 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 		out <- m.desc
 	}
 	for _, m := range flashMetrics {
+		out <- m.desc
+	}
+	for _, m := range lendingMetrics {
 		out <- m.desc
 	}
 	out <- nodeUp
@@ -196,6 +224,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	if s.Flash != nil {
 		for _, m := range flashMetrics {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(s.Flash))
+		}
+	}
+	if s.Lending != nil {
+		for _, m := range lendingMetrics {
+			out <- prometheus.MustNewConstMetric(m.desc, prometheus.CounterValue, float64(m.value(s.Lending)))
 		}
 	}
 	for _, n := range s.Nodes {

@@ -143,6 +143,33 @@ func (d *Disk) fromFlash(f *fill, buf *[]byte) bool {
 	return true
 }
 
+// fillPeer fills from another host's flash what this one's has not, and has RAM and flash
+// keep it. What does not open is as good as not there.
+func (d *Disk) fillPeer(ctx context.Context, r *reader, fills []fill) {
+	if d.cfg.Peer == nil {
+		return
+	}
+	r.names, r.want = r.names[:0], r.want[:0]
+	for i := range fills {
+		if f := &fills[i]; !f.done {
+			r.names, r.want = append(r.names, f.fp), append(r.want, i)
+		}
+	}
+	if len(r.names) == 0 {
+		return
+	}
+	d.cfg.Peer.Get(ctx, r.names, func(j int, sealed []byte) bool {
+		f := &fills[r.want[j]]
+		if err := d.openStored(f, sealed, &f.fp); err != nil {
+			d.pool.Logger.Debug("a chunk from another host's flash does not open", "fingerprint", f.fp.String(), "err", err)
+			return false
+		}
+		f.done, r.stored = true, true
+		d.stats.peerReads.Add(1)
+		return true
+	})
+}
+
 var sealedPool = sync.Pool{New: func() any { return new([]byte) }}
 
 // fillPages fills from a chunk's pages in RAM.
@@ -189,7 +216,7 @@ func (d *Disk) lookupMap(s source, r *reader, fills []fill) error {
 // fillEntries reads and opens chunks as r.entries says. It returns the fills whose
 // segments are gone, with that error; any other error ends it.
 func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill, error) {
-	r.ranges, r.want = r.ranges[:0], r.want[:0]
+	r.ranges = r.ranges[:0]
 	for i := range fills {
 		f, e := &fills[i], &r.entries[i]
 		asked := f.missed && f.fp == e.Fingerprint
@@ -203,6 +230,8 @@ func (d *Disk) fillEntries(ctx context.Context, r *reader, fills []fill) ([]fill
 		f.fp, f.named = e.Fingerprint, !asked && !f.done
 	}
 	d.fillFlash(r, fills)
+	d.fillPeer(ctx, r, fills)
+	r.want = r.want[:0]
 	for i := range fills {
 		if !fills[i].done {
 			r.ranges = append(r.ranges, d.pool.Geometry.Locate(r.entries[i].Ref))
@@ -271,7 +300,7 @@ func (d *Disk) fillStored(ctx context.Context, f *fill, at stripe.Range, data st
 	return err
 }
 
-// openStored opens a chunk of a segment, and has RAM and flash keep it.
+// openStored opens a chunk that this host has not in its flash, and has RAM and flash keep it.
 func (d *Disk) openStored(f *fill, sealed []byte, fp *id.Fingerprint) error {
 	err := d.open(f, sealed, fp, true)
 	if err == nil && d.pool.Flash != nil {

@@ -53,6 +53,15 @@ type Flash interface {
 	Discard(fp id.Fingerprint)
 }
 
+// Peer gives sealed chunks that another host has in its flash: the one that had the disk
+// before.
+type Peer interface {
+	// Get calls got, one by one, with those of the chunks that come, until it has all
+	// answers or some ms are over. sealed is valid until got returns, which reports
+	// whether it verified.
+	Get(ctx context.Context, fps []id.Fingerprint, got func(i int, sealed []byte) bool)
+}
+
 // Config is a disk as the catalog has it.
 type Config struct {
 	ID    id.Disk
@@ -77,6 +86,8 @@ type Config struct {
 	// no checkpoint record of it, until Independent; else nil. Its disk stays open,
 	// with its lists held.
 	Under *Image
+	// Peer is asked for what neither RAM nor Flash has; nil: none.
+	Peer Peer
 	// Map says where the map's disposable directory is.
 	Map blockmap.Options
 }

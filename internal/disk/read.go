@@ -132,8 +132,9 @@ type reader struct {
 	buffered, mapped []fill
 	entries          []blockmap.Entry
 	ranges           []stripe.Range
-	want             []int   // by range: the fill
-	errs             []error // by range
+	names            []id.Fingerprint // that another host is asked for
+	want             []int            // by range, or by name: the fill
+	errs             []error          // by range
 	stripes          stripe.Memory
 	stored           bool // something was not in memory
 }

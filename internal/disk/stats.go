@@ -7,6 +7,7 @@ type counters struct {
 	logFull    atomic.Int64
 	chunkReads atomic.Int64
 	flashReads atomic.Int64
+	peerReads  atomic.Int64
 	chunksBad  atomic.Int64
 	rounds     atomic.Int64
 	failed     atomic.Int64
@@ -27,6 +28,7 @@ type Stats struct {
 	LogFull       int64 `json:"log_full"`       // appends that found the log full
 	ChunkReads    int64 `json:"chunk_reads"`    // chunks read from segments
 	FlashReads    int64 `json:"flash_reads"`    // chunks read from the host's flash
+	PeerReads     int64 `json:"peer_reads"`     // chunks read from another host's flash
 	ChunksBad     int64 `json:"chunks_bad"`     // of those from segments, which did not verify at first
 	Destages      int64 `json:"destages"`       // rounds whose result is stable
 	DestagesLost  int64 `json:"destages_lost"`  // rounds that failed and were repeated
@@ -51,6 +53,7 @@ func (d *Disk) Stats() Stats {
 		LogFull:       d.stats.logFull.Load(),
 		ChunkReads:    d.stats.chunkReads.Load(),
 		FlashReads:    d.stats.flashReads.Load(),
+		PeerReads:     d.stats.peerReads.Load(),
 		ChunksBad:     d.stats.chunksBad.Load(),
 		Destages:      d.stats.rounds.Load(),
 		DestagesLost:  d.stats.failed.Load(),

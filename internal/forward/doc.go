@@ -48,6 +48,9 @@
 // certificates, does not have the key. Certificates do not expire: a host that must
 // not be a peer any more has the root key, which is then to be changed.
 //
+// Connections between hosts with this proof carry chunks of flash caches, too: package
+// peerflash.
+//
 // Concurrency: all methods may be called at once. A Device has no goroutines of its
 // own but its connection's. A crash leaves nothing.
 //

@@ -65,7 +65,7 @@ func newPlan(t testing.TB, r *rand.Rand, c *clock) *plan {
 		p.log = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
 	}
 	p.options = host.Options{
-		DestageInterval: time.Hour, IdleTime: time.Hour, CacheBytes: 1 << 20,
+		DestageInterval: time.Hour, IdleTime: time.Hour, CacheBytes: 4 << 20,
 		CheckpointUpdates: int64(1 + r.IntN(300)),
 	}
 	p.options.RAMCacheBytes = host.RAMCacheBytesMin
@@ -102,7 +102,7 @@ func (p *plan) create(ctx context.Context, fs *crashfs.FS) error {
 }
 
 func (p *plan) node(fs vfs.FS) shelf.Options {
-	return shelf.Options{PoolID: p.id, IndexCacheBytes: 1 << 20, Logger: slog.New(p.log), FS: fs}
+	return shelf.Options{PoolID: p.id, IndexCacheBytes: 4 << 20, Logger: slog.New(p.log), FS: fs}
 }
 
 func ofIndex(path string) bool { return strings.Contains(path, "/index/") }

@@ -173,6 +173,34 @@ func TestRemovedBaseStaysFenced(t *testing.T) {
 	}
 }
 
+// TestRemovedBaseIsTriedAgain cannot give up what a removed disk holds when the last clone
+// that relied on it is independent, or there was none: it does so later, as else its
+// record would keep a rebuilt index from being complete for as long as the host lives.
+func TestRemovedBaseIsTriedAgain(t *testing.T) {
+	for _, cloned := range []bool{true, false} {
+		s := openSite(t, siteOptions(t))
+		s.write("vm", noise(1, 256<<10))
+		s.snap("vm", "s")
+		n := s.hinder()
+		if cloned {
+			s.clone("vm", "s", "new")
+		}
+		n.dropLists.Store(1) // vm's
+		s.ok(s.Host.RemoveDiskWithSnapshots(t.Context(), "vm"))
+		if err := s.Host.Sweep(t.Context()); !errors.Is(err, datanode.ErrGone) {
+			t.Errorf("sweep when a removed disk cannot give anything up: %v", err)
+		}
+		n.dropLists.Store(0)
+		_, err := s.Host.Reclaim(t.Context(), host.ReclaimOptions{})
+		s.ok(err)
+		rows, err := s.Node.RegistryList(t.Context(), &datanode.RegistryListRequest{Prefix: "disk/"})
+		s.ok(err)
+		if has := len(rows.Entries); has != len(s.Host.Disks()) {
+			t.Errorf("%d disks are in the registry, %d there are", has, len(s.Host.Disks()))
+		}
+	}
+}
+
 // TestClonesShareAndGo has a clone removed before it passed.
 func TestClonesShareAndGo(t *testing.T) {
 	s := openSite(t, siteOptions(t))

@@ -24,6 +24,8 @@
 //	              of the hosts has done for it, under their leases: JSON
 //	epoch/N       decimal: the next epoch of a disk, which may be removed
 //	rebuild       which spindles have all they should, and how far others are: JSON, see rebuild.Row
+//	restore/HOST  what a host was given of the rebuild and has done, under its lease: JSON,
+//	              see rebuild.Work
 //	scrub         how far the scrub is: JSON, see scrubRow
 //	host/NAME     a host's session, under its lease: JSON, see HostRecord
 //	owner/N       who serves a disk, under its lease: JSON
@@ -62,9 +64,11 @@
 //
 // Open starts goroutines, which Close ends: one destages and makes checkpoints,
 // one passes and reclaims, one keeps session and owned disks, with a few that make
-// its calls, four watch what other hosts do and one takes part in groups of snapshots (a sole
-// host has none of these); the budget of
-// CPU time has another.
+// its calls, seven watch what other hosts do and one takes part in groups of snapshots (a sole
+// host has none of these), one reads what was hot on disks that come; one has the rebuild, with
+// one for each layout that this host goes through, one that counts, and one that watches rows of
+// it; the budget of CPU time has another, and so have connections to other hosts' flash (package
+// peerflash).
 // Methods may be called at once; those that change the catalog take turns
 // (changing), longer work before it, such as a checkpoint, excepted. Lock order:
 // changing or sweeping, then recordMu or renameMu, then mu; the locks of package

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Host struct {
 	// asked for.
 	flash    *flashcache.Cache
 	flashErr error
+	lending  *lending
 	ram      *ramcache.Cache
 
 	// budget is the process's CPU time; destages and sweeps are the background's
@@ -53,6 +55,7 @@ type Host struct {
 	work   sync.WaitGroup
 	nudge  chan struct{} // destage soon
 	sweep  chan struct{} // pass and reclaim soon
+	colder chan struct{} // a disk has come
 	// suspects are segments of which a read missed a fragment, to be repaired.
 	suspects chan id.Segment
 
@@ -110,9 +113,11 @@ type Host struct {
 	// owners is what is known of disks' owners, births are new clones that are not
 	// open yet.
 	owners map[id.Disk]ownerNote
-	stays  map[id.Disk]presence  // of those that look for a disk, or use it
-	free   map[id.Disk]time.Time // disks that no host has, since when
-	births map[id.Disk]*birth
+	// formers are the hosts other than this one that were known last to own a disk.
+	formers map[id.Disk]string
+	stays   map[id.Disk]presence  // of those that look for a disk, or use it
+	free    map[id.Disk]time.Time // disks that no host has, since when
+	births  map[id.Disk]*birth
 	// taken are the disks that have been opened: Options.Resume says nothing of them any
 	// more.
 	taken map[id.Disk]bool
@@ -136,6 +141,7 @@ type export struct {
 
 	// Guarded by Host.mu:
 	now       DiskRecord // as the catalog has it
+	cold      bool       // it is to be warmed up
 	clients   int
 	busy      chan struct{} // not nil: clients that come wait until it is closed
 	snaps     map[string]*snapshot
@@ -187,13 +193,16 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 	}
 	h := &Host{
 		node: node, opts: opts, log: opts.Logger, catalog: catalog{node}, began: time.Now(),
-		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+		nudge: make(chan struct{}, 1), sweep: make(chan struct{}, 1), colder: make(chan struct{}, 1),
 		changed: make(chan struct{}, 1), sweeping: make(chan struct{}, 1), changing: make(chan struct{}, 1), groups: newGroups(),
 		clones: make(map[id.Disk]*cloneState), leftover: make(map[id.Disk]*leftover),
-		owners: make(map[id.Disk]ownerNote), stays: make(map[id.Disk]presence), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
+		owners: make(map[id.Disk]ownerNote), formers: make(map[id.Disk]string), stays: make(map[id.Disk]presence), free: make(map[id.Disk]time.Time), births: make(map[id.Disk]*birth), taken: make(map[id.Disk]bool),
 		suspects: make(chan id.Segment, suspectsMax), byName: make(map[string]*export), byID: make(map[id.Disk]*export),
 	}
+	maps.Copy(h.formers, opts.Formers)
+	h.rebuild.wake, h.rebuild.crew = make(chan struct{}, 1), newCrew(h)
 	h.openBudget(cores)
+	h.lending = newLending(h.budget)
 	h.life, h.cancel = context.WithCancel(context.Background())
 	if err := h.openSession(ctx, root, st); err != nil {
 		h.cancel()
@@ -212,7 +221,7 @@ func Open(ctx context.Context, node datanode.Node, root *keyring.Root, opts Opti
 		h.watchOthers()
 	}
 	h.work.Add(7)
-	go h.warmUp()
+	go h.warmLoop()
 	go h.destageLoop()
 	go h.sweepLoop()
 	go h.scrubLoop()
@@ -344,7 +353,7 @@ func (h *Host) openDisk(ctx context.Context, rec DiskRecord, epoch id.Epoch, t *
 	d, err := disk.Open(ctx, h.pool, disk.Config{
 		ID: rec.ID, Name: rec.Name, Bytes: rec.Bytes, Chunk: chunk.Size(rec.Chunk), Suite: suite,
 		Stable: rec.Stable, AcceptLostLog: h.opts.AcceptLostLog, Epoch: epoch, MACKey: h.keys.MACKey(rec.ID),
-		Resume: h.resumeOf(rec.ID), Under: under, MayReply: func() error {
+		Resume: h.resumeOf(rec.ID), Under: under, Peer: h.former(rec.ID), MayReply: func() error {
 			if !t.valid() {
 				return ErrNoLease
 			}
@@ -407,6 +416,7 @@ func (h *Host) Close() error {
 	}
 	h.cancel()
 	h.budget.Close()
+	h.lending.close()
 	h.pool.Space.Close()
 	h.changing <- struct{}{} // nothing is opened or removed any more, no work begins
 	defer h.endChange()

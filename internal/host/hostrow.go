@@ -33,7 +33,9 @@ type HostRecord struct {
 	TTL float64 `json:"ttl_seconds"`
 	// Peer is where it serves the disks that it has to other hosts, HOST:PORT; empty:
 	// nowhere.
-	Peer  string    `json:"peer,omitempty"`
+	Peer string `json:"peer,omitempty"`
+	// Lends: there it gives sealed chunks of its flash cache, too.
+	Lends bool      `json:"lends,omitempty"`
 	Began time.Time `json:"began"`
 	// Layouts is the version of the stripe layouts that it has learnt.
 	Layouts uint64 `json:"layouts,omitempty"`

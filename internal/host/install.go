@@ -160,6 +160,10 @@ func (h *Host) install(e *export) {
 	}
 	old.door.Close()
 	e.installed = time.Now()
+	if e.disk != nil {
+		e.cold = true
+		wake(h.colder)
+	}
 	delete(h.free, e.rec.ID)
 	h.owners[e.rec.ID] = ownerNote{revision: h.owners[e.rec.ID].revision}
 	h.stir(e.rec.ID)

@@ -278,7 +278,7 @@ func (h *Host) removeDisk(ctx context.Context, name string, snapshots bool) erro
 	h.leftover[rec.ID] = &leftover{rec: rec}
 	h.mu.Unlock()
 	if err := h.releaseLeftover(ctx); err != nil {
-		return fmt.Errorf("disk %q is removed, but its space is given back only after a restart: %w", name, err)
+		h.log.Warn("a disk is removed, but its space is not given back yet, will retry", "disk", name, "err", err)
 	}
 	wake(h.sweep)
 	return nil

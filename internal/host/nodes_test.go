@@ -52,14 +52,19 @@ func (s *shelves) on(name string) *member { return s.onEach(name, time.Hour, tim
 // onEach opens one that destages that often, and calls a disk idle after that.
 func (s *shelves) onEach(name string, destage, idle time.Duration) *member {
 	s.rack.Helper()
+	return s.onWith(name, host.Options{DestageInterval: destage, IdleTime: idle})
+}
+
+// onWith opens one with options of the test's.
+func (s *shelves) onWith(name string, o host.Options) *member {
+	s.rack.Helper()
 	root, err := keyring.LoadRootFile(s.key)
 	s.ok(err)
 	r := s.Rack(nodes.Options{})
 	m := &member{r: s.rack, name: name, cut: &cut{Node: r}}
-	m.Host, err = host.Open(s.rack.Context(), several{m.cut, r}, root, host.Options{
-		Name: name, FS: crashfs.New(), Dir: "host", CacheBytes: 1 << 20, RAMCacheBytes: host.RAMCacheBytesMin, LeaseTTL: longTTL,
-		DestageInterval: destage, IdleTime: idle, Logger: slog.New(slog.DiscardHandler),
-	})
+	o.Name, o.FS, o.Dir, o.CacheBytes, o.RAMCacheBytes = name, crashfs.New(), "host", 1<<20, host.RAMCacheBytesMin
+	o.LeaseTTL, o.Logger = longTTL, slog.New(slog.DiscardHandler)
+	m.Host, err = host.Open(s.rack.Context(), several{m.cut, r}, root, o)
 	s.ok(err)
 	s.rack.Cleanup(func() { _ = m.Close() })
 	return m

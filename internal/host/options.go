@@ -1,7 +1,9 @@
 package host
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"plinth/internal/disk"
 	"plinth/internal/gate"
 	"plinth/internal/id"
+	"plinth/internal/keyring"
 	"plinth/internal/ramcache"
 	"plinth/internal/stripe"
 )
@@ -63,7 +66,8 @@ type Options struct {
 	// once. Default: 14 days. Negative: never.
 	ScrubInterval time.Duration
 	// RebuildRate bounds, per second, the bytes of fragments that a rebuild reads from or
-	// writes to one spindle. Default: 100 MiB. Negative: no bound.
+	// writes to one spindle: hosts that share one take their part each. Default: 100 MiB.
+	// Negative: no bound.
 	RebuildRate int64
 	// AcceptLostLog opens disks whose log is lost as their newest checkpoint has
 	// them.
@@ -81,6 +85,16 @@ type Options struct {
 	// FlashBytes is its size. Default: all of a raw device; a file needs one when
 	// it is made.
 	FlashBytes int64
+	// DialFlash connects to a host of the pool with these keys that serves others at that
+	// address, to read from its flash cache (package peerflash). Default: none, and no
+	// other host is asked.
+	DialFlash func(ctx context.Context, keys *keyring.Pool, address string) (net.Conn, error)
+	// FlashAnswer is for how long a read waits for another host's flash before it goes to
+	// the spindles. Default: 10 ms, about what they take.
+	FlashAnswer time.Duration
+	// Formers says which host had a disk before this one, as Host.Formers said of an
+	// earlier session. Default: none but what is heard.
+	Formers map[id.Disk]string
 	// RAMCacheBytes is the cache of plaintext, shared by all disks. Default: an eighth
 	// of the machine's or the control group's memory, whichever is less, at most
 	// 8 GiB. Negative: none. RAMCacheBytesMin is the smallest.

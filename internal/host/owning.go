@@ -391,7 +391,7 @@ func (o *owning) isOver(r *HostRecord) bool {
 
 func (o *owning) putHost(ctx context.Context, lease datanode.LeaseID, ttl time.Duration) error {
 	row, err := json.Marshal(&HostRecord{
-		Version: hostRowVersion, Life: o.life, Sole: o.opts.Sole, TTL: ttl.Seconds(), Peer: o.opts.Peer, Began: time.Now().UTC().Truncate(time.Second),
+		Version: hostRowVersion, Life: o.life, Sole: o.opts.Sole, TTL: ttl.Seconds(), Peer: o.opts.Peer, Lends: o.opts.lends(), Began: time.Now().UTC().Truncate(time.Second),
 		Layouts: o.host.learnt.Load(),
 	})
 	if err != nil {

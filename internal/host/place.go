@@ -230,6 +230,7 @@ func (h *Host) noteOwner(d id.Disk, row *ownerRow, revision uint64) bool {
 		delete(h.free, d)
 		if row.Host != h.opts.Name {
 			now.host, now.epoch = row.Host, row.Epoch
+			h.formers[d] = row.Host
 		}
 	}
 	h.owners[d] = now

@@ -2,11 +2,12 @@ package host
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"plinth/datanode"
@@ -18,10 +19,17 @@ import (
 
 const (
 	keyRebuild = "rebuild"
-	// rebuildLookTime is how often the warden looks whether a spindle is another drive,
-	// rebuildReadTime how often others read what it says of that.
+	// restorePrefix begins the keys of rows of hosts that take part (rebuild.Work).
+	restorePrefix = "restore/"
+	// rebuildLookTime is how often the warden looks whether a spindle is another drive, and
+	// hosts that take part whether there is a warden; rebuildReadTime how often others do.
 	rebuildLookTime = 3 * time.Second
 	rebuildReadTime = 15 * time.Second
+	// rebuildOfferTime is what hosts have to take part before the first layouts are given out: or
+	// else the warden had those of a small pool itself.
+	rebuildOfferTime = time.Second
+	// rebuildStepTime is how often hosts look how far they are while they restore.
+	rebuildStepTime = time.Second
 	// rebuildSaveTime is how much of what is told a crash makes old; what is restored
 	// stays so.
 	rebuildSaveTime  = 5 * time.Second
@@ -30,8 +38,8 @@ const (
 
 // RebuildStatus says how far what spindles have lost is restored.
 type RebuildStatus struct {
-	// RateBytes bounds, per second, what is read from or written to one spindle; 0: it
-	// is not bounded.
+	// RateBytes bounds, per second, what is read from or written to one spindle by all hosts
+	// together; 0: it is not bounded.
 	RateBytes int64 `json:"rate_bytes"`
 	// Spindles are those that are being restored, Restored those that were in the pass.
 	Spindles []id.Spindle `json:"spindles,omitempty"`
@@ -50,38 +58,71 @@ type RebuildStatus struct {
 	// LostSegments cannot be restored as things are; Lost names some.
 	LostSegments int64          `json:"lost_segments"`
 	Lost         []rebuild.Lost `json:"lost,omitempty"`
+	// Hosts are those that have, or had, a part in it.
+	Hosts []RebuildHost `json:"hosts,omitempty"`
+}
+
+// RebuildHost is a host's part in a rebuild.
+type RebuildHost struct {
+	Name string `json:"name"`
+	// Layouts are those that it has under way.
+	Layouts int `json:"layouts"`
+	// Fragments and Bytes (of their data) are what it has restored.
+	Fragments int64 `json:"fragments"`
+	Bytes     int64 `json:"bytes"`
+}
+
+// HostsAtIt counts the hosts that have layouts under way.
+func (s *RebuildStatus) HostsAtIt() (n int) {
+	for _, part := range s.Hosts {
+		if part.Layouts > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // rebuilding is the state of the rebuild. The loop alone uses what mu does not guard.
 type rebuilding struct {
-	loaded  bool
-	counted bool // what is left
-	saved   time.Time
-	changed bool
+	wake  chan struct{} // something has changed
+	asked time.Time     // when it was looked last whether this host may be the warden
+	lead  *leading      // what it does as the warden
+	part  *partaking    // what it does for another one
+	crew  crew
 
 	paceMu longlock.Mutex
 	pacer  reclaim.Pacer
+	// sharing is how many hosts share the rate.
+	sharing atomic.Int64
 
-	mu    sync.Mutex
-	row   rebuild.Row
-	waits []id.Spindle
+	mu sync.Mutex
+	// row is the warden's own, elsewhere as it was told last; loaded: since this host leads.
+	row    rebuild.Row
+	loaded bool
+	told   []byte // of keyRebuild, by the watch
+	waits  []id.Spindle
 }
 
-// rebuildLoop restores what spindles have lost, in the host that is the warden.
+// rebuildLoop restores what spindles have lost: in the host that is the warden, which gives
+// layouts to all that take part, and in those.
 func (h *Host) rebuildLoop() {
 	defer h.work.Done()
-	h.rebuild.pacer.Rate = func() int64 { return max(h.opts.RebuildRate, 0) }
+	x := &h.rebuild
+	defer x.crew.end()
+	defer h.stopSharing()
+	x.pacer.Rate = func() int64 { return rebuildShare(h.opts.RebuildRate, x.sharing.Load()) }
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-h.life.Done():
-			if h.rebuild.changed {
+			if l := x.lead; l != nil && l.changed {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 				defer cancel()
-				_ = h.saveRebuild(ctx) // or else some of it is looked at again
+				_ = h.saveRebuild(ctx, l) // or else some of it is looked at again
 			}
 			return
+		case <-x.wake:
 		case <-timer.C:
 		}
 		wait, err := h.rebuildNext(h.life)
@@ -93,48 +134,55 @@ func (h *Host) rebuildLoop() {
 	}
 }
 
-// rebuildNext does the next step of the rebuild and returns how long to wait after it.
+// rebuildShare is what one of several hosts may read from or write to each spindle, of a rate for
+// all of them together; 0: it is not bounded.
+func rebuildShare(rate, hosts int64) int64 {
+	if rate <= 0 {
+		return 0
+	}
+	return max(rate/max(hosts, 1), 1)
+}
+
+// rebuildNext does the next step of the rebuild and returns how long to wait after it, unless
+// something changes.
 func (h *Host) rebuildNext(ctx context.Context) (time.Duration, error) {
 	x := &h.rebuild
-	warden, err := h.beWarden(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if !warden || !x.loaded {
-		x.loaded, x.changed, x.counted = warden, false, false
-		if err := h.loadRebuild(ctx); err != nil {
-			x.loaded = false
-			return 0, err
-		}
-		if !warden {
-			return rebuildReadTime, nil
-		}
-	}
-	serving, err := h.servingSpindles(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if err := h.lookRebuild(ctx, serving); err != nil {
-		return 0, err
-	}
-	layout, targets, ok := x.row.Next(h.layouts(), serving)
-	if !ok {
+	t := h.owning.term.Load()
+	if t == nil || !t.valid() {
+		h.stopSharing()
 		return rebuildLookTime, nil
 	}
-	if !x.counted && h.allAnswer() {
-		if err := h.countRebuild(ctx, serving); err != nil {
-			return 0, err
+	if !h.isWarden(t) {
+		every := rebuildReadTime
+		if x.part != nil {
+			every = rebuildLookTime // the warden may be dead
 		}
-		x.counted = true
+		if time.Since(x.asked) < every {
+			return h.partake(ctx, t)
+		}
+		x.asked = time.Now()
+		if warden, err := h.beWarden(ctx); err != nil || !warden {
+			wait, perr := h.partake(ctx, t)
+			return wait, errors.Join(err, perr)
+		}
 	}
-	w := &layoutRebuild{h: h, layout: layout, targets: targets, serving: serving}
-	if err := w.run(ctx); err != nil {
-		return 0, err
+	return h.leadRebuild(ctx, t)
+}
+
+// stopSharing ends what this host does for a rebuild, as the warden or for one.
+func (h *Host) stopSharing() {
+	x := &h.rebuild
+	if l := x.lead; l != nil {
+		l.rows.stop()
 	}
-	if serving, err = h.servingSpindles(ctx); err != nil {
-		return 0, err
+	if p := x.part; p != nil {
+		p.rows.stop()
 	}
-	return 0, h.doneRebuild(ctx, w, serving)
+	x.lead, x.part = nil, nil
+	x.crew.reset()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.loaded, x.waits = false, nil
 }
 
 // allAnswer reports whether all data nodes do, as of the last status: a walk through all
@@ -152,105 +200,13 @@ func (h *Host) servingSpindles(ctx context.Context) (rebuild.Serving, error) {
 	return rebuild.ServingOf(st.Spindles), nil
 }
 
-// lookRebuild looks whether there is anything new to restore.
-func (h *Host) lookRebuild(ctx context.Context, serving rebuild.Serving) error {
-	x := &h.rebuild
-	x.mu.Lock()
-	ran := x.row.Running()
-	changed := x.row.Look(time.Now(), h.layouts(), serving)
-	x.waits = x.row.Waits(h.layouts(), serving)
-	runs, spindles := x.row.Running(), spindlesOf(x.row.Pass)
-	x.mu.Unlock()
-	if !changed {
-		return nil
+// viewRebuild is the pool as this host sees it when these spindles serve.
+func (h *Host) viewRebuild(serving rebuild.Serving) *rebuild.View {
+	view := &rebuild.View{Layouts: h.layouts(), Serving: serving}
+	if several, ok := h.node.(datanode.Several); ok {
+		view.Answers = several.Answers
 	}
-	x.counted = false
-	if runs {
-		text := "rebuild goes on"
-		if !ran {
-			text = "rebuild begins: what these spindles have lost is restored"
-		}
-		h.log.Info(text, "spindles", spindles)
-	}
-	return h.saveRebuild(ctx)
-}
-
-// doneRebuild takes note of a layout that was gone through.
-func (h *Host) doneRebuild(ctx context.Context, w *layoutRebuild, serving rebuild.Serving) error {
-	x := &h.rebuild
-	x.mu.Lock()
-	before := len(x.row.Pass.Restored)
-	x.row.Done(time.Now(), h.layouts(), w.layout, w.targets, serving, w.outcome)
-	x.waits = x.row.Waits(h.layouts(), serving)
-	pass := x.row.Pass.Clone()
-	x.mu.Unlock()
-	x.changed = true
-	for _, s := range pass.Restored[before:] {
-		h.log.Info("a spindle has again all that it should have", "spindle", s)
-	}
-	if pass.Ended != nil {
-		level := h.log.Info
-		if pass.LostCount() > 0 {
-			level = h.log.Error
-		}
-		level("rebuild has ended", "spindles", pass.Restored, "fragments", pass.Fragments, "bytes", pass.Bytes,
-			"lost_segments", pass.LostCount(), "took", pass.Ended.Sub(pass.Began))
-	}
-	if pass.Ended == nil && before == len(pass.Restored) && time.Since(x.saved) < rebuildSaveTime {
-		return nil
-	}
-	return h.saveRebuild(ctx)
-}
-
-// countRebuild estimates what is left: what is in the index for the spindles that are
-// restored, and not on them by number.
-func (h *Host) countRebuild(ctx context.Context, serving rebuild.Serving) error {
-	st, err := h.node.Status(ctx)
-	if err != nil {
-		return err
-	}
-	x := &h.rebuild
-	x.mu.Lock()
-	spindles := spindlesOf(x.row.Pass)
-	x.mu.Unlock()
-	fragments, bytes := make(map[id.Spindle]int64), make(map[id.Spindle]int64)
-	step := h.paceSweep()
-	for after, more := id.Segment(0), true; more; {
-		reply, err := h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{After: after})
-		if err != nil {
-			return err
-		}
-		for _, d := range reply.Segments {
-			after = d.Segment
-			if int(after.Layout()) >= len(h.layouts().Lists) || d.State == datanode.StateDeleting {
-				continue
-			}
-			for _, s := range h.layouts().Lists[after.Layout()] {
-				if slices.Contains(spindles, s) {
-					fragments[s]++
-					bytes[s] += int64(d.FragmentBytes)
-				}
-			}
-		}
-		if more = reply.More && len(reply.Segments) > 0; more {
-			if err := step(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	p := x.row.Pass
-	p.FragmentsLeft, p.BytesLeft = 0, 0
-	for _, s := range st.Spindles {
-		if want := fragments[s.Spindle]; want > 0 && serving[s.Spindle] != 0 {
-			left := max(want-s.Fragments, 0)
-			p.FragmentsLeft += left
-			p.BytesLeft += bytes[s.Spindle] / want * left
-		}
-	}
-	x.changed = true
-	return nil
+	return view
 }
 
 // rebuildBusy reports whether the rebuild has something to do. This host is the warden.
@@ -260,8 +216,16 @@ func (h *Host) rebuildBusy(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	x := &h.rebuild
+	value, _, err := h.catalog.get(ctx, keyRebuild)
+	if err != nil {
+		return false, err
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if !x.loaded { // this host has only become the warden: what the last one said counts
+		row := h.parseRebuild(value)
+		return row.Busy(h.layouts(), serving), nil
+	}
 	return x.row.Busy(h.layouts(), serving), nil
 }
 
@@ -282,43 +246,6 @@ func spindlesOf(p *rebuild.Pass) (out []id.Spindle) {
 	return out
 }
 
-func (h *Host) loadRebuild(ctx context.Context) error {
-	value, _, err := h.catalog.get(ctx, keyRebuild)
-	if err != nil {
-		return err
-	}
-	var row rebuild.Row
-	if value != nil {
-		if err := json.Unmarshal(value, &row); err != nil || row.Version != rebuild.RowVersion {
-			// Without it nobody knows which spindles are whole: all are gone through.
-			h.log.Warn("cannot read how far the rebuild was, all spindles are looked at", "version", row.Version, "err", err)
-			row = rebuild.Row{Version: rebuild.RowVersion, Whole: make(map[id.Spindle]uint64)}
-		}
-	}
-	x := &h.rebuild
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.row = row
-	return nil
-}
-
-func (h *Host) saveRebuild(ctx context.Context) error {
-	x := &h.rebuild
-	x.mu.Lock()
-	value, err := json.Marshal(&x.row)
-	x.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	err = h.catalog.commit(ctx, &datanode.RegistryTxn{Puts: []datanode.Put{{Key: keyRebuild, Value: value}}})
-	if err != nil {
-		x.loaded = false // what the registry has goes on
-		return fmt.Errorf("save how far the rebuild is: %w", err)
-	}
-	x.saved, x.changed = time.Now(), false
-	return nil
-}
-
 func (h *Host) rebuildStatus() RebuildStatus {
 	x := &h.rebuild
 	x.mu.Lock()
@@ -332,6 +259,10 @@ func (h *Host) rebuildStatus() RebuildStatus {
 	slices.Sort(out.Restored)
 	out.Fragments, out.Bytes, out.FragmentsLeft, out.BytesLeft = p.Fragments, p.Bytes, p.FragmentsLeft, p.BytesLeft
 	out.LostSegments, out.Lost = p.LostCount(), p.Lost
+	for _, name := range slices.Sorted(maps.Keys(p.Hosts)) {
+		part := p.Hosts[name]
+		out.Hosts = append(out.Hosts, RebuildHost{name, part.Layouts, part.Fragments, part.Bytes})
+	}
 	return out
 }
 

@@ -19,7 +19,7 @@ const adoptRanges = 64
 // before its writer publishes it, which takes in its slots then.
 func (w *layoutRebuild) adopt(ctx context.Context) error {
 	list := w.h.layouts().Lists[w.layout]
-	if !slices.Contains(w.targets, list[0]) { // its node is the keeper
+	if w.targets[list[0]] == 0 { // its node is the keeper
 		return nil
 	}
 	st, err := w.h.node.Status(ctx)
@@ -31,7 +31,7 @@ func (w *layoutRebuild) adopt(ctx context.Context) error {
 		return err
 	}
 	for i, s := range list {
-		if slices.Contains(w.targets, s) {
+		if w.targets[s] != 0 {
 			continue
 		}
 		has, err := w.list(ctx, []id.Spindle{s})
@@ -62,6 +62,7 @@ func (w *layoutRebuild) known(ctx context.Context) (map[id.Segment]bool, error) 
 		if err != nil {
 			return nil, err
 		}
+		w.steps.Add(1)
 		more = reply.More && len(reply.Segments) > 0
 		for _, d := range reply.Segments {
 			if after = d.Segment; after.Layout() != w.layout {
@@ -83,6 +84,7 @@ func (w *layoutRebuild) adoptPart(ctx context.Context, s id.Spindle, index uint8
 	if err != nil {
 		return err
 	}
+	w.steps.Add(1)
 	for i := range min(len(reply.Results), len(part)) {
 		got := &reply.Results[i]
 		if got.Err != nil || got.BadHeader || got.Header.Segment != part[i] {

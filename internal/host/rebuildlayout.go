@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -14,16 +16,23 @@ import (
 	"plinth/internal/stripe"
 )
 
-// rebuildWorkers restore segments at once: as many as checks may be in memory, so that
-// one waits for its reads while another one's fragments are being written.
+// rebuildWorkers restore segments at once, of all layouts that this host goes through: as many
+// as checks may be in memory, so that one waits for its reads while another one's
+// fragments are being written.
 const rebuildWorkers = stripe.ChecksMax
 
 // layoutRebuild goes through a layout's segments and restores what its targets lack.
 type layoutRebuild struct {
 	h       *Host
 	layout  id.Layout
-	targets []id.Spindle
-	serving rebuild.Serving // when it began
+	targets rebuild.Serving
+	term    *term // under which this host was given it
+	sum     *restoredSum
+	steps   atomic.Int64 // it gets on
+	cancel  context.CancelFunc
+	// ended is closed at the end, when failure says why it was not gone through, if it was not.
+	ended   chan struct{}
+	failure error
 	has     map[id.Spindle]map[id.Segment]bool
 
 	mu      sync.Mutex
@@ -33,31 +42,58 @@ type layoutRebuild struct {
 	err      error
 }
 
-// run goes through the layout. What is wrong with single segments is in the outcome.
-func (w *layoutRebuild) run(ctx context.Context) error {
-	if w.mustWait() {
-		w.outcome.Again = true
-		return nil
-	}
-	var err error
-	if w.has, err = w.list(ctx, w.targets); err != nil {
+// begin looks whether this host sees the pool as the warden does.
+func (w *layoutRebuild) begin(ctx context.Context) error {
+	serving, err := w.h.servingSpindles(ctx)
+	if err != nil {
 		return err
 	}
+	view := w.h.viewRebuild(serving)
+	if int(w.layout) >= len(view.Layouts.Lists) {
+		return fmt.Errorf("layout %d is not known here yet", w.layout)
+	}
+	for s, incarnation := range w.targets {
+		if serving[s] != incarnation || !slices.Contains(view.Layouts.Lists[w.layout], s) {
+			return fmt.Errorf("spindle %d of layout %d does not serve here as what is to be restored", s, w.layout)
+		}
+	}
+	if rebuild.MustWait(view, w.layout, w.targets) {
+		return fmt.Errorf("layout %d: data nodes that have what it takes do not answer", w.layout)
+	}
+	return nil
+}
+
+// proceed reports with an error that it is not this host's turn any more.
+func (w *layoutRebuild) proceed(ctx context.Context) error {
+	if ctx.Err() == nil && (w.h.owning.term.Load() != w.term || !w.term.valid()) {
+		return fmt.Errorf("rebuild layout %d: the session has ended under which this host was given it", w.layout)
+	}
+	return ctx.Err()
+}
+
+// run goes through the layout. What is wrong with single segments is in the outcome.
+func (w *layoutRebuild) run(ctx context.Context) error {
+	if err := w.begin(ctx); err != nil {
+		return err
+	}
+	var err error
+	if w.has, err = w.list(ctx, slices.Sorted(maps.Keys(w.targets))); err != nil {
+		return err
+	}
+	w.steps.Add(1)
 	if err := w.adopt(ctx); err != nil {
 		return err
 	}
 	step := w.h.paceSweep()
 	for after, more := id.MakeSegment(w.layout, 0), true; more; {
-		if warden, err := w.h.beWarden(ctx); err != nil || !warden {
-			return errors.Join(err, fmt.Errorf("rebuild layout %d: this host is no longer the warden", w.layout))
-		}
-		if err := step(ctx); err != nil {
+		if err := errors.Join(w.proceed(ctx), step(ctx)); err != nil {
 			return err
 		}
 		reply, err := w.describe(ctx, after)
 		if err != nil {
 			return err
 		}
+		w.steps.Add(1)
 		more = reply.More && len(reply.Segments) > 0
 		var todo []datanode.SegmentDescription
 		for _, d := range reply.Segments {
@@ -70,37 +106,20 @@ func (w *layoutRebuild) run(ctx context.Context) error {
 			}
 		}
 		if err := w.restoreAll(ctx, todo); err != nil {
-			return err
+			// It may be another host's turn, which does not look at what is deleted.
+			return errors.Join(err, w.giveUpDeleted(w.h.life))
 		}
 		if err := w.giveUpDeleted(ctx); err != nil {
 			return err
 		}
 	}
-	return w.giveUpDeleted(ctx) // what was about to go
-}
-
-// mustWait reports whether nodes that do not answer have what it takes: the segments' index,
-// or fragments without which too few are left.
-func (w *layoutRebuild) mustWait() bool {
-	several, ok := w.h.node.(datanode.Several)
-	if !ok {
-		return false
+	if err := w.giveUpDeleted(ctx); err != nil { // what was about to go
+		return err
 	}
-	list := w.h.layouts().Lists[w.layout]
-	if !several.Answers(list[0]) {
-		return true
+	if w.outcome.LostSegments > 0 {
+		return w.begin(ctx) // or is it this host that does not reach what it takes?
 	}
-	silent, lost := 0, 0
-	for _, s := range list {
-		switch {
-		case !several.Answers(s):
-			silent++
-		case w.serving[s] == 0 || slices.Contains(w.targets, s):
-			lost++
-		}
-	}
-	m := w.h.layouts().Geometry.M
-	return silent+lost > m && lost <= m
+	return nil
 }
 
 // describe describes segments of the layout that follow one, and perhaps of others.
@@ -126,6 +145,7 @@ func (w *layoutRebuild) list(ctx context.Context, spindles []id.Spindle) (map[id
 			if err != nil {
 				return nil, err
 			}
+			w.steps.Add(1)
 			more = page.More && len(page.Fragments) > 0
 			for _, f := range page.Fragments {
 				if r.Segment, r.Index = f.Segment, f.Index; f.Segment.Layout() != w.layout {
@@ -142,7 +162,7 @@ func (w *layoutRebuild) list(ctx context.Context, spindles []id.Spindle) (map[id
 
 // lack returns the targets that have no fragment of a segment.
 func (w *layoutRebuild) lack(s id.Segment) (out []id.Spindle) {
-	for _, t := range w.targets {
+	for t := range w.targets {
 		if !w.has[t][s] {
 			out = append(out, t)
 		}
@@ -160,14 +180,7 @@ func (w *layoutRebuild) restoreAll(ctx context.Context, todo []datanode.SegmentD
 		running.Go(func() {
 			step := w.h.paceSweep()
 			for d := range next {
-				err := step(ctx)
-				if err == nil {
-					err = w.h.paceRebuild(ctx, int64(d.FragmentBytes))
-				}
-				if err == nil {
-					err = w.restore(ctx, &d)
-				}
-				if err != nil {
+				if err := w.restoreNext(ctx, step, &d); err != nil {
 					w.mu.Lock()
 					w.err = errors.Join(w.err, err)
 					w.mu.Unlock()
@@ -185,6 +198,43 @@ func (w *layoutRebuild) restoreAll(ctx context.Context, todo []datanode.SegmentD
 	close(next)
 	running.Wait()
 	return w.err
+}
+
+// restoreNext restores a segment when it is its turn.
+func (w *layoutRebuild) restoreNext(ctx context.Context, step func(context.Context) error, d *datanode.SegmentDescription) error {
+	if err := step(ctx); err != nil {
+		return err
+	}
+	if err := w.pace(ctx, int64(d.FragmentBytes)); err != nil {
+		return err
+	}
+	select {
+	case w.h.rebuild.crew.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-w.h.rebuild.crew.slots }()
+	if err := w.proceed(ctx); err != nil {
+		return err
+	}
+	defer w.steps.Add(1)
+	return w.restore(ctx, d)
+}
+
+// pace returns when a fragment of so many bytes may be restored. Each second of that is a step.
+func (w *layoutRebuild) pace(ctx context.Context, bytes int64) error {
+	for bytes > 0 {
+		part := bytes
+		if rate := w.h.rebuild.pacer.Rate(); rate > 0 {
+			part = min(part, rate)
+		}
+		if err := w.h.paceRebuild(ctx, part); err != nil {
+			return err
+		}
+		bytes -= part
+		w.steps.Add(1)
+	}
+	return nil
 }
 
 // paceRebuild returns when a fragment of so many bytes may be read from each spindle of a
@@ -238,14 +288,8 @@ func (w *layoutRebuild) count(d *datanode.SegmentDescription, fragments int64) {
 	w.mu.Lock()
 	w.restored = append(w.restored, d.Segment)
 	w.mu.Unlock()
-	x := &w.h.rebuild
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	bytes := fragments * int64(d.FragmentBytes)
-	p := x.row.Pass
-	p.Fragments += fragments
-	p.Bytes += bytes
-	p.FragmentsLeft, p.BytesLeft = max(p.FragmentsLeft-fragments, 0), max(p.BytesLeft-bytes, 0)
+	w.sum.fragments.Add(fragments)
+	w.sum.bytes.Add(fragments * int64(d.FragmentBytes))
 }
 
 // unreadable is for a segment of which nothing could be read: it may be deleted.
@@ -273,7 +317,7 @@ func (w *layoutRebuild) lose(ctx context.Context, d *datanode.SegmentDescription
 	w.h.log.Error("cannot restore a segment", "segment", d.Segment, "disks", lost.Disks, "what", what)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.outcome.Lost = append(w.outcome.Lost, lost)
+	w.outcome.Lose(lost)
 	return nil
 }
 
@@ -292,9 +336,11 @@ func damageText(all []stripe.Damage) string {
 }
 
 // giveUpDeleted gives up what was restored of segments that were deleted meanwhile: it
-// came behind the deletion. What a crash leaves of it the node finds at its next start.
+// came behind the deletion. What a crash leaves of it the node finds at its next start, and so it
+// does while the index is not complete: one that a node was made anew with knows nothing of
+// segments that are needed.
 func (w *layoutRebuild) giveUpDeleted(ctx context.Context) error {
-	var going []id.Segment
+	var going, gone []id.Segment
 	for part := range slices.Chunk(w.restored, datanode.SegmentsMax) {
 		reply, err := w.h.node.DescribeSegments(ctx, &datanode.DescribeSegmentsRequest{Segments: part})
 		if err != nil {
@@ -303,12 +349,22 @@ func (w *layoutRebuild) giveUpDeleted(ctx context.Context) error {
 		for _, d := range reply.Segments {
 			switch {
 			case !d.Known:
-				w.h.pool.Stripes.Discard(ctx, d.Segment)
+				gone = append(gone, d.Segment)
 			case d.State == datanode.StateDeleting:
 				going = append(going, d.Segment)
 			}
 		}
 	}
 	w.restored = going
+	if len(gone) == 0 {
+		return nil
+	}
+	st, err := w.h.node.Status(ctx) // after the descriptions
+	if err != nil || !st.Index.Complete {
+		return err
+	}
+	for _, s := range gone {
+		w.h.pool.Stripes.Discard(ctx, s)
+	}
 	return nil
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 
 	"plinth/datanode"
 	"plinth/internal/id"
@@ -57,6 +58,10 @@ func (h *Host) Reclaimed() ReclaimTotals {
 // over all disks and empties whatever pays. Errors: ErrClosed, those of disks that
 // cannot pass, which do not keep it from the others, and of the data node.
 func (h *Host) Reclaim(ctx context.Context, opts ReclaimOptions) (*ReclaimReport, error) {
+	var tended error
+	if !opts.DryRun {
+		tended = h.tend(ctx, false)
+	}
 	if err := h.lockSweep(ctx); err != nil {
 		return nil, err
 	}
@@ -79,7 +84,7 @@ func (h *Host) Reclaim(ctx context.Context, opts ReclaimOptions) (*ReclaimReport
 	}
 	h.cleaner.damaged = nil // perhaps it was mended
 	before := allocated(st)
-	err = k.clean(ctx)
+	err = errors.Join(tended, k.clean(ctx))
 	if st, serr := h.node.Status(ctx); serr == nil {
 		k.report.FreedBytes = before - allocated(st)
 	}

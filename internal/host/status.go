@@ -81,7 +81,9 @@ type Status struct {
 	// drained.
 	RehomedBytes int64 `json:"rehomed_bytes"`
 	// Flash is nil where no flash cache is asked for.
-	Flash    *FlashStatus   `json:"flash,omitempty"`
+	Flash *FlashStatus `json:"flash,omitempty"`
+	// Lending is nil of a host that has nothing to do with others' flash caches.
+	Lending  *LendingStatus `json:"lending,omitempty"`
 	RAMCache ramcache.Stats `json:"ram_cache"`
 }
 
@@ -208,6 +210,7 @@ func (h *Host) Status(ctx context.Context) (*Status, error) {
 		},
 	}
 	s.RAMCache, s.RehomedBytes = h.ram.Stats(), h.rehomed.Load()
+	s.Lending = h.lendingStatus()
 	s.Scrub, s.Rebuild = h.scrubStatus(node), h.rebuildStatus()
 	if s.Nodes, err = h.nodes(ctx, node); err != nil {
 		s.Nodes = []datanode.NodeInfo{}

@@ -54,6 +54,7 @@ func (h *Host) beWarden(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	h.wardenOf.Store(w)
+	wake(h.rebuild.wake)
 	h.log.Info("this host reclaims for the pool", "host", h.opts.Name)
 	return true, nil
 }
@@ -111,14 +112,11 @@ func (h *Host) noteFree(d id.Disk) {
 	}
 }
 
-// tend is the warden's: it adopts the disks that nobody has had for a TTL, so that
-// their logs are destaged, and gives back the space of those that were removed by a
-// host that died meanwhile. With all it does not wait.
+// tend gives back the space of removed disks for which that failed before, or whose host
+// died meanwhile. The warden also adopts the disks that nobody has had for a TTL, so that
+// their logs are destaged. With all it does not wait.
 func (h *Host) tend(ctx context.Context, all bool) error {
-	if h.opts.Sole {
-		return nil
-	}
-	return errors.Join(h.adoptFree(ctx, all), h.releaseLeftover(ctx)) // of the warden's, or its own
+	return errors.Join(h.adoptFree(ctx, all), h.releaseLeftover(ctx))
 }
 
 // adoptFree is tend's first half.

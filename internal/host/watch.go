@@ -10,30 +10,35 @@ import (
 	"plinth/internal/owner"
 )
 
-// watch keeps what this host knows of keys with a prefix: whole lists them all as of a
-// revision, one tells of a change. It ends with the host's life. A sole host needs none: nobody
-// else changes anything.
+// watch is watchFor for the host's life.
 func (h *Host) watch(prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) {
+	h.watchFor(h.life, prefix, whole, one)
+}
+
+// watchFor keeps what this host knows of keys with a prefix: whole lists them all as of a
+// revision, one tells of a change. It ends with ctx. A sole host needs none: nobody
+// else changes anything.
+func (h *Host) watchFor(ctx context.Context, prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) {
 	defer h.work.Done()
-	for h.life.Err() == nil {
-		err := h.watchOnce(prefix, whole, one)
-		if h.life.Err() != nil || errors.Is(err, datanode.ErrCompacted) {
+	for ctx.Err() == nil {
+		err := h.watchOnce(ctx, prefix, whole, one)
+		if ctx.Err() != nil || errors.Is(err, datanode.ErrCompacted) {
 			continue
 		}
 		h.log.Warn("what other hosts do is not seen, will retry", "keys", prefix, "err", err)
 		select {
-		case <-h.life.Done():
+		case <-ctx.Done():
 		case <-time.After(retryTime):
 		}
 	}
 }
 
 // watchOnce lists, and then tells of changes until an error.
-func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) error {
+func (h *Host) watchOnce(ctx context.Context, prefix string, whole func([]datanode.RegistryEntry, uint64), one func(*datanode.RegistryEvent)) error {
 	var all []datanode.RegistryEntry
 	req := &datanode.RegistryListRequest{Prefix: prefix}
 	for {
-		reply, err := h.node.RegistryList(h.life, req)
+		reply, err := h.node.RegistryList(ctx, req)
 		if err != nil {
 			return err
 		}
@@ -46,7 +51,7 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uin
 	}
 	whole(all, req.At)
 	for after := req.At; ; {
-		reply, err := h.node.RegistryWatch(h.life, &datanode.RegistryWatchRequest{Prefix: prefix, After: after})
+		reply, err := h.node.RegistryWatch(ctx, &datanode.RegistryWatchRequest{Prefix: prefix, After: after})
 		if err != nil {
 			return err
 		}
@@ -59,7 +64,8 @@ func (h *Host) watchOnce(prefix string, whole func([]datanode.RegistryEntry, uin
 
 // watchOthers begins the watches of a host that is not sole.
 func (h *Host) watchOthers() {
-	h.work.Add(7)
+	h.work.Add(8)
+	go h.watch(keyRebuild, h.seeRebuilds, h.seeRebuild)
 	go h.watch(groupPrefix, h.seeGroups, h.seeGroup)
 	go h.joinLoop()
 	go h.watch(ownerPrefix, h.seeOwners, h.seeOwner)
@@ -217,6 +223,7 @@ func (h *Host) unknow(d id.Disk) {
 	}
 	delete(h.byID, d)
 	delete(h.owners, d)
+	delete(h.formers, d)
 	h.stir(d)
 	if h.byName[e.now.Name] == e {
 		delete(h.byName, e.now.Name)

@@ -83,6 +83,8 @@ func TestRulesFindPlantedImports(t *testing.T) {
 		{"internal/host/a.go", "plinth/nbd", ""},
 		{"blockmap/a.go", "plinth/datanode", "interface of its own"},
 		{"flashcache/a.go", "plinth/blockmap", "bytes"},
+		{"internal/peerflash/a.go", "plinth/internal/host", "who asked for them"},
+		{"internal/peerflash/a.go", "plinth/nbd", ""},
 		{"datanode/a.go", "plinth/blockmap", "learns no map"},
 		{"datanode/a.go", "plinth/internal/chunk", "holds no keys"},
 		{"datanode/a.go", "plinth/internal/keyring", "holds no keys"},

@@ -123,6 +123,13 @@ var rules = []rule{
 		Reason:  "the cache knows fingerprints and bytes; what may be put into it is for the disk to know",
 	},
 	{
+		From:    []string{"internal/peerflash"},
+		To:      []string{""},
+		Allow:   []string{"internal/peerflash", "internal/id", "nbd"},
+		Through: true,
+		Reason:  "chunks pass between hosts as bytes with a name: who asked for them verifies them",
+	},
+	{
 		From:    []string{"datanode"},
 		To:      []string{"nbd", "blockmap", "flashcache"},
 		Through: true,

@@ -264,6 +264,27 @@ var bugs = []bug{
 		"	txn.Compares = append(txn.Compares, datanode.Compare{Key: groupKey(g.id), Revision: g.revision})\n", "",
 		[]string{groups},
 	},
+	// The rebuild.
+	{
+		"a layout counts for a drive that came since", "internal/rebuild/share.go",
+		"		if r.Pass.Spindles[s] != incarnation || !slices", "		if _, is := r.Pass.Spindles[s]; !is || incarnation == 0 || !slices",
+		[]string{"internal/rebuild ."},
+	},
+	{
+		"a result counts that was taken back", "internal/rebuild/share.go",
+		"	case !open:\n", "	case !open && t.Outcome == nil:\n",
+		[]string{"internal/rebuild ."},
+	},
+	{
+		"a layout that was given is given again", "internal/rebuild/share.go",
+		"			taken[l], got = true, append(got, name)\n", "			got = append(got, name)\n",
+		[]string{"internal/rebuild ."},
+	},
+	{
+		"what hosts have is forgotten by the next warden", "internal/rebuild/share.go",
+		"	case taken[t.Layout]:\n", "	case taken[t.Layout] && len(h.open) > TasksMax:\n",
+		[]string{"internal/rebuild ."},
+	},
 	// Hosts.
 	{
 		"a former warden fences its successor", "internal/host/mover.go",

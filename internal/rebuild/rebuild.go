@@ -18,8 +18,6 @@ const (
 	// in the way. It doubles each time, up to retryTimeMax.
 	retryTime    = 5 * time.Second
 	retryTimeMax = 10 * time.Minute
-	// lostNamedMax bounds the segments that a pass names.
-	lostNamedMax = 64
 )
 
 // Row is the state of the rebuild.
@@ -56,6 +54,8 @@ type Pass struct {
 	// LostSegments counts all, by layout.
 	Lost         []Lost              `json:"lost,omitempty"`
 	LostSegments map[id.Layout]int64 `json:"lost_segments,omitempty"`
+	// Hosts have, or had, a part in it: by name.
+	Hosts map[string]*Part `json:"hosts,omitempty"`
 }
 
 // Lost is a segment of which something cannot be restored.
@@ -173,7 +173,7 @@ func (r *Row) retry(now time.Time, l *stripe.Layouts, serving Serving) bool {
 	}
 	p := r.Pass
 	back := slices.ContainsFunc(p.Away, func(s id.Spindle) bool { return serving[s] != 0 })
-	if _, _, ok := r.Next(l, serving); !back && (ok || now.Sub(p.Tried) < p.retryTime()) {
+	if !back && (r.some(l, serving) || now.Sub(p.Tried) < p.retryTime()) {
 		return false
 	}
 	if p.Tries++; back {
@@ -204,44 +204,55 @@ func (r *Row) Busy(l *stripe.Layouts, serving Serving) bool {
 			return true // it has not been looked at yet
 		}
 	}
-	_, _, ok := r.Next(l, serving)
-	return ok
+	return r.some(l, serving)
 }
 
-// Next returns the layout to go through next, and those of its spindles that are to be
-// restored: of all that are left the one that has lost most of its fragments.
-func (r *Row) Next(l *stripe.Layouts, serving Serving) (layout id.Layout, targets []id.Spindle, ok bool) {
-	if !r.Running() {
-		return 0, nil, false
+// some reports whether there is a layout that could be gone through now.
+func (r *Row) some(l *stripe.Layouts, serving Serving) bool {
+	return len(r.next(l, serving, 1, func(id.Layout) bool { return false })) > 0
+}
+
+// next returns layouts that could be gone through now, limit at most: of all that are left and
+// not skipped, those first that have lost most of their fragments.
+func (r *Row) next(l *stripe.Layouts, serving Serving, limit int, skip func(id.Layout) bool) (out []id.Layout) {
+	if !r.Running() || limit <= 0 {
+		return nil
 	}
-	var back []id.Spindle // to be restored, and serves
-	for s, incarnation := range r.Pass.Spindles {
-		if serving[s] == incarnation {
-			back = append(back, s)
-		}
-	}
-	is := func(s id.Spindle) bool { return slices.Contains(back, s) }
-	most, limit := 0, r.lostMax(serving)
+	is := func(s id.Spindle) bool { return r.target(s, serving) }
+	most := min(r.lostMax(serving), l.Geometry.Width())
+	byLost := make([][]id.Layout, most+1)
 	for n, list := range l.Lists {
-		if !r.Pass.Left.has(id.Layout(n)) || !slices.ContainsFunc(list, is) {
+		layout := id.Layout(n)
+		if !r.Pass.Left.has(layout) || !slices.ContainsFunc(list, is) || skip(layout) {
 			continue
 		}
-		lost := 0
-		for _, s := range list {
-			if _, restored := r.Pass.Spindles[s]; restored || serving[s] == 0 {
-				lost++
-			}
+		if lost := min(r.lost(list, serving), most); len(byLost[lost]) < limit {
+			byLost[lost] = append(byLost[lost], layout)
 		}
-		if lost > most {
-			if layout, most = id.Layout(n), lost; most >= limit {
-				break // none can have lost more
-			}
+		if len(byLost[most]) == limit {
+			break // none can have lost more
 		}
 	}
-	if most > 0 {
-		targets = slices.DeleteFunc(slices.Clone(l.Lists[layout]), func(s id.Spindle) bool { return !is(s) })
+	for _, some := range slices.Backward(byLost) {
+		out = append(out, some[:min(len(some), limit-len(out))]...)
 	}
-	return layout, targets, most > 0
+	return out
+}
+
+// target reports whether a spindle is to be restored, and serves.
+func (r *Row) target(s id.Spindle, serving Serving) bool {
+	incarnation, is := r.Pass.Spindles[s]
+	return is && serving[s] == incarnation
+}
+
+// lost counts the spindles of a list that have lost something or do not serve.
+func (r *Row) lost(list []id.Spindle, serving Serving) (n int) {
+	for _, s := range list {
+		if _, restored := r.Pass.Spindles[s]; restored || serving[s] == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // lostMax is how many fragments of a list may be lost.
@@ -255,89 +266,9 @@ func (r *Row) lostMax(serving Serving) int {
 	return lost
 }
 
-// Outcome is what came of going through a layout.
-type Outcome struct {
-	// Again: something was not restored that may be later (it could not be written, or
-	// spindles that do not serve have what it takes).
-	Again bool
-	// Lost are segments of which something could not be computed.
-	Lost []Lost
-}
-
-// Done takes note of a layout that was gone through for the targets of Next. Serving
-// are the spindles as they are after it.
-func (r *Row) Done(now time.Time, l *stripe.Layouts, layout id.Layout, targets []id.Spindle, serving Serving, o Outcome) {
-	if !r.Running() || !r.Pass.Left.has(layout) {
-		return
-	}
-	p := r.Pass
-	var away []id.Spindle
-	for _, s := range l.Lists[layout] {
-		if serving[s] == 0 {
-			away = append(away, s)
-		}
-		_, restored := p.Spindles[s]
-		o.Again = o.Again || restored && (serving[s] != p.Spindles[s] || !slices.Contains(targets, s))
-	}
-	p.Left.clear(layout)
-	p.forget(layout)
-	for _, lost := range o.Lost {
-		o.Again = o.Again || !lost.Final
-		if len(p.Lost) < lostNamedMax {
-			p.Lost = append(p.Lost, lost)
-		}
-	}
-	if len(o.Lost) > 0 {
-		if p.LostSegments == nil {
-			p.LostSegments = make(map[id.Layout]int64)
-		}
-		p.LostSegments[layout] = int64(len(o.Lost))
-	}
-	if o.Again {
-		p.Failed.set(layout)
-		p.Tried = now
-		for _, s := range away {
-			if !slices.Contains(p.Away, s) {
-				p.Away = append(p.Away, s)
-			}
-		}
-	}
-	r.finish(now, l)
-}
-
-// finish calls those spindles whole of which no layout is left, and ends the pass if
-// that is true of all.
-func (r *Row) finish(now time.Time, l *stripe.Layouts) {
-	p := r.Pass
-	open := make(map[id.Spindle]bool)
-	for n, list := range l.Lists {
-		if len(open) == len(p.Spindles) {
-			break
-		}
-		if p.Left.has(id.Layout(n)) || p.Failed.has(id.Layout(n)) {
-			for _, s := range list {
-				if _, restored := p.Spindles[s]; restored {
-					open[s] = true
-				}
-			}
-		}
-	}
-	for _, s := range slices.Sorted(maps.Keys(p.Spindles)) {
-		if !open[s] {
-			r.Whole[s] = p.Spindles[s]
-			delete(p.Spindles, s)
-			p.Restored = append(p.Restored, s)
-		}
-	}
-	if len(p.Spindles) == 0 {
-		p.Ended, p.Left, p.Failed, p.Away = &now, nil, nil, nil
-		p.FragmentsLeft, p.BytesLeft = 0, 0
-	}
-}
-
 // Waits returns the spindles for which a pass waits that has nothing else to do.
 func (r *Row) Waits(l *stripe.Layouts, serving Serving) (out []id.Spindle) {
-	if _, _, ok := r.Next(l, serving); ok || !r.Running() {
+	if r.some(l, serving) || !r.Running() {
 		return nil
 	}
 	out = slices.Clone(r.Pass.Away)
@@ -359,5 +290,13 @@ func (p *Pass) Clone() *Pass {
 	out.Spindles, out.Restored = maps.Clone(p.Spindles), slices.Clone(p.Restored)
 	out.Left, out.Failed = slices.Clone(p.Left), slices.Clone(p.Failed)
 	out.Away, out.Lost, out.LostSegments = slices.Clone(p.Away), slices.Clone(p.Lost), maps.Clone(p.LostSegments)
+	out.Hosts = nil
+	for name, part := range p.Hosts {
+		if out.Hosts == nil {
+			out.Hosts = make(map[string]*Part, len(p.Hosts))
+		}
+		has := *part
+		out.Hosts[name] = &has
+	}
 	return &out
 }

@@ -59,11 +59,14 @@ type Options struct {
 	OpenRegistry func(ctx context.Context, create bool) (Registry, error)
 	// Peer says where other hosts reach this one.
 	Peer PeerOptions
-	// Host are the agent's tunables; Name, Dir, Peer, Logger and Resume are filled in.
+	// Host are the agent's tunables; Name, Dir, Peer, DialFlash, Formers, Logger and Resume
+	// are filled in.
 	Host   host.Options
 	Logger *slog.Logger // slog.Default if nil
 
 	speaks forward.Versions // with other hosts; zero: forward.Speaks
+	// lend, if not nil, answers other hosts in the place of host.Lend.
+	lend func(fp id.Fingerprint, dst []byte) ([]byte, bool)
 }
 
 // Registry is one that stands beside the data nodes. The agent closes it.
@@ -104,8 +107,10 @@ type Agent struct {
 	paths [][]string
 	// registry is nil where a data node has it, and before it is open.
 	registry Registry
-	// tls is of connections between hosts; set once, by the first session.
-	tls *tls.Config
+	// tls is of connections between hosts; peerTLS makes it, of the first session.
+	tls     *tls.Config
+	tlsErr  error
+	makeTLS sync.Once
 
 	life   context.Context // ends at Close
 	cancel context.CancelFunc
@@ -152,7 +157,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	defer cancel()
 	s, err := a.begin(ctx, dial, nil)
 	if err == nil {
-		if a.tls, err = forward.TLS(s.host.Keys(), opts.Name, opts.speaks); err != nil {
+		if _, err = a.peerTLS(s.host.Keys()); err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}
@@ -187,6 +192,9 @@ func (a *Agent) begin(ctx, dial context.Context, tails map[id.Disk]*disk.Tail) (
 	opts := a.opts.Host
 	opts.Name, opts.Peer, opts.Geometry = a.opts.Name, a.peer.address(), a.opts.Geometry
 	opts.Resume, opts.Logger = tails, slog.New(quiet{a.log.Handler(), s})
+	if a.peer != nil {
+		opts.DialFlash = a.dialFlash
+	}
 	if s.host, err = host.Open(ctx, s.nodes, a.root, opts); err != nil {
 		return nil, err
 	}
@@ -245,6 +253,7 @@ func (a *Agent) follow(s *session) (*session, error) {
 	a.log.Warn("the session with the pool has ended: requests wait for the next one")
 	began := time.Now()
 	a.opts.Host.CPU = s.host.CPUWanted() // which may have been changed
+	a.opts.Host.Formers = s.host.Formers()
 	tails := s.end()
 	if where := s.nodes.where(); where != nil {
 		a.paths = where

@@ -16,7 +16,8 @@
 //
 // A disk's place is what host.Locate says in the session of the moment: an open disk
 // of this process, or a peer. Peers get the disks that this process has open
-// (host.Here), by one listener for all sessions.
+// (host.Here), by one listener for all sessions, and sealed chunks of the flash cache
+// (host.Lend, package peerflash).
 //
 // # Invariants
 //

@@ -36,7 +36,7 @@ type opaque struct {
 	conns map[net.Conn]bool
 }
 
-func newOpaque(t *testing.T) *opaque {
+func newOpaque(t testing.TB) *opaque {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ok(t, err)
@@ -138,7 +138,7 @@ func (f *far) agents(t *testing.T, ttl time.Duration, versions ...uint16) (all [
 	return all, links, nets
 }
 
-func until(t *testing.T, what string, is func() bool) {
+func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(busyTime); !is(); time.Sleep(5 * time.Millisecond) {
 		if t.Failed() || time.Now().After(deadline) {

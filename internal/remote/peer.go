@@ -88,6 +88,7 @@ func (p *peerServer) serve(a *Agent) {
 	}
 	p.server = nbd.NewServer(forward.NewExports(peers{a}), nbd.Options{
 		Logger: a.log.With("to", "peers"), Errno: host.Errno, TLS: a.tls, TLSRequired: true,
+		Others: a.flash(),
 	})
 	p.work.Go(func() {
 		if err := p.server.Serve(a.life, p.listener); err != nil {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"plinth/datanode/shelf"
 	"plinth/datanode/wire"
 	"plinth/datanode/wire/wiretest"
@@ -59,13 +61,16 @@ func (h heard) Read(p []byte) (int, error) {
 	}
 }
 
-func newFar(t *testing.T) *far {
+func newFar(t testing.TB) *far { return newFarOn(t, nil) }
+
+// newFarOn is newFar with drives on a file system; nil: the operating system's.
+func newFarOn(t testing.TB, drives vfs.FS) *far {
 	t.Helper()
 	f := &far{pool: [16]byte{1}, ca: wiretest.NewAuthority(t), dir: t.TempDir()}
 	f.cluster = hex.EncodeToString(f.pool[:])
 	quiet := slog.New(slog.DiscardHandler)
 	dir := filepath.Join(t.TempDir(), "shelf")
-	opts := shelf.Options{PoolID: f.pool, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: 32 << 20, Logger: quiet}
+	opts := shelf.Options{PoolID: f.pool, Spindles: 4, LogBytes: 16 << 20, SpindleBytes: 32 << 20, Logger: quiet, FS: drives}
 	ok(t, shelf.Create(dir, opts))
 	var err error
 	f.Shelf, err = shelf.Open(t.Context(), dir, opts)
@@ -87,7 +92,7 @@ func newFar(t *testing.T) *far {
 	return f
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +130,7 @@ func (l *link) setCut(cut bool) {
 	l.conns = nil
 }
 
-func (f *far) options(t *testing.T, name string, l *link) Options {
+func (f *far) options(t testing.TB, name string, l *link) Options {
 	return Options{
 		Name: name, Dir: filepath.Join(f.dir, name), Paths: [][]string{{f.address}}, Logger: slog.New(slog.DiscardHandler),
 		Keys: host.RootSource{File: filepath.Join(f.dir, "root.key")}, Peer: PeerOptions{Listen: "127.0.0.1:0"},
@@ -147,7 +152,7 @@ func (f *far) open(t *testing.T, name string) (*Agent, *link) {
 	return a, l
 }
 
-func openExport(t *testing.T, a *Agent, name string) nbd.Device {
+func openExport(t testing.TB, a *Agent, name string) nbd.Device {
 	t.Helper()
 	e, release, err := Exports{a}.Open(t.Context(), name)
 	ok(t, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,9 +49,9 @@ func newPairOn(t *testing.T, s *split) *pair {
 }
 
 // begin starts a host.
-func (p *pair) begin(t *testing.T, name string) *site {
+func (p *pair) begin(t *testing.T, name string, more ...string) *site {
 	t.Helper()
-	h := p.host(t, name, hostLease...)
+	h := p.host(t, name, slices.Concat(hostLease, more)...)
 	if h.socket == "" {
 		t.Fatalf("plinth host: %v\n%s", h.err, h.said)
 	}

@@ -17,8 +17,14 @@ func running(program string, f func()) {
 	f()
 }
 
+// flash gives a host a cache that others may read.
+func flash(p *pair, name string) []string {
+	return []string{"--cache", filepath.Join(p.dir, name+".flash"), "--cache-size", "48M"}
+}
+
 // An earlier program beside this one, as data node and as host: a disk moves between the
-// hosts under clients at both, its host is killed, and then all run this program.
+// hosts under clients at both, its host is killed, and then all run this program. All
+// hosts have flash caches.
 func TestOlderProgram(t *testing.T) {
 	if *older == "" {
 		t.Skip("-older names a program of an earlier commit: just older")
@@ -38,7 +44,7 @@ func TestOlderProgram(t *testing.T) {
 			running(programs[0], func() { p = &pair{split: newSplit(t, 1)} })
 			for i, name := range []string{"h1", "h2"} {
 				p.join(t, "host", name)
-				running(programs[1+i], func() { p.hosts = append(p.hosts, p.begin(t, name)) })
+				running(programs[1+i], func() { p.hosts = append(p.hosts, p.begin(t, name, flash(p, name)...)) })
 			}
 			all := newLoaders()
 			noErrors(t, "while the disk moved", loadAll(t, p.hosts, all, func() {
@@ -60,7 +66,7 @@ func TestOlderProgram(t *testing.T) {
 			p.hosts[0].stop(t)
 			p.nodes[0].kill()
 			p.nodes[0].start(t)
-			p.hosts[1] = p.begin(t, "h2")
+			p.hosts[1] = p.begin(t, "h2", flash(p, "h2")...)
 			checkAll(t, p.hosts[1], all)
 			p.hosts[1].command(t, "verify")
 		})

@@ -61,7 +61,8 @@ func TestReplacedDrive(t *testing.T) {
 }
 
 // TestReplacedWhileServing replaces a drive under load, in a plinth up and in a plinth
-// datanode: nothing is stopped, and when it is whole other drives may go.
+// datanode: nothing is stopped, and when it is whole other drives may go. With two hosts both
+// restore.
 func TestReplacedWhileServing(t *testing.T) {
 	t.Run("up", func(t *testing.T) {
 		t.Parallel()
@@ -76,11 +77,17 @@ func TestReplacedWhileServing(t *testing.T) {
 		t.Parallel()
 		p := newSplit(t, 1)
 		p.join(t, "host", "h1")
-		s, dir := p.host(t, "h1"), p.nodes[0].dir
+		p.join(t, "host", "h2")
+		s, other, dir := p.host(t, "h1"), p.host(t, "h2"), p.nodes[0].dir
 		if _, complaint, code := plinth(t, nil, "spindle", "replace", "3", "--dir", dir); code != 1 || !strings.Contains(complaint, "in use") || !strings.Contains(complaint, "a host's API") {
 			t.Errorf("replace in the directory of a data node that runs: %d, %s", code, complaint)
 		}
 		replaceUnderLoad(t, s, dir, []string{"00"}, "--api", s.api)
+		// Which layouts have anything is chance.
+		if r := statusOf(t, other).Rebuild; len(r.Hosts) != 2 || r.Hosts[0].Fragments+r.Hosts[1].Fragments != r.Fragments {
+			t.Errorf("not both hosts took part: %+v", r)
+		}
+		interrupt(t, other)
 	})
 }
 
