@@ -112,6 +112,10 @@ type Client struct {
 	turn   atomic.Uint32          // of the paths
 	serial [callTop]chan struct{} // holds the right to send a call that takes turns
 
+	// renewing is held while calls of a session that was lost are ended. No connection
+	// of the next one is used before, or the next would carry them out again.
+	renewing sync.Mutex
+
 	mu       sync.Mutex
 	session  [16]byte
 	previous [16]byte

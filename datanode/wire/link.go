@@ -223,6 +223,8 @@ func (c *Client) welcomed(h *hello, w *welcome, peer Identity) error {
 // lost begins a new session where the node has given up the one before. Calls
 // that change something and that it may have carried out fail.
 func (c *Client) lost(session [16]byte) {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
 	c.mu.Lock()
 	if c.session != session || c.dead != nil {
 		c.mu.Unlock()
@@ -252,6 +254,8 @@ func (c *Client) lost(session [16]byte) {
 
 // join takes a new connection into use: calls that have none are sent.
 func (c *Client) join(l *link, conn *conn) {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
 	c.mu.Lock()
 	if c.dead != nil || c.session != conn.session {
 		c.mu.Unlock()

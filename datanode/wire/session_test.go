@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -193,6 +195,43 @@ func TestSessionIsGivenUp(t *testing.T) {
 	b.want("the next append", start(func() error { return b.append(b.Context(), 1, 1) }), nil)
 	if n := b.ends(1); n != 1 {
 		t.Errorf("the log has %d records", n)
+	}
+}
+
+// The session after one that was given up does not carry its calls out again.
+func TestNextSessionWaits(t *testing.T) {
+	var dials atomic.Int32
+	b := newBench(t, ServerOptions{}, ClientOptions{BackOffMax: backOffMin, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}})
+	got := start(func() error { return b.append(b.Context(), 1, 1) })
+	b.begun()
+	b.proxy.set(true, false)
+	b.proxy.cut()
+	b.down()
+	for before := dials.Load(); dials.Load() < before+10; time.Sleep(time.Millisecond) {
+	}
+	for _, x := range b.sessions() {
+		x.end(datanode.ErrOutcome, false)
+	}
+	b.c.slots[0].mu.Lock() // has the client stop within what it does at the loss
+	b.proxy.set(false, false)
+	for began := time.Now(); len(b.sessions()) == 0 && time.Since(began) < 200*time.Millisecond; {
+		time.Sleep(time.Millisecond) // at most: both connections may have been refused, and wait
+	}
+	time.Sleep(50 * time.Millisecond)
+	for _, l := range b.c.links {
+		if l.current() != nil {
+			t.Error("the next session is used before the calls of the one before have ended")
+		}
+	}
+	b.c.slots[0].mu.Unlock()
+	b.want("the append that was sent", got, datanode.ErrOutcome)
+	go b.release(1)
+	b.want("the next append", start(func() error { return b.append(b.Context(), 1, 1) }), nil)
+	if n := b.node.appends.Load(); n != 2 {
+		t.Errorf("two appends began %d times", n)
 	}
 }
 

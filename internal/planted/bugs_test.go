@@ -264,6 +264,12 @@ var bugs = []bug{
 		"	txn.Compares = append(txn.Compares, datanode.Compare{Key: groupKey(g.id), Revision: g.revision})\n", "",
 		[]string{groups},
 	},
+	// The wire.
+	{
+		"a lost session's call is sent in the next", "datanode/wire/link.go",
+		"func (c *Client) join(l *link, conn *conn) {\n	c.renewing.Lock()\n	defer c.renewing.Unlock()\n", "func (c *Client) join(l *link, conn *conn) {\n",
+		[]string{"datanode/wire NextSessionWaits"},
+	},
 	// The rebuild.
 	{
 		"a layout counts for a drive that came since", "internal/rebuild/share.go",
