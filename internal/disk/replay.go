@@ -24,9 +24,18 @@ type resultReplay struct {
 func (d *Disk) replayResults(ctx context.Context) error {
 	r := resultReplay{d: d, last: d.state}
 	err := d.eachRecord(ctx, datanode.Results, d.state.result+1, d.results, r.record)
+	applied := d.state.result
 	// Positions continue behind a discarded group; the next result covers it.
 	d.state.result, d.state.resultMAC = r.last.result, r.last.resultMAC
-	return err
+	if err != nil || d.state.result == applied {
+		return err
+	}
+	// So does a checkpoint: in a full log the group, of which there may be no more than what
+	// precedes a result, can have the room that the next one needs.
+	if err := d.m.Apply(&blockmap.Batch{Gen: d.m.Gen()}, d.state.marshal()); err != nil {
+		return fmt.Errorf("skip half a result, %d: %w", d.state.result, err)
+	}
+	return nil
 }
 
 func (r *resultReplay) record(rec *datanode.Record) error {
